@@ -1,0 +1,38 @@
+// Affinities propagated along a kNN graph, on its edges only.
+//
+// With Q[i, j] = 1/k for the k neighbours j of i and P = (1 - gamma) (I - gamma Q)^-1, the random walk with restart:
+//
+//   W* = P W0,  W0[i, j] = 1 if i = j, else +1 / -1 for labelled i, j of equal / different class, else 0
+//   values[i, r] = (W*[i, j] + W*[j, i]) / 2  for j = indices[i, r]
+//   class_mass[i, c] = sum of P[i, j] over labelled j of class c
+//
+// Column j of W* is P[:, j] for an unlabelled j and 2 class_mass[:, c] - sum_c' class_mass[:, c'] for one of class c,
+// so no matrix with n columns is ever needed: columns are solved a panel at a time and only the entries on edges are
+// kept.
+//
+// How: x <- gamma Q x + (1 - gamma) e_j until a bound on the error is met. With residual r of the current x, the error
+// (I - gamma Q)^-1 r lies in [min r, max r] / (1 - gamma), since Q is row-stochastic; the middle of that interval is
+// added and half its width is the bound.
+//
+// Requires: indices (n, k) valid neighbours within their segment, label in [-1, classes), 0 < gamma < 1, tol > 0.
+// Memory beyond the result: O(n k + threads * n * panel).
+#pragma once
+
+#include <cstdint>
+
+#include "parallel.h"
+
+namespace ssdml {
+
+struct AffinityReport {
+  std::int64_t iterations;  // sweeps that the slowest column took
+  double error_bound;       // no entry of values is further from the exact one
+  bool finished;            // false if `progress` asked to stop
+};
+
+template <typename T>
+AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k, const std::int64_t* ptr,
+                                  std::int64_t segments, const std::int64_t* labels, std::int64_t classes, double gamma,
+                                  double tol, T* values, T* class_mass, int num_threads, Progress& progress);
+
+}  // namespace ssdml

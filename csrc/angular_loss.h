@@ -1,0 +1,23 @@
+// Angular triplet loss of projected points, with its gradient, in one pass over the triplets.
+//
+// For a triplet (i, p, q) of rows of y, with t = tan^2(alpha), a = y_i - y_p and b = y_q - (y_i + y_p) / 2:
+//
+//   m = |a|^2 - 4 t |b|^2,   loss = w log(1 + exp m),   s = w / (1 + exp -m)
+//   grad_y[i] += s (2 a + 4 t b),   grad_y[p] += s (-2 a + 4 t b),   grad_y[q] += -8 t s b
+//
+// Sums over triplets run in float64 and in the order of the triplets for each row, so that the result does not depend
+// on the number of threads.
+//
+// Requires: y (n, l) row-major; triplets (t, 3) in [0, n); weight (t) or null for ones.
+#pragma once
+
+#include <cstdint>
+
+namespace ssdml {
+
+/// losses (n_triplets), or null; grad_y (n, l), overwritten, or null.
+template <typename T>
+void angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t* triplets, std::int64_t n_triplets,
+                  double tan2_alpha, const T* weight, T* losses, T* grad_y, int num_threads);
+
+}  // namespace ssdml

@@ -1,0 +1,175 @@
+// The Python face of the CPU kernels: one short block per operation. Arrays arrive as addresses, already validated and
+// allocated by ssdml_fast/ops/<op>.py; the GIL is released while a kernel runs.
+#include <pybind11/pybind11.h>
+
+#include <chrono>
+#include <exception>
+#include <string>
+
+#include "affinity.h"
+#include "angular_loss.h"
+#include "knn_graph.h"
+#include "mine_triplets.h"
+#include "parallel.h"
+#include "simd.h"
+#include "stiefel.h"
+
+namespace py = pybind11;
+using namespace ssdml;
+
+namespace {
+
+using Address = std::uintptr_t;
+
+template <typename T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);  // NOLINT: the one place where addresses become pointers
+}
+
+/// Calls f(T{}) with the element type of that name.
+template <typename F>
+auto by_dtype(const std::string& dtype, F f) {
+  if (dtype == "float32") return f(float{});
+  if (dtype == "float64") return f(double{});
+  throw py::type_error("dtype must be float32 or float64, found " + dtype);
+}
+
+/// Looks for Ctrl-C, and calls a Python function with the share that is done, ten times a second at most.
+class PythonProgress : public Progress {
+ public:
+  explicit PythonProgress(py::object callback) : callback_(std::move(callback)) {}
+
+  bool update(double share) override {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_ < std::chrono::milliseconds(100)) return true;
+    last_ = now;
+    const py::gil_scoped_acquire gil;
+    try {
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (!callback_.is_none()) callback_(share);
+    } catch (const py::error_already_set&) {
+      raised_ = std::current_exception();
+      return false;
+    }
+    return true;
+  }
+
+  /// Runs a kernel without the GIL; what stopped it is raised afterwards.
+  template <typename F>
+  auto watch(F kernel) {
+    auto result = [&] {
+      const py::gil_scoped_release nogil;
+      return kernel();
+    }();
+    if (raised_) std::rethrow_exception(raised_);
+    return result;
+  }
+
+ private:
+  py::object callback_;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  std::exception_ptr raised_;
+};
+
+Metric metric_of(const std::string& name) {
+  if (name == "sqeuclidean") return Metric::sqeuclidean;
+  if (name == "euclidean") return Metric::euclidean;
+  if (name == "cosine") return Metric::cosine;
+  if (name == "inner_product") return Metric::inner_product;
+  throw py::value_error("metric must be sqeuclidean, euclidean, cosine or inner_product, found " + name);
+}
+
+py::tuple supported_isas() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (avx512) return py::make_tuple("baseline", "avx2", "avx512");
+  if (avx2) return py::make_tuple("baseline", "avx2");
+#endif
+  return py::make_tuple("baseline");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(SSDML_ISA, m) {
+  m.doc() = "Kernels of ssdml_fast built for one instruction set.";
+  m.attr("isa") = isa_name;
+  m.attr("compiler") = SSDML_COMPILER;
+  m.attr("cuda_build") = SSDML_CUDA_BUILD;
+  m.def("default_threads", &default_threads);
+  m.def("supported_isas", &supported_isas, "Instruction sets that this processor runs, the least demanding first.");
+
+  m.def(
+      "knn_graph",
+      [](const std::string& dtype, Address x, std::int64_t n, std::int64_t d, std::int64_t k, const std::string& metric,
+         Address ptr, std::int64_t segments, Address indices, Address distances, int num_threads, py::object callback) {
+        PythonProgress progress(std::move(callback));
+        by_dtype(dtype, [&]<typename T>(T) {
+          progress.watch([&, metric = metric_of(metric)] {
+            return knn_graph(at<const T>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments,
+                             at<std::int64_t>(indices), at<T>(distances), num_threads, progress);
+          });
+        });
+      },
+      py::arg("dtype"), py::arg("x"), py::arg("n"), py::arg("d"), py::arg("k"), py::arg("metric"), py::arg("ptr"),
+      py::arg("segments"), py::arg("indices"), py::arg("distances"), py::arg("num_threads"), py::arg("progress"));
+
+  m.def(
+      "propagate_affinity",
+      [](const std::string& dtype, Address indices, std::int64_t n, std::int64_t k, Address ptr, std::int64_t segments,
+         Address labels, std::int64_t classes, double gamma, double tol, Address values, Address class_mass,
+         int num_threads, py::object callback) {
+        PythonProgress progress(std::move(callback));
+        const AffinityReport report = by_dtype(dtype, [&]<typename T>(T) {
+          return progress.watch([&] {
+            return propagate_affinity(at<const std::int64_t>(indices), n, k, at<const std::int64_t>(ptr), segments,
+                                      at<const std::int64_t>(labels), classes, gamma, tol, at<T>(values),
+                                      at<T>(class_mass), num_threads, progress);
+          });
+        });
+        return py::make_tuple(report.iterations, report.error_bound);
+      },
+      py::arg("dtype"), py::arg("indices"), py::arg("n"), py::arg("k"), py::arg("ptr"), py::arg("segments"),
+      py::arg("labels"), py::arg("classes"), py::arg("gamma"), py::arg("tol"), py::arg("values"), py::arg("class_mass"),
+      py::arg("num_threads"), py::arg("progress"));
+
+  m.def(
+      "mine_triplets",
+      [](const std::string& dtype, Address indices, Address distances, Address affinity, std::int64_t k,
+         Address anchors, std::int64_t n_anchors, Address triplets, int num_threads) {
+        by_dtype(dtype, [&]<typename T>(T) {
+          const py::gil_scoped_release nogil;
+          mine_triplets(at<const std::int64_t>(indices), at<const T>(distances), at<const T>(affinity), k,
+                        at<const std::int64_t>(anchors), n_anchors, at<std::int64_t>(triplets), num_threads);
+        });
+      },
+      py::arg("dtype"), py::arg("indices"), py::arg("distances"), py::arg("affinity"), py::arg("k"), py::arg("anchors"),
+      py::arg("n_anchors"), py::arg("triplets"), py::arg("num_threads"));
+
+  m.def(
+      "angular_loss",
+      [](const std::string& dtype, Address y, std::int64_t n, std::int64_t l, Address triplets, std::int64_t n_triplets,
+         double tan2_alpha, Address weight, Address losses, Address grad_y, int num_threads) {
+        by_dtype(dtype, [&]<typename T>(T) {
+          const py::gil_scoped_release nogil;
+          angular_loss(at<const T>(y), n, l, at<const std::int64_t>(triplets), n_triplets, tan2_alpha,
+                       at<const T>(weight), at<T>(losses), at<T>(grad_y), num_threads);
+        });
+      },
+      py::arg("dtype"), py::arg("y"), py::arg("n"), py::arg("l"), py::arg("triplets"), py::arg("n_triplets"),
+      py::arg("tan2_alpha"), py::arg("weight"), py::arg("losses"), py::arg("grad_y"), py::arg("num_threads"));
+
+  m.def(
+      "cayley_update",
+      [](const std::string& dtype, Address L, Address grad, std::int64_t batch, std::int64_t d, std::int64_t l,
+         double step, Address updated, int num_threads) {
+        return by_dtype(dtype, [&]<typename T>(T) {
+          const py::gil_scoped_release nogil;
+          return cayley_update(at<const T>(L), at<const T>(grad), batch, d, l, step, at<T>(updated), num_threads);
+        });
+      },
+      py::arg("dtype"), py::arg("L"), py::arg("grad"), py::arg("batch"), py::arg("d"), py::arg("l"), py::arg("step"),
+      py::arg("updated"), py::arg("num_threads"));
+}

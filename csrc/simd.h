@@ -1,0 +1,95 @@
+// The only file that knows instruction sets.
+//
+// Every source is compiled once per instruction set into a Python module of its own (see CMakeLists.txt), so what is
+// defined here is fixed at compile time: the width of a vector and the few operations that the compiler's vector
+// extensions do not spell. `Vec<T>` supports + - * and [] by those extensions on any processor.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ssdml {
+
+#if defined(__AVX512F__)
+inline constexpr const char* isa_name = "avx512";
+inline constexpr int vector_bytes = 64;
+inline constexpr int vector_registers = 32;
+#elif defined(__AVX2__)
+inline constexpr const char* isa_name = "avx2";
+inline constexpr int vector_bytes = 32;
+inline constexpr int vector_registers = 16;
+#else
+inline constexpr const char* isa_name = "baseline";
+inline constexpr int vector_bytes = 16;
+inline constexpr int vector_registers = 16;
+#endif
+
+template <typename T>
+struct VecOf {
+  typedef T type __attribute__((vector_size(vector_bytes)));
+};
+template <typename T>
+using Vec = typename VecOf<T>::type;
+
+template <typename T>
+inline constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
+
+template <typename T>
+inline Vec<T> load(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <typename T>
+inline void store(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+template <typename T>
+inline Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+/// a * b + c. Fused where the instruction set has it; sources are compiled with -ffp-contract=off, so this is the only
+/// place where a kernel's rounding depends on the instruction set.
+template <typename T>
+inline Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_fmadd_ps(a, b, c);
+  else
+    return _mm512_fmadd_pd(a, b, c);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_fmadd_ps(a, b, c);
+  else
+    return _mm256_fmadd_pd(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+/// Bit r is set where a[r] >= b[r]; never for NaN.
+inline std::uint32_t mask_greater_equal(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+#elif defined(__AVX2__)
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+#elif defined(__SSE2__)
+  return static_cast<std::uint32_t>(_mm_movemask_ps(_mm_cmpge_ps(a, b)));
+#else
+  std::uint32_t mask = 0;
+  for (int r = 0; r < lanes<float>; ++r) mask |= static_cast<std::uint32_t>(a[r] >= b[r]) << r;
+  return mask;
+#endif
+}
+
+/// The larger of each pair of numbers, neither of them NaN.
+inline Vec<float> maximum(Vec<float> a, Vec<float> b) { return a > b ? a : b; }
+
+}  // namespace ssdml

@@ -1,0 +1,22 @@
+// Updates of matrices with orthonormal columns.
+//
+// Cayley retraction of L (d, l) along a Euclidean gradient G with step tau (Wen & Yin 2013):
+//
+//   A = G L' - L G',   L(tau) = (I + tau/2 A)^-1 (I - tau/2 A) L
+//
+// A has rank 2 l, so with U = [G, L], V = [L, -G]:  L(tau) = L - tau U (I + tau/2 V'U)^-1 V'L, a 2l x 2l solve that
+// stiefel.cpp reduces to l x l. Rounding lets L'L drift from I; each update begins with one Newton-Schulz step
+// L (3 I - L'L) / 2, which brings L back to within the square of its drift.
+#pragma once
+
+#include <cstdint>
+
+namespace ssdml {
+
+/// updated (batch, d, l) = the retraction of L (batch, d, l) along grad, row-major, none overlapping, 1 <= l <= d.
+/// Returns the largest |L'L - I| found in L; the caller judges whether L was a Stiefel matrix at all.
+template <typename T>
+double cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d, std::int64_t l, double step,
+                     T* updated, int num_threads);
+
+}  // namespace ssdml

@@ -1,0 +1,63 @@
+"""Semi-supervised deep metric learning: kNN graph, affinity propagation, triplet mining, angular loss, orthogonal L.
+
+The public names below are loaded when first used, so that importing the package costs little more than NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import reference
+    from ._config import show_config
+    from .graph import EdgeAffinity, KnnGraph
+    from .ops.affinity import ConvergenceWarning, propagate_affinity
+    from .ops.angular_loss import angular_loss, angular_loss_and_grad
+    from .ops.knn_graph import knn_graph
+    from .ops.mine_triplets import mine_triplets
+    from .ops.stiefel import cayley_update
+
+_HOME = {
+    "EdgeAffinity": "graph",
+    "ConvergenceWarning": "ops.affinity",
+    "KnnGraph": "graph",
+    "angular_loss": "ops.angular_loss",
+    "angular_loss_and_grad": "ops.angular_loss",
+    "cayley_update": "ops.stiefel",
+    "knn_graph": "ops.knn_graph",
+    "mine_triplets": "ops.mine_triplets",
+    "propagate_affinity": "ops.affinity",
+    "reference": "reference",
+    "show_config": "_config",
+}
+
+__all__ = [
+    "ConvergenceWarning",
+    "EdgeAffinity",
+    "KnnGraph",
+    "__version__",
+    "angular_loss",
+    "angular_loss_and_grad",
+    "cayley_update",
+    "knn_graph",
+    "mine_triplets",
+    "propagate_affinity",
+    "reference",
+    "show_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    value = module if name == "reference" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,266 @@
+"""Tells NumPy, torch and CuPy arrays apart, and validates them; the only file that does either.
+
+Every check raises before anything is computed or changed. A message names the argument, what was expected and what
+was found. torch and CuPy are never imported here: an array of theirs proves that its library is already loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from . import _core
+
+FLOATS = ("float32", "float64")
+HALVES = ("float16", "bfloat16")
+
+
+def is_torch(x: Any) -> bool:
+    """Whether `x` is a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_cupy(x: Any) -> bool:
+    """Whether `x` is a CuPy array."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)
+
+
+def is_cuda(x: Any) -> bool:
+    """Whether `x` lies on a CUDA device."""
+    return is_cupy(x) or (is_torch(x) and x.is_cuda)
+
+
+def is_compiling(x: Any) -> bool:
+    """Whether `x` is a torch tensor under torch.compile, so that only registered operators may see it."""
+    return is_torch(x) and sys.modules["torch"].compiler.is_compiling()
+
+
+def namespace(x: Any, name: str) -> ModuleType:
+    """Return the library that `x` belongs to: numpy, torch or cupy."""
+    if isinstance(x, np.ndarray):
+        return np
+    if is_torch(x):
+        if x.device.type not in ("cpu", "cuda"):
+            raise TypeError(f"{name} must be on a CPU or CUDA device, found device {x.device}")
+        if x.layout is not sys.modules["torch"].strided:
+            raise TypeError(f"{name} must be a dense tensor, found layout {x.layout}")
+        return sys.modules["torch"]
+    if is_cupy(x):
+        return sys.modules["cupy"]
+    raise TypeError(f"{name} must be a NumPy array, torch tensor or CuPy array, found {type(x).__name__}")
+
+
+def device(x: Any) -> str:
+    """Name the library and device of `x`, as in "torch tensor on cuda:0"."""
+    if is_torch(x):
+        return f"torch tensor on {x.device}"
+    return f"CuPy array on device {x.device.id}" if is_cupy(x) else "NumPy array"
+
+
+def dtype_name(x: Any) -> str:
+    """Name the element type of `x` the same way for every library, as in "float32"."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """View a CPU array as NumPy without a copy; bring a device array over."""
+    if isinstance(x, np.ndarray):
+        return x
+    if is_torch(x):
+        return x.detach().cpu().numpy()
+    return x.get()
+
+
+def from_numpy(x: np.ndarray, like: Any) -> Any:
+    """Give a NumPy array to the library and device of `like`, without a copy on the CPU."""
+    if isinstance(like, np.ndarray):
+        return x
+    if is_torch(like):
+        return sys.modules["torch"].from_numpy(x).to(like.device)
+    return sys.modules["cupy"].asarray(x)
+
+
+def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+    """Allocate an array of the library and on the device of `like`."""
+    if is_torch(like):
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+    if is_cupy(like):
+        return sys.modules["cupy"].empty(shape, dtype)
+    return np.empty(shape, dtype)
+
+
+def address(x: Any) -> int:
+    """Address of the first element, 0 for None."""
+    if x is None:
+        return 0
+    if is_torch(x):
+        return x.data_ptr()
+    return x.data.ptr if is_cupy(x) else x.ctypes.data
+
+
+def contiguous(x: Any) -> Any:
+    """Return `x` in C order, itself where it already is."""
+    if is_torch(x):
+        return x.detach().contiguous()
+    return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else sys.modules["cupy"].ascontiguousarray(x)
+
+
+def astype(x: Any, dtype: str) -> Any:
+    """Convert to the dtype of that name, `x` itself where it already has it."""
+    if is_torch(x):
+        return x.to(getattr(sys.modules["torch"], dtype))
+    return x.astype(dtype, copy=False)
+
+
+def check_like(x: Any, name: str, like: Any) -> None:
+    """Refuse an array of another library or on another device than `like`."""
+    namespace(x, name)
+    if device(x) != device(like):
+        raise TypeError(f"{name} must be a {device(like)} like the other arguments, found a {device(x)}")
+
+
+def check_ndim(x: Any, ndim: int, name: str) -> None:
+    """Refuse an array that does not have `ndim` dimensions."""
+    if x.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimension{'s' * (ndim != 1)}, found shape {tuple(x.shape)}")
+
+
+def check_shape(x: Any, shape: tuple[int, ...], name: str, what: str) -> None:
+    """Refuse an array whose shape is not `shape`, which is `what`."""
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, {what}, found shape {tuple(x.shape)}")
+
+
+def check_finite(x: Any, name: str, limit: float | None = None) -> None:
+    """Refuse NaN, infinities and, where a limit is given, entries of larger magnitude."""
+    view = x if is_cuda(x) else to_numpy(x)
+    if 0 in view.shape:
+        return
+    largest = max(float(view.max()), -float(view.min()))  # NaN and infinities reach here, without a temporary
+    if math.isfinite(largest) and largest <= (math.inf if limit is None else limit):
+        return
+    host = to_numpy(x)
+    wrong = ~np.isfinite(host)
+    expected = "finite"
+    if not wrong.any():
+        wrong = np.abs(host) > limit
+        expected = f"at most {limit:.3g} in magnitude, so that results fit {dtype_name(x)}"
+    where = tuple(int(i) for i in np.argwhere(wrong)[0])
+    raise ValueError(f"{name} must be {expected}, found {float(host[where])} at {name}[{', '.join(map(str, where))}]")
+
+
+def check_floats(x: Any, name: str, ndim: int | None = None, like: Any = None, halves: bool = True) -> Any:
+    """Return `x` as it is; refuses other types than floats, and half precisions unless `halves` admits them."""
+    if like is None:
+        namespace(x, name)
+    else:
+        check_like(x, name, like)
+    admitted = FLOATS + HALVES * halves
+    if dtype_name(x) not in admitted:
+        raise TypeError(f"{name} must be of type {' or '.join(admitted)}, found {dtype_name(x)}")
+    if ndim is not None:
+        check_ndim(x, ndim, name)
+    return x
+
+
+def at_least_float32(x: Any) -> Any:
+    """Return half precisions as float32 and other types as they are."""
+    return astype(x, "float32") if dtype_name(x) in HALVES else x
+
+
+def as_floats(x: Any, name: str, ndim: int | None = None, like: Any = None, halves: bool = False) -> Any:
+    """Return `x` contiguous in float32 or float64; half precisions become float32 where `halves` admits them."""
+    return contiguous(at_least_float32(check_floats(x, name, ndim, like, halves)))
+
+
+def as_integers(x: Any, name: str, ndim: int, like: Any = None) -> Any:
+    """Return `x` contiguous in int64; refuses anything but integers, and unsigned values past int64."""
+    if like is None:
+        namespace(x, name)
+    else:
+        check_like(x, name, like)
+    kind = dtype_name(x)
+    if not kind.removeprefix("u").startswith("int"):
+        raise TypeError(f"{name} must be of an integer type, found {kind}")
+    check_ndim(x, ndim, name)
+    if kind == "uint64" and 0 not in x.shape and int(to_numpy(x).max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit int64, found {int(to_numpy(x).max())}")
+    return contiguous(astype(x, "int64"))
+
+
+def check_indices(x: Any, n: int, name: str, what: str) -> None:
+    """Refuse entries outside [0, n)."""
+    view = x if is_cuda(x) else to_numpy(x)
+    if 0 in view.shape or (int(view.min()) >= 0 and int(view.max()) < n):
+        return
+    host = to_numpy(x)
+    where = tuple(int(i) for i in np.argwhere((host < 0) | (host >= n))[0])
+    raise ValueError(
+        f"{name} must lie in [0, {n}), the number of {what}, found {host[where]} at {name}[{', '.join(map(str, where))}]"
+    )
+
+
+def as_ptr(ptr: Any, n: int, like: Any) -> Any:
+    """Return segment boundaries as int64 (or None); refuses any that do not run from 0 to `n` without descending."""
+    if ptr is None:
+        return None
+    ptr = as_integers(ptr, "ptr", ndim=1, like=like)
+    host = to_numpy(ptr)
+    if host.size == 0 or host[0] != 0 or host[-1] != n:
+        ends = "nothing" if host.size == 0 else f"{host[0]} … {host[-1]}"
+        raise ValueError(f"ptr must run from 0 to the number of points, {n}, found {ends}")
+    if (np.diff(host) < 0).any():
+        s = int(np.flatnonzero(np.diff(host) < 0)[0])
+        raise ValueError(f"ptr must not descend, found {host[s]} before {host[s + 1]} at ptr[{s + 1}]")
+    return ptr
+
+
+def as_int(value: Any, name: str, low: int, high: int | None = None, why: str = "") -> int:
+    """Return `value` as a Python int in [low, high]; refuses booleans, fractions and values outside."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, found {value!r}") from None
+    if number < low or (high is not None and number > high):
+        span = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {span}{why}, found {number}")
+    return number
+
+
+def as_float(value: Any, name: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `value` as a finite Python float strictly between `low` and `high`; refuses booleans and strings."""
+    try:
+        if isinstance(value, (bool, np.bool_, str, bytes)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, found {value!r}") from None
+    if not (math.isfinite(number) and low < number < high):
+        if low == -math.inf and high == math.inf:
+            span = "finite"
+        else:
+            span = f"greater than {low:g}" if high == math.inf else f"between {low:g} and {high:g}, both excluded"
+        raise ValueError(f"{name} must be {span}, found {number}")
+    return number
+
+
+def as_threads(value: Any) -> int:
+    """Return a thread count: `value`, or what OMP_NUM_THREADS, threadpoolctl or the processor says where it is None."""
+    return _core.lib.default_threads() if value is None else as_int(value, "num_threads", 1, 4096)
+
+
+def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    """Return `value` where it is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, found {value!r}")
+    return value

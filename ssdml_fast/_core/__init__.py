@@ -1,0 +1,55 @@
+"""Chooses the compiled kernels to run: one extension module per instruction set, all built from the same sources.
+
+Whole modules, not functions, are compiled per instruction set, so no code built for AVX-512 can leak into what an older
+processor runs, and the C++ needs no dispatch of its own. The best module that the processor supports is taken;
+the environment variable ``SSDML_ISA`` (``baseline``, ``avx2`` or ``avx512``) forces another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from types import ModuleType
+
+ISAS = ("baseline", "avx2", "avx512")  # from the least to the most demanding
+
+lib: ModuleType
+"""The module in use. Read it at each call (``_core.lib.knn_graph``): `use` replaces it."""
+
+
+def built() -> tuple[str, ...]:
+    """Instruction sets that this installation has kernels for."""
+    return tuple(isa for isa in ISAS if importlib.util.find_spec(f"{__name__}.{isa}") is not None)
+
+
+def available() -> tuple[str, ...]:
+    """Instruction sets that this installation has kernels for and this processor can run."""
+    supported = importlib.import_module(f"{__name__}.baseline").supported_isas()
+    return tuple(isa for isa in built() if isa in supported)
+
+
+def use(isa: str) -> None:
+    """Run the kernels built for `isa` from now on."""
+    global lib
+    if isa not in available():
+        raise ValueError(f"instruction set must be one of {', '.join(available())} here, found {isa!r}")
+    lib = importlib.import_module(f"{__name__}.{isa}")
+
+
+def cuda() -> ModuleType:
+    """Return the module of CUDA kernels, or say why there is none."""
+    if importlib.util.find_spec(f"{__name__}.cuda") is None:
+        raise RuntimeError(
+            f"this installation of ssdml_fast has no CUDA kernels ({lib.cuda_build}); install it again where nvcc is on "
+            "the PATH, or move the arrays to the CPU"
+        )
+    return importlib.import_module(f"{__name__}.cuda")
+
+
+if "baseline" not in built():
+    raise ImportError(
+        "the compiled kernels of ssdml_fast are missing: install the package (pip install .) rather than importing it "
+        "from its source folder"
+    )
+use(os.environ.get("SSDML_ISA") or available()[-1])

@@ -1,0 +1,157 @@
+"""Registers the operations with torch; imported only once a torch tensor has been seen.
+
+Registered operators are what torch.compile can trace through and autograd can differentiate; one block per operation.
+Each runs the very function that serves eager calls, so validation happens there, at run time.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from . import _arrays as arrays
+from .graph import KnnGraph
+from .ops import affinity as affinity_op
+from .ops import angular_loss as angular_loss_op
+from .ops import knn_graph as knn_graph_op
+from .ops import mine_triplets as mine_triplets_op
+from .ops import stiefel as stiefel_op
+
+_library = torch.library.Library("ssdml_fast", "DEF")
+_KEY = "CompositeExplicitAutograd"  # one implementation for every device, below autograd
+
+
+# ---- knn_graph ---------------------------------------------------------------------------------------------------------
+_library.define("knn_graph(Tensor x, int k, str metric, Tensor? ptr, int? num_threads) -> (Tensor, Tensor)")
+
+
+def _knn_graph(x, k, metric, ptr, num_threads):
+    return knn_graph_op.compute(x, k, metric, ptr, num_threads)[:2]
+
+
+def _knn_graph_fake(x, k, metric, ptr, num_threads):
+    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    return x.new_empty((x.shape[0], k), dtype=torch.int64), x.new_empty((x.shape[0], k), dtype=dtype)
+
+
+_library.impl("knn_graph", _knn_graph, _KEY)
+torch.library.register_fake("ssdml_fast::knn_graph", _knn_graph_fake, lib=_library)
+
+
+# ---- affinity ----------------------------------------------------------------------------------------------------------
+_library.define(
+    "propagate_affinity(Tensor indices, Tensor? distances, Tensor? ptr, Tensor labels, float gamma, float tol, "
+    "int? num_threads) -> (Tensor values, Tensor class_mass, Tensor classes, Tensor iterations, Tensor error_bound)"
+)
+
+
+def _propagate_affinity(indices, distances, ptr, labels, gamma, tol, num_threads):
+    graph = KnnGraph(indices, distances, ptr)
+    values, mass, classes, iterations, bound = affinity_op.compute(graph, labels, gamma, tol, num_threads)
+    return values, mass, classes, torch.tensor(iterations), torch.tensor(bound, dtype=torch.float64)
+
+
+def _propagate_affinity_fake(indices, distances, ptr, labels, gamma, tol, num_threads):
+    dtype = torch.float64 if distances is None else distances.dtype
+    classes = torch.library.get_ctx().new_dynamic_size()
+    return (
+        indices.new_empty(indices.shape, dtype=dtype),
+        indices.new_empty((indices.shape[0], classes), dtype=dtype),
+        indices.new_empty((classes,), dtype=torch.int64),
+        torch.empty((), dtype=torch.int64),
+        torch.empty((), dtype=torch.float64),
+    )
+
+
+_library.impl("propagate_affinity", _propagate_affinity, _KEY)
+torch.library.register_fake("ssdml_fast::propagate_affinity", _propagate_affinity_fake, lib=_library)
+
+
+# ---- mine_triplets -----------------------------------------------------------------------------------------------------
+_library.define("mine_triplets(Tensor indices, Tensor? distances, Tensor affinity, Tensor? anchors) -> Tensor")
+
+
+def _mine_triplets(indices, distances, affinity, anchors):
+    return mine_triplets_op.compute(KnnGraph(indices, distances), affinity, anchors)
+
+
+def _mine_triplets_fake(indices, distances, affinity, anchors):
+    count = indices.shape[0] if anchors is None else anchors.shape[0]
+    return indices.new_empty((count * (indices.shape[1] // 2), 3), dtype=torch.int64)
+
+
+_library.impl("mine_triplets", _mine_triplets, _KEY)
+torch.library.register_fake("ssdml_fast::mine_triplets", _mine_triplets_fake, lib=_library)
+
+
+# ---- angular_loss ------------------------------------------------------------------------------------------------------
+# The operator sees projected points only: autograd's own backward of z @ L is the two matrix products that remain.
+_library.define("angular_loss(Tensor y, Tensor triplets, float alpha) -> Tensor")
+_library.define("angular_loss_backward(Tensor grad_losses, Tensor y, Tensor triplets, float alpha) -> Tensor")
+
+
+def angular_loss(z, triplets, L, alpha, reduction, weight):
+    """Angular loss as a differentiable function of z, L and weight; see ops/angular_loss.py."""
+    arrays.as_choice(reduction, "reduction", angular_loss_op.REDUCTIONS)
+    z, L = arrays.check_floats(z, "z", ndim=2), arrays.check_floats(L, "L", ndim=2, like=z)
+    if not torch.is_autocast_enabled(z.device.type):
+        z, L = arrays.at_least_float32(z), arrays.at_least_float32(L)
+        angular_loss_op.check_operands(z, L)
+    y = arrays.at_least_float32(z @ L)
+    losses = ops.angular_loss(y, triplets, alpha)
+    if weight is not None:
+        weight = arrays.check_floats(weight, "weight", ndim=1, like=z)
+        arrays.check_shape(weight, (triplets.shape[0],), "weight", "one per triplet")
+        losses = losses * weight.to(losses.dtype)
+    if reduction == "none":
+        return losses
+    return losses.sum() / max(triplets.shape[0], 1) if reduction == "mean" else losses.sum()
+
+
+def _angular_loss(y, triplets, alpha):
+    y = arrays.contiguous(y)
+    arrays.check_finite(y, "z @ L")
+    triplets = angular_loss_op.as_triplets(triplets, y)
+    return angular_loss_op.run(y, triplets, alpha, None, losses=True, grad=False)[0]
+
+
+def _angular_loss_backward(grad_losses, y, triplets, alpha):
+    weight = arrays.contiguous(grad_losses)
+    return angular_loss_op.run(
+        arrays.contiguous(y), arrays.contiguous(triplets.long()), alpha, weight, losses=False, grad=True
+    )[1]
+
+
+def _setup_context(ctx, inputs, output):
+    y, triplets, ctx.alpha = inputs
+    ctx.save_for_backward(y, triplets)
+
+
+def _backward(ctx, grad_losses):
+    y, triplets = ctx.saved_tensors
+    return ops.angular_loss_backward(grad_losses, y, triplets, ctx.alpha), None, None
+
+
+def _no_double_backward(ctx, grad):
+    raise RuntimeError("angular_loss cannot be differentiated twice: its gradient is computed by a kernel of its own")
+
+
+_library.impl("angular_loss", _angular_loss, _KEY)
+_library.impl("angular_loss_backward", _angular_loss_backward, _KEY)
+torch.library.register_fake(
+    "ssdml_fast::angular_loss", lambda y, triplets, alpha: y.new_empty((triplets.shape[0],)), lib=_library
+)
+torch.library.register_fake(
+    "ssdml_fast::angular_loss_backward", lambda grad_losses, y, triplets, alpha: torch.empty_like(y), lib=_library
+)
+torch.library.register_autograd("ssdml_fast::angular_loss", _backward, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd("ssdml_fast::angular_loss_backward", _no_double_backward, lib=_library)
+
+
+# ---- stiefel -----------------------------------------------------------------------------------------------------------
+_library.define("cayley_update(Tensor L, Tensor grad, float step) -> Tensor")
+_library.impl("cayley_update", stiefel_op.compute, _KEY)
+torch.library.register_fake(
+    "ssdml_fast::cayley_update", lambda L, grad, step: torch.empty_like(L, memory_format=torch.contiguous_format), lib=_library
+)
+
+ops = torch.ops.ssdml_fast

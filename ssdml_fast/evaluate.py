@@ -1,0 +1,127 @@
+"""How good an embedding is: Recall@K among its nearest neighbours, and NMI of its k-means clusters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _arrays as arrays
+from .ops.knn_graph import knn_graph
+
+__all__ = ["clustering_nmi", "recall_at_k", "score_embedding"]
+
+RECALL_KS = (1, 2, 4, 8)
+
+
+def recall_at_k(embedding: Any, labels: Any, ks: tuple[int, ...] = RECALL_KS) -> dict[int, float]:
+    """Share of points with a same-class point among their K nearest others (Euclidean).
+
+    Parameters
+    ----------
+    embedding : (N, d) float32 or float64 array or tensor
+        One row per point; N greater than the largest K.
+    labels : (N,) integer array or tensor
+        Class of each point.
+    ks : tuple of int
+        The values of K, each at least 1.
+
+    Returns
+    -------
+    dict
+        Recall in [0, 1] for each K.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not have that form; the message names it.
+
+    Notes
+    -----
+    Exact neighbours from :func:`ssdml_fast.knn_graph`: O(N² d) time, O(N max(ks)) memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> recall_at_k(np.array([[0.0], [0.1], [5.0], [5.2]]), np.array([0, 0, 1, 0]), ks=(1, 3))
+    {1: 0.5, 3: 0.75}
+    """
+    embedding, labels = _check(embedding, labels)
+    ks = tuple(arrays.as_int(k, "ks", 1, len(labels) - 1, " (fewer than there are points)") for k in ks)
+    neighbours = knn_graph(embedding, max(ks)).indices
+    first_hit = np.where(labels[neighbours] == labels[:, None], np.arange(max(ks)), max(ks)).min(1)
+    return {k: float((first_hit < k).mean()) for k in ks}
+
+
+def clustering_nmi(embedding: Any, labels: Any, n_init: int = 10, seed: int = 0) -> float:
+    """Normalised mutual information between the classes and as many k-means clusters.
+
+    Parameters
+    ----------
+    embedding : (N, d) float32 or float64 array or tensor
+        One row per point.
+    labels : (N,) integer array or tensor
+        Class of each point.
+    n_init : int
+        Starts of k-means, of which the best is used.
+    seed : int
+        Seed of the starts.
+
+    Returns
+    -------
+    float
+        NMI in [0, 1], normalised by the arithmetic mean of the two entropies.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not have that form; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> clustering_nmi(np.array([[0.0], [0.1], [5.0], [5.2]]), np.array([7, 7, 3, 3]))
+    1.0
+    """
+    from sklearn.cluster import KMeans  # deferred: scikit-learn takes a second to import
+    from sklearn.metrics import normalized_mutual_info_score
+    from threadpoolctl import threadpool_limits
+
+    embedding, labels = _check(embedding, labels)
+    kmeans = KMeans(len(np.unique(labels)), n_init=n_init, random_state=seed)
+    with threadpool_limits(1):  # k-means adds its threads' sums in the order they finish; one thread repeats exactly
+        clusters = kmeans.fit_predict(embedding.astype(np.float64))
+    return float(normalized_mutual_info_score(labels, clusters, average_method="arithmetic"))
+
+
+def score_embedding(embedding: Any, labels: Any, ks: tuple[int, ...] = RECALL_KS) -> dict[str, float]:
+    """NMI and Recall@K of an embedding under the names ``"nmi"`` and ``"recall@K"``, all in [0, 1].
+
+    Parameters
+    ----------
+    embedding, labels, ks
+        As in :func:`recall_at_k` and :func:`clustering_nmi`.
+
+    Returns
+    -------
+    dict
+        ``{"nmi": ..., "recall@1": ..., ...}``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> score_embedding(np.array([[0.0], [0.1], [5.0], [5.2]]), np.array([7, 7, 3, 3]), ks=(1,))
+    {'nmi': 1.0, 'recall@1': 1.0}
+    """
+    recalls = recall_at_k(embedding, labels, ks)
+    return {"nmi": clustering_nmi(embedding, labels)} | {f"recall@{k}": recall for k, recall in recalls.items()}
+
+
+def _check(embedding: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    embedding = arrays.to_numpy(arrays.as_floats(embedding, "embedding", ndim=2))
+    labels = arrays.to_numpy(arrays.as_integers(labels, "labels", ndim=1))
+    arrays.check_shape(labels, (len(embedding),), "labels", "one per row of embedding")
+    arrays.check_finite(embedding, "embedding")
+    if labels.size and labels.min() < 0:
+        raise ValueError(f"labels must all be known (at least 0) to evaluate, found {labels.min()}")
+    return embedding, labels

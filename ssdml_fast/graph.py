@@ -1,0 +1,203 @@
+"""The two results that travel between operations: the kNN graph and the affinities on its edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import _arrays as arrays
+
+__all__ = ["EdgeAffinity", "KnnGraph"]
+
+
+@dataclass(frozen=True, eq=False)
+class KnnGraph:
+    """Directed graph in which every point has exactly ``k`` neighbours.
+
+    Made by :func:`ssdml_fast.knn_graph`, or from your own neighbour lists: whatever reaches this constructor is
+    validated, so every kernel may rely on the properties below.
+
+    Parameters
+    ----------
+    indices : (N, k) int64 array
+        ``indices[i]`` are the neighbours of point ``i``: distinct, never ``i`` itself, and of the same segment.
+        Other integer types are converted.
+    distances : (N, k) float32 or float64 array, optional
+        Distance to each neighbour, finite and ascending along a row. Needed only to break ties between equal
+        affinities (without it, ties fall to the smaller index) and to say in which precision to compute (without it,
+        float64).
+    ptr : (S + 1,) int64 array, optional
+        Boundaries of ``S`` independent segments: segment ``s`` holds the points ``ptr[s]`` to ``ptr[s + 1] - 1``.
+        Without it all points form one segment.
+
+    Attributes
+    ----------
+    indices, distances, ptr
+        As above; arrays of the library (NumPy, torch, CuPy) that `indices` came from.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not have the properties above; the message names it and the offending entry.
+
+    Examples
+    --------
+    >>> import numpy as np, ssdml_fast as sf
+    >>> graph = sf.KnnGraph(np.array([[1], [0], [1]]))
+    >>> graph
+    KnnGraph(n=3, k=1, segments=1)
+    """
+
+    indices: Any
+    distances: Any = None
+    ptr: Any = None
+    _validated: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self._validated:
+            return
+        xp = arrays.namespace(self.indices, "indices")
+        indices = arrays.as_integers(self.indices, "indices", ndim=2)
+        n, k = indices.shape
+        if n and k == 0:
+            raise ValueError("indices must have at least one column, found shape " + str(tuple(indices.shape)))
+        ptr = arrays.as_ptr(self.ptr, n, like=indices)
+        distances = self.distances
+        if distances is not None:
+            distances = arrays.as_floats(distances, "distances", ndim=2, like=indices)
+            arrays.check_shape(distances, (n, k), "distances", "the shape of indices")
+            arrays.check_finite(distances, "distances")
+            if k > 1 and bool((distances[:, 1:] < distances[:, :-1]).any()):
+                row = int(xp.nonzero((distances[:, 1:] < distances[:, :-1]).any(1))[0][0])
+                raise ValueError(f"distances must ascend along every row, found row {row}: {distances[row]}")
+        _check_neighbours(arrays.to_numpy(indices), None if ptr is None else arrays.to_numpy(ptr))
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "distances", distances)
+        object.__setattr__(self, "ptr", ptr)
+        object.__setattr__(self, "_validated", True)
+
+    @classmethod
+    def from_scipy(cls, matrix: Any, ptr: Any = None) -> KnnGraph:
+        """Take the graph of a SciPy sparse matrix, such as ``sklearn.neighbors.kneighbors_graph(..., mode="distance")``.
+
+        Parameters
+        ----------
+        matrix : (N, N) SciPy sparse matrix or array
+            Entry ``(i, j)``, explicit zeros included, is the distance from ``i`` to its neighbour ``j``. Every row
+            must hold the same number of entries, none of them on the diagonal.
+        ptr : (S + 1,) int64 array, optional
+            Segment boundaries, as in :class:`KnnGraph`.
+
+        Returns
+        -------
+        KnnGraph
+            With NumPy arrays, each row sorted by distance, then index.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `matrix` is not a square sparse matrix of that form.
+
+        Examples
+        --------
+        >>> import numpy as np, scipy.sparse, ssdml_fast as sf
+        >>> matrix = scipy.sparse.csr_array(np.array([[0, 2.0, 1.0], [2.0, 0, 3.0], [1.0, 3.0, 0]]))
+        >>> sf.KnnGraph.from_scipy(matrix).indices
+        array([[2, 1],
+               [0, 2],
+               [0, 1]])
+        """
+        if not hasattr(matrix, "tocsr"):
+            raise TypeError(f"matrix must be a SciPy sparse matrix, found {type(matrix).__name__}")
+        csr = matrix.tocsr().copy()
+        n, columns = csr.shape
+        if n != columns:
+            raise ValueError(f"matrix must be square, found shape {csr.shape}")
+        csr.sort_indices()
+        counts = np.diff(csr.indptr)
+        k = int(counts[0]) if n else 0
+        if (counts != k).any():
+            row = int(np.flatnonzero(counts != k)[0])
+            raise ValueError(
+                f"matrix must have the same number of entries in every row, found {k} in row 0 and {counts[row]} in "
+                f"row {row}"
+            )
+        indices = csr.indices.reshape(n, k).astype(np.int64)
+        distances = csr.data.reshape(n, k)
+        if distances.dtype not in (np.float32, np.float64):
+            distances = distances.astype(np.float64)
+        order = np.argsort(distances, axis=1, kind="stable")  # stable: entries of a row are already in index order
+        return cls(np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1), ptr)
+
+    @property
+    def n(self) -> int:
+        """Number of points."""
+        return int(self.indices.shape[0])
+
+    @property
+    def k(self) -> int:
+        """Neighbours per point."""
+        return int(self.indices.shape[1])
+
+    def __repr__(self) -> str:
+        segments = 1 if self.ptr is None else int(self.ptr.shape[0]) - 1
+        return f"KnnGraph(n={self.n}, k={self.k}, segments={segments})"
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeAffinity:
+    """Propagated affinities on the edges of a :class:`KnnGraph`; made by :func:`ssdml_fast.propagate_affinity`.
+
+    Attributes
+    ----------
+    values : (N, k) float32 or float64 array
+        Symmetrised affinity ``W[i, graph.indices[i, r]]``, in [-1, 1].
+    class_mass : (N, C) array
+        Share of the random walk from each point that restarts at labelled points of each class, in [0, 1].
+    classes : (C,) int64 array
+        The label that each column of `class_mass` stands for, ascending.
+    iterations : int
+        Sweeps over the graph that the slowest column took.
+    error_bound : float
+        Rigorous upper bound on the largest absolute error of `values`.
+    """
+
+    values: Any
+    class_mass: Any
+    classes: Any
+    iterations: int
+    error_bound: float
+
+    def __repr__(self) -> str:
+        n, k = self.values.shape
+        return (
+            f"EdgeAffinity(n={n}, k={k}, classes={len(self.classes)}, iterations={self.iterations}, "
+            f"error_bound={self.error_bound:.2g})"
+        )
+
+
+def _check_neighbours(indices: np.ndarray, ptr: np.ndarray | None) -> None:
+    """Refuse neighbours that are out of range, of another segment, the point itself, or repeated."""
+    n, k = indices.shape
+    if n == 0:
+        return
+    if ptr is None:
+        low, high = np.zeros(n, np.int64), np.full(n, n, np.int64)
+    else:
+        sizes = np.diff(ptr)
+        low, high = np.repeat(ptr[:-1], sizes), np.repeat(ptr[1:], sizes)
+    outside = (indices < low[:, None]) | (indices >= high[:, None])
+    if outside.any():
+        i, r = np.argwhere(outside)[0]
+        raise ValueError(f"indices[{i}] must lie in [{low[i]}, {high[i]}), found {indices[i, r]} at indices[{i}, {r}]")
+    self_loop = indices == np.arange(n)[:, None]
+    if self_loop.any():
+        i, r = np.argwhere(self_loop)[0]
+        raise ValueError(f"indices must not hold a point's own index, found {i} at indices[{i}, {r}]")
+    ordered = np.sort(indices, axis=1)
+    repeated = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    if repeated.any():
+        i = int(np.flatnonzero(repeated)[0])
+        raise ValueError(f"indices must not repeat a neighbour within a row, found indices[{i}] = {indices[i]}")

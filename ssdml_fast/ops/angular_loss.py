@@ -1,0 +1,175 @@
+"""Angular triplet loss. Kernel: ``csrc/angular_loss.cpp`` (CPU), ``csrc/angular_loss.cu`` (CUDA)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import _arrays as arrays
+from .. import _core
+
+REDUCTIONS = ("sum", "mean", "none")
+
+
+def angular_loss(
+    z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: str = "sum", weight: Any = None
+) -> Any:
+    """Angular loss of triplets of points under the metric L; differentiable in z, L and weight for torch tensors.
+
+    Parameters
+    ----------
+    z : (N, d) array
+        Points, float32 or float64; float16 and bfloat16 torch tensors are projected as they are (autocast included)
+        and their loss computed in float32.
+    triplets : (T, 3) integer array
+        Rows (anchor, positive, negative) of indices into z, in [0, N). An index may occur any number of times.
+    L : (d, l) array
+        Metric; points are compared after projection to ``z @ L``.
+    alpha : float
+        Upper bound of the angle at the negative, in degrees, between 0 and 90 (paper: 40 or 45).
+    reduction : {"sum", "mean", "none"}
+        Sum or mean over the triplets (0 for none at all), or the loss of each.
+    weight : (T,) array, optional
+        Factor of each triplet's loss.
+
+    Returns
+    -------
+    array
+        Scalar, or (T,) for ``reduction="none"``, in the type of z (float32 for half precisions).
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of a type above, or lies elsewhere than z.
+    ValueError
+        If shapes do not fit, z or L is not finite, or an index, `alpha` or `reduction` is out of range.
+    RuntimeError
+        On differentiating twice, which is not supported.
+
+    Notes
+    -----
+    With y = Lᵀz and t = tan² alpha, a triplet (i, p, q) costs log(1 + exp m), where
+
+        m = ‖y_i - y_p‖² - 4 t ‖y_q - (y_i + y_p) / 2‖².
+
+    Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017; under L in Dutta, Harandi, Sekhar, AAAI 2021.
+    No T x d or T x l array is formed. Gradients are the same for any number of threads. Time O(N d l + T l).
+
+    Examples
+    --------
+    >>> import torch, ssdml_fast as sf
+    >>> z = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    >>> loss = sf.angular_loss(z, torch.tensor([[0, 1, 2]]), torch.eye(2))
+    >>> round(loss.item(), 4)
+    0.0036
+    >>> loss.backward()
+    >>> z.grad.sum(0)  # the three gradients of a triplet cancel
+    tensor([0., 0.])
+    """
+    if arrays.is_torch(z):
+        from .. import _torch
+
+        return _torch.angular_loss(z, triplets, L, alpha, reduction, weight)
+    return compute(z, triplets, L, alpha, reduction, weight, grad=False)[0]
+
+
+def angular_loss_and_grad(
+    z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: str = "sum", weight: Any = None
+) -> tuple[Any, Any, Any]:
+    """Angular loss together with its gradients with respect to z and L, without autograd.
+
+    Parameters
+    ----------
+    z, triplets, L, alpha, reduction, weight
+        As for :func:`angular_loss`; `reduction` is ``"sum"`` or ``"mean"``.
+
+    Returns
+    -------
+    loss : scalar
+    grad_z : (N, d) array
+    grad_L : (d, l) array
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`angular_loss`.
+
+    Notes
+    -----
+    With s = sigmoid(m), a = y_i - y_p and b = y_q - (y_i + y_p) / 2, the projected points receive s (2 a + 4 t b),
+    s (-2 a + 4 t b) and -8 t s b; then grad_z = grad_y Lᵀ and grad_L = zᵀ grad_y.
+
+    Examples
+    --------
+    >>> import numpy as np, ssdml_fast as sf
+    >>> z = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    >>> loss, grad_z, grad_L = sf.angular_loss_and_grad(z, np.array([[0, 1, 2]]), np.eye(2))
+    >>> grad_z.shape, grad_L.shape
+    ((3, 2), (2, 2))
+    """
+    arrays.as_choice(reduction, "reduction", ("sum", "mean"))
+    loss, grad_y, z, L = compute(z, triplets, L, alpha, reduction, weight, grad=True)
+    return loss, grad_y @ L.T, z.T @ grad_y
+
+
+def compute(z, triplets, L, alpha, reduction, weight, grad):
+    """Validate, project and run the kernel; returns the loss, grad_y (None unless asked for) and the validated z, L."""
+    z = arrays.as_floats(z, "z", ndim=2, halves=True)
+    L = arrays.as_floats(L, "L", ndim=2, like=z, halves=True)
+    check_operands(z, L)
+    arrays.check_finite(z, "z")
+    arrays.check_finite(L, "L")
+    triplets = as_triplets(triplets, z)
+    reduction = arrays.as_choice(reduction, "reduction", REDUCTIONS)
+    count = max(len(triplets), 1)
+    if weight is not None:
+        weight = arrays.as_floats(weight, "weight", ndim=1, like=z, halves=True)
+        arrays.check_shape(weight, (len(triplets),), "weight", "one per triplet")
+        arrays.check_finite(weight, "weight")
+        weight = arrays.astype(weight, arrays.dtype_name(z))
+    losses, grad_y = run(z @ L, triplets, alpha, weight, losses=True, grad=grad)
+    if reduction == "mean":
+        return losses.sum() / count, None if grad_y is None else grad_y / count, z, L
+    return losses if reduction == "none" else losses.sum(), grad_y, z, L
+
+
+def check_operands(z, L) -> None:
+    """Refuse a metric that does not fit the points."""
+    if L.shape[0] != z.shape[1] or L.shape[1] == 0:
+        raise ValueError(
+            f"L must have shape (d, l) with d = {z.shape[1]}, the columns of z, and l > 0, found {tuple(L.shape)}"
+        )
+    if arrays.dtype_name(z) != arrays.dtype_name(L):
+        raise TypeError(f"L must be of the type of z, {arrays.dtype_name(z)}, found {arrays.dtype_name(L)}")
+
+
+def as_triplets(triplets, points):
+    """Return triplets as contiguous int64, all of them indices of rows of `points`."""
+    triplets = arrays.as_integers(triplets, "triplets", ndim=2, like=points)
+    if triplets.shape[1] != 3:
+        raise ValueError(f"triplets must have 3 columns, found shape {tuple(triplets.shape)}")
+    arrays.check_indices(triplets, len(points), "triplets", "rows of z")
+    return triplets
+
+
+def run(y, triplets, alpha, weight, losses, grad):
+    """Run the kernel on projected points; returns what was asked for of (losses, grad_y)."""
+    dtype = arrays.dtype_name(y)
+    losses = arrays.empty((len(triplets),), dtype, like=y) if losses else None
+    grad_y = arrays.empty(tuple(y.shape), dtype, like=y) if grad else None
+    if arrays.is_cuda(y):
+        _core.cuda()
+    _core.lib.angular_loss(
+        dtype,
+        arrays.address(y),
+        y.shape[0],
+        y.shape[1],
+        arrays.address(triplets),
+        len(triplets),
+        math.tan(math.radians(arrays.as_float(alpha, "alpha", 0, 90))) ** 2,
+        arrays.address(weight),
+        arrays.address(losses),
+        arrays.address(grad_y),
+        arrays.as_threads(None),
+    )
+    return losses, grad_y

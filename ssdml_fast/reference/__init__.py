@@ -1,0 +1,20 @@
+"""Pure-NumPy twins of every operation: same names, same arguments, obvious code, no speed.
+
+They say what the kernels compute, one formula at a time, and the tests hold the kernels to them. They take NumPy
+arrays, trust their arguments, and need time and memory quadratic (affinity: cubic) in the number of points.
+"""
+
+from .affinity import propagate_affinity
+from .angular_loss import angular_loss, angular_loss_and_grad
+from .knn_graph import knn_graph
+from .mine_triplets import mine_triplets
+from .stiefel import cayley_update
+
+__all__ = [
+    "angular_loss",
+    "angular_loss_and_grad",
+    "cayley_update",
+    "knn_graph",
+    "mine_triplets",
+    "propagate_affinity",
+]
