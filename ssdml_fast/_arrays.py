@@ -203,9 +203,8 @@ def check_indices(x: Any, n: int, name: str, what: str) -> None:
         return
     host = to_numpy(x)
     where = tuple(int(i) for i in np.argwhere((host < 0) | (host >= n))[0])
-    raise ValueError(
-        f"{name} must lie in [0, {n}), the number of {what}, found {host[where]} at {name}[{', '.join(map(str, where))}]"
-    )
+    entry = ", ".join(map(str, where))
+    raise ValueError(f"{name} must lie in [0, {n}), the number of {what}, found {host[where]} at {name}[{entry}]")
 
 
 def as_ptr(ptr: Any, n: int, like: Any) -> Any:

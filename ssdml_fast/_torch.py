@@ -20,7 +20,7 @@ _library = torch.library.Library("ssdml_fast", "DEF")
 _KEY = "CompositeExplicitAutograd"  # one implementation for every device, below autograd
 
 
-# ---- knn_graph ---------------------------------------------------------------------------------------------------------
+# ---- knn_graph -------------------------------------------------------------------------------------------------------
 _library.define("knn_graph(Tensor x, int k, str metric, Tensor? ptr, int? num_threads) -> (Tensor, Tensor)")
 
 
@@ -37,7 +37,7 @@ _library.impl("knn_graph", _knn_graph, _KEY)
 torch.library.register_fake("ssdml_fast::knn_graph", _knn_graph_fake, lib=_library)
 
 
-# ---- affinity ----------------------------------------------------------------------------------------------------------
+# ---- affinity --------------------------------------------------------------------------------------------------------
 _library.define(
     "propagate_affinity(Tensor indices, Tensor? distances, Tensor? ptr, Tensor labels, float gamma, float tol, "
     "int? num_threads) -> (Tensor values, Tensor class_mass, Tensor classes, Tensor iterations, Tensor error_bound)"
@@ -66,7 +66,7 @@ _library.impl("propagate_affinity", _propagate_affinity, _KEY)
 torch.library.register_fake("ssdml_fast::propagate_affinity", _propagate_affinity_fake, lib=_library)
 
 
-# ---- mine_triplets -----------------------------------------------------------------------------------------------------
+# ---- mine_triplets ---------------------------------------------------------------------------------------------------
 _library.define("mine_triplets(Tensor indices, Tensor? distances, Tensor affinity, Tensor? anchors) -> Tensor")
 
 
@@ -83,7 +83,7 @@ _library.impl("mine_triplets", _mine_triplets, _KEY)
 torch.library.register_fake("ssdml_fast::mine_triplets", _mine_triplets_fake, lib=_library)
 
 
-# ---- angular_loss ------------------------------------------------------------------------------------------------------
+# ---- angular_loss ----------------------------------------------------------------------------------------------------
 # The operator sees projected points only: autograd's own backward of z @ L is the two matrix products that remain.
 _library.define("angular_loss(Tensor y, Tensor triplets, float alpha) -> Tensor")
 _library.define("angular_loss_backward(Tensor grad_losses, Tensor y, Tensor triplets, float alpha) -> Tensor")
@@ -147,11 +147,13 @@ torch.library.register_autograd("ssdml_fast::angular_loss", _backward, setup_con
 torch.library.register_autograd("ssdml_fast::angular_loss_backward", _no_double_backward, lib=_library)
 
 
-# ---- stiefel -----------------------------------------------------------------------------------------------------------
+# ---- stiefel ---------------------------------------------------------------------------------------------------------
 _library.define("cayley_update(Tensor L, Tensor grad, float step) -> Tensor")
 _library.impl("cayley_update", stiefel_op.compute, _KEY)
 torch.library.register_fake(
-    "ssdml_fast::cayley_update", lambda L, grad, step: torch.empty_like(L, memory_format=torch.contiguous_format), lib=_library
+    "ssdml_fast::cayley_update",
+    lambda L, grad, step: torch.empty_like(L, memory_format=torch.contiguous_format),
+    lib=_library,
 )
 
 ops = torch.ops.ssdml_fast

@@ -80,7 +80,7 @@ class KnnGraph:
 
     @classmethod
     def from_scipy(cls, matrix: Any, ptr: Any = None) -> KnnGraph:
-        """Take the graph of a SciPy sparse matrix, such as ``sklearn.neighbors.kneighbors_graph(..., mode="distance")``.
+        """Take the graph of a SciPy sparse matrix, such as scikit-learn's ``kneighbors_graph(..., mode="distance")``.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class EdgeAffinity:
 
 def _check_neighbours(indices: np.ndarray, ptr: np.ndarray | None) -> None:
     """Refuse neighbours that are out of range, of another segment, the point itself, or repeated."""
-    n, k = indices.shape
+    n = len(indices)
     if n == 0:
         return
     if ptr is None:

@@ -41,8 +41,8 @@ def cuda() -> ModuleType:
     """Return the module of CUDA kernels, or say why there is none."""
     if importlib.util.find_spec(f"{__name__}.cuda") is None:
         raise RuntimeError(
-            f"this installation of ssdml_fast has no CUDA kernels ({lib.cuda_build}); install it again where nvcc is on "
-            "the PATH, or move the arrays to the CPU"
+            f"this installation of ssdml_fast has no CUDA kernels ({lib.cuda_build}); install it again where nvcc is "
+            "on the PATH, or move the arrays to the CPU"
         )
     return importlib.import_module(f"{__name__}.cuda")
 

@@ -137,7 +137,7 @@ def compute(graph, labels, gamma, tol, num_threads, progress=None):
     )
     if bound > tol:
         warnings.warn(
-            f"affinities are known to {bound:.2g}, not to tol = {tol:.2g}: rounding allows no better at gamma = {gamma}",
+            f"affinities are known to {bound:.2g}, not to tol = {tol:.2g}: rounding allows no better at {gamma = }",
             ConvergenceWarning,
             stacklevel=3,
         )

@@ -11,9 +11,7 @@ from .. import _core
 REDUCTIONS = ("sum", "mean", "none")
 
 
-def angular_loss(
-    z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: str = "sum", weight: Any = None
-) -> Any:
+def angular_loss(z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: str = "sum", weight: Any = None) -> Any:
     """Angular loss of triplets of points under the metric L; differentiable in z, L and weight for torch tensors.
 
     Parameters

@@ -9,7 +9,7 @@ from ..graph import EdgeAffinity, KnnGraph
 
 def propagate_affinity(graph: KnnGraph, labels, gamma=0.99, tol=1e-6) -> EdgeAffinity:
     """Affinities on the edges from the dense random walk with restart; see :func:`ssdml_fast.propagate_affinity`."""
-    n, k = graph.indices.shape
+    n = graph.n
     dtype = np.float64 if graph.distances is None else graph.distances.dtype
     classes = np.unique(labels[labels >= 0])
 

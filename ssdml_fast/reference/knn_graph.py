@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from ..graph import KnnGraph
@@ -13,7 +15,7 @@ def knn_graph(x, k, metric="sqeuclidean", ptr=None) -> KnnGraph:
     indices = np.empty((n, k), np.int64)
     distances = np.empty((n, k), x.dtype)
     bounds = np.array([0, n]) if ptr is None else ptr
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in pairwise(bounds):
         d = pairwise_distances(x[low:high], metric)
         for i in range(high - low):
             others = np.delete(np.arange(high - low), i)
