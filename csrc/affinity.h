@@ -35,4 +35,19 @@ AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, s
                                   std::int64_t segments, const std::int64_t* labels, std::int64_t classes, double gamma,
                                   double tol, T* values, T* class_mass, int num_threads, Progress& progress);
 
+namespace cuda {
+
+/// Bytes of `workspace`: O(n (k + classes) + (n + segments) * panel).
+std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, std::int64_t segments, std::int64_t classes);
+
+/// The same from device memory, within the same bound, on `stream`. Waits for that stream now and then, to look at the
+/// bound, but values may not be complete when it returns. The workspace is aligned to 256 bytes.
+template <typename T>
+AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k, const std::int64_t* ptr,
+                                  std::int64_t segments, const std::int64_t* labels, std::int64_t classes, double gamma,
+                                  double tol, T* values, T* class_mass, Progress& progress, void* workspace,
+                                  void* stream);
+
+}  // namespace cuda
+
 }  // namespace ssdml

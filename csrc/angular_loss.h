@@ -20,4 +20,16 @@ template <typename T>
 void angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t* triplets, std::int64_t n_triplets,
                   double tan2_alpha, const T* weight, T* losses, T* grad_y, int num_threads);
 
+namespace cuda {
+
+/// Bytes of `workspace` on the current device, for a call that asks for grad_y; one that does not needs none.
+std::int64_t angular_loss_workspace(std::int64_t n, std::int64_t n_triplets);
+
+/// The same from device memory, on `stream`, up to the last bits of exp. The workspace is aligned to 256 bytes.
+template <typename T>
+void angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t* triplets, std::int64_t n_triplets,
+                  double tan2_alpha, const T* weight, T* losses, T* grad_y, void* workspace, void* stream);
+
+}  // namespace cuda
+
 }  // namespace ssdml

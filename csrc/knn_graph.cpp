@@ -9,391 +9,272 @@
 #include <mutex>
 #include <vector>
 
+#include "knn_filter.h"
+#include "knn_points.h"
 #include "simd.h"
 
 namespace ssdml {
 namespace {
 
-// A register tile is `kTileRows` points against `kTileVectors` vectors of points; points are stored in panels of
-// `kPanel`, coordinate by coordinate, so that one layout serves both sides of the product whatever the width of a
-// vector.
-constexpr int kTileVectors = 3;
-constexpr int kTileRows = vector_registers == 32 ? 8 : 4;
-constexpr int kPanel = 48;
-constexpr int kTileColumns = kTileVectors * lanes<float>;
-constexpr int kBlock = 5 * kPanel;            // points per side of a job
-constexpr std::int64_t kSurvivors = 1 << 13;  // pairs a thread collects before it computes their distances
-static_assert(kPanel % kTileColumns == 0 && kPanel % kTileRows == 0);
-
+constexpr int kBlock = 5 * Filter::kPanel;  // points per side of a job
+constexpr std::int64_t kFewestByteCoordinates = 256;
+constexpr std::int64_t kMostIntegerCoordinates = 1 << 16;  // more could overflow sums of 32 bits
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// ---- exact distances
-// -------------------------------------------------------------------------------------------------
-
-/// Sum of f(a_p, b_p) over d coordinates in float64, in an order that no instruction set changes.
-template <typename T, typename F>
-double sum_over(const T* a, const T* b, std::int64_t d, F f) {
-  constexpr int width = 16;
-  double part[width] = {};
-  std::int64_t p = 0;
-  for (; p + width <= d; p += width)
-    for (int r = 0; r < width; ++r) part[r] += f(static_cast<double>(a[p + r]), static_cast<double>(b[p + r]));
-  for (int r = 0; p < d; ++p, ++r) part[r] += f(static_cast<double>(a[p]), static_cast<double>(b[p]));
-  for (int half = width / 2; half > 0; half /= 2)
-    for (int r = 0; r < half; ++r) part[r] += part[r + half];
-  return part[0];
-}
-
+/// The k nearest of each row so far. A row holds candidates known by their bounds, and, in the arrays of the result, a
+/// heap of neighbours whose distances have been computed, the farthest on top. Candidates that can no longer be among
+/// the k nearest are dropped as bounds tighten; distances are computed at the end, or where bounds do not decide.
 template <typename T>
-double norm(const T* a, std::int64_t d) {
-  return std::sqrt(sum_over(a, a, d, [](double u, double v) { return u * v; }));
-}
-
-/// One segment's points and what its metric needs to know of them.
-template <typename T>
-struct Points {
-  const T* x;
-  std::int64_t n, d;
-  Metric metric;
-  std::vector<double> norms;  // cosine only
-
-  const T* row(std::int64_t i) const { return x + i * d; }
-
-  T distance(std::int64_t i, std::int64_t j) const {
-    const T *a = row(i), *b = row(j);
-    switch (metric) {
-      case Metric::sqeuclidean:
-      case Metric::euclidean: {
-        const double square = sum_over(a, b, d, [](double u, double v) { return (u - v) * (u - v); });
-        return static_cast<T>(metric == Metric::euclidean ? std::sqrt(square) : square);
-      }
-      case Metric::cosine: {
-        const double na = norms[i], nb = norms[j];
-        if (na == 0 || nb == 0) return 1;
-        return static_cast<T>(sum_over(a, b, d,
-                                       [na, nb](double u, double v) {
-                                         const double w = u / na - v / nb;
-                                         return w * w;
-                                       }) /
-                              2);
-      }
-      case Metric::inner_product:
-        break;
-    }
-    return static_cast<T>(-sum_over(a, b, d, [](double u, double v) { return u * v; }));
-  }
-};
-
-// ---- the filter's coordinates
-// ----------------------------------------------------------------------------------------
-
-/// Float32 copies of a segment's points, centred and scaled to at most 1, in which
-///
-///   bound(i, j) = g_i + g_j - <y_i, y_j>   <=   v(i, j)   <=   bound(i, j) + 2 (slack_i + slack_j)
-///
-/// where v is half the squared distance (or minus the inner product) in scaled coordinates, computed without rounding.
-struct Filter {
-  std::int64_t d, panels;
-  double unit;      // v = unit * squared distance (twice the cosine distance, or the distance of inner_product)
-  double rounding;  // absolute error of the exact distances and of their rounding to T, in the units of v
-  std::vector<float> y, g, slack;
-
-  const float* panel(std::int64_t p) const { return y.data() + p * d * kPanel; }
-};
-
-template <typename T>
-Filter make_filter(const Points<T>& points, int num_threads) {
-  const std::int64_t n = points.n, d = points.d;
-  const bool centred = points.metric != Metric::inner_product;
-  const auto coordinate = [&](std::int64_t i, std::int64_t p) {
-    const double value = static_cast<double>(points.row(i)[p]);
-    return points.metric == Metric::cosine && points.norms[i] > 0 ? value / points.norms[i] : value;
-  };
-
-  std::vector<double> centre(d, 0.0);
-  if (centred) {
-    for (std::int64_t i = 0; i < n; ++i)
-      for (std::int64_t p = 0; p < d; ++p) centre[p] += coordinate(i, p);
-    for (double& c : centre) c /= static_cast<double>(n);
-  }
-  double spread = 0, farthest = 0;  // largest centred and raw coordinate
-#pragma omp parallel for num_threads(num_threads) reduction(max : spread, farthest)
-  for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t p = 0; p < d; ++p) {
-      const double value = coordinate(i, p);
-      spread = std::max(spread, std::abs(value - centre[p]));
-      farthest = std::max(farthest, std::abs(value));
-    }
-  // A power of two, so that scaling does not round; not so large that its square overflows.
-  const double scale = spread > 0 ? std::exp2(std::min(-std::ceil(std::log2(spread)), 500.0)) : 1.0;
-
-  Filter filter;
-  filter.d = d;
-  filter.panels = (n + kPanel - 1) / kPanel;
-  filter.unit = centred ? scale * scale / 2 : scale * scale;
-  const double tiny = static_cast<double>(std::numeric_limits<T>::denorm_min());
-  const double double_error = (static_cast<double>(d) + 8) * 0x1p-52;
-  filter.rounding = filter.unit * 4 * tiny;
-  filter.y.assign(static_cast<std::size_t>(filter.panels * d * kPanel), 0.0f);
-  filter.g.assign(static_cast<std::size_t>(filter.panels * kPanel), std::numeric_limits<float>::quiet_NaN());
-  filter.slack.assign(filter.g.size(), 0.0f);
-  // <y_i, y_j> is off by at most (d + 8) 2^-23 |y_i| |y_j| <= ... (|y_i|^2 + |y_j|^2) / 2: float32 coordinates and
-  // sums. A coordinate is off by 2^-52 of its raw size, from dividing by norms and subtracting the centre.
-  const double sum_error = (static_cast<double>(d) + 8) * 0x1p-23;
-  const double raw_error = farthest * scale * 0x1p-51 * std::sqrt(static_cast<double>(d));
-#pragma omp parallel for num_threads(num_threads)
-  for (std::int64_t i = 0; i < n; ++i) {
-    float* out = filter.y.data() + (i / kPanel) * d * kPanel + i % kPanel;
-    double square = 0;
-    for (std::int64_t p = 0; p < d; ++p) {
-      const float value = static_cast<float>((coordinate(i, p) - centre[p]) * scale);
-      out[p * kPanel] = value;
-      square += static_cast<double>(value) * value;
-    }
-    double slack = square * sum_error + raw_error * (std::sqrt(square) + raw_error);
-    if (!centred) slack += square * double_error;
-    if (points.metric == Metric::cosine && points.norms[i] == 0) slack += scale * scale / 2;  // its distances are 1
-    slack = slack * 1.01 + 0x1p-120;
-    filter.slack[i] = static_cast<float>(slack);
-    filter.g[i] = static_cast<float>((centred ? square / 2 : 0.0) - slack);
-  }
-  return filter;
-}
-
-/// A float32 limit above every v whose exact distance rounds to that of `v`, with room for float32 sums of the limit.
-inline float raised(double v, double rounding) { return static_cast<float>(v + std::abs(v) * 0x1p-20 + rounding); }
-
-// ---- the k nearest so far
-// --------------------------------------------------------------------------------------------
-
-/// Each row of the result is a binary heap with its farthest neighbour on top, and a limit in the filter's units that
-/// no further neighbour exceeds.
-template <typename T>
-struct Nearest {
-  std::int64_t k;
-  std::int64_t* indices;
-  T* distances;
-  Metric metric;
-  double unit, rounding;
-  std::vector<float> limit;
-
-  Nearest(const Points<T>& points, const Filter& filter, std::int64_t k_, std::int64_t* indices_, T* distances_)
-      : k(k_),
-        indices(indices_),
-        distances(distances_),
-        metric(points.metric),
-        unit(filter.unit),
-        rounding(filter.rounding),
-        limit(filter.g.size(), kInfinity) {
+class Nearest {
+ public:
+  Nearest(const Points<T>& points, const Filter& filter, std::int64_t k, std::int64_t* indices, T* distances)
+      : limit(filter.g.size(), kInfinity),
+        points_(points),
+        filter_(filter),
+        k_(k),
+        capacity_(filter.coarse() ? 4 * k + 32 : 2 * k + 8),
+        indices_(indices),
+        distances_(distances),
+        candidates_(points.n * capacity_),
+        counts_(points.n, 0),
+        widest_slack_(*std::max_element(filter.slack.begin(), filter.slack.end())) {
     std::fill(indices, indices + points.n * k, std::numeric_limits<std::int64_t>::max());
     std::fill(distances, distances + points.n * k, std::numeric_limits<T>::infinity());
   }
 
-  static bool before(T da, std::int64_t ia, T db, std::int64_t ib) { return da < db || (da == db && ia < ib); }
+  /// In the filter's units, per row: no further neighbour has a bound above it. Padded like the filter's arrays.
+  std::vector<float> limit;
 
-  void offer(std::int64_t i, T distance, std::int64_t j) {
-    T* dist = distances + i * k;
-    if (!before(distance, j, dist[0], indices[i * k])) return;
-    sift(i, k, distance, j);
-    if (dist[0] < std::numeric_limits<T>::infinity()) limit[i] = std::min(limit[i], limit_of(dist[0]));
+  void add(std::int64_t i, float bound, std::int64_t j) {
+    if (bound > limit[i] || i == j) return;
+    if (counts_[i] == capacity_) make_room(i);
+    candidates_[i * capacity_ + counts_[i]++] = {bound, static_cast<std::uint32_t>(j)};
   }
 
-  /// Upper bound of v for every pair whose rounded distance is at most `distance`.
-  float limit_of(T distance) const {
-    const double s = static_cast<double>(distance);
-    const double v = unit * (metric == Metric::euclidean ? s * s : metric == Metric::cosine ? 2 * s : s);
-    return raised(v, rounding);
+  /// Tightens the limit of row i, given that k other points have a bound of at most `bound`.
+  void limit_by_bound(std::int64_t i, float bound) {
+    const double slack = 2.0 * (static_cast<double>(filter_.slack[i]) + widest_slack_);
+    limit[i] = std::min(limit[i], filter_.limit(static_cast<double>(bound) + slack));
   }
 
-  void sort(std::int64_t i) {
-    T* dist = distances + i * k;
-    std::int64_t* index = indices + i * k;
-    for (std::int64_t last = k - 1; last > 0; --last) {
-      const T far = dist[0];
+  /// Turns row i into its result: k neighbours with their distances, nearest first, numbered from `offset`.
+  void finish(std::int64_t i, std::int64_t offset) {
+    settle(i);
+    T* distance = distances_ + i * k_;
+    std::int64_t* index = indices_ + i * k_;
+    for (std::int64_t last = k_ - 1; last > 0; --last) {
+      const T far = distance[0];
       const std::int64_t far_index = index[0];
-      sift(i, last, dist[last], index[last]);
-      dist[last] = far;
+      sift(i, last, distance[last], index[last]);
+      distance[last] = far;
       index[last] = far_index;
     }
+    for (std::int64_t r = 0; r < k_; ++r) index[r] += offset;
+  }
+
+  /// Mean number of candidates of the first `rows` rows that their bounds leave undecided.
+  double undecided(std::int64_t rows) {
+    std::int64_t sum = 0;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      drop_far(i);
+      sum += counts_[i];
+    }
+    return static_cast<double>(sum) / static_cast<double>(rows);
   }
 
  private:
-  /// Replaces the top of a heap of `size` entries.
+  struct Candidate {
+    float bound;
+    std::uint32_t index;
+    bool operator<(const Candidate& other) const { return bound < other.bound; }
+  };
+
+  static bool before(T da, std::int64_t ia, T db, std::int64_t ib) { return da < db || (da == db && ia < ib); }
+
+  void drop_far(std::int64_t i) {
+    Candidate* row = &candidates_[i * capacity_];
+    if (counts_[i] >= k_) {
+      std::nth_element(row, row + k_ - 1, row + counts_[i]);
+      limit_by_bound(i, row[k_ - 1].bound);
+    }
+    const float most = limit[i];
+    counts_[i] = std::remove_if(row, row + counts_[i], [most](const Candidate& c) { return c.bound > most; }) - row;
+  }
+
+  void make_room(std::int64_t i) {
+    drop_far(i);
+    if (counts_[i] > capacity_ - capacity_ / 4) settle(i);
+  }
+
+  /// Computes the distances of row i's candidates, most promising first, until no other can matter.
+  void settle(std::int64_t i) {
+    Candidate* row = &candidates_[i * capacity_];
+    std::sort(row, row + counts_[i]);
+    for (std::int64_t c = 0; c < counts_[i] && row[c].bound <= limit[i]; ++c) {
+      if (c + 1 < counts_[i]) points_.prefetch(row[c + 1].index);
+      offer(i, points_.distance(i, row[c].index), row[c].index);
+    }
+    counts_[i] = 0;
+  }
+
+  void offer(std::int64_t i, T distance, std::int64_t j) {
+    const T& farthest = distances_[i * k_];
+    if (!before(distance, j, farthest, indices_[i * k_])) return;
+    sift(i, k_, distance, j);
+    if (farthest == std::numeric_limits<T>::infinity()) return;  // fewer than k so far
+    const double s = static_cast<double>(farthest);
+    const double square = points_.metric == Metric::euclidean ? s * s : points_.metric == Metric::cosine ? 2 * s : s;
+    limit[i] = std::min(limit[i], filter_.limit(filter_.unit * square));
+  }
+
+  /// Replaces the top of the heap of row i, of which the first `size` places count.
   void sift(std::int64_t i, std::int64_t size, T distance, std::int64_t j) {
-    T* dist = distances + i * k;
-    std::int64_t* index = indices + i * k;
+    T* distances = distances_ + i * k_;
+    std::int64_t* indices = indices_ + i * k_;
     std::int64_t hole = 0;
     for (std::int64_t child = 1; child < size; child = 2 * hole + 1) {
-      if (child + 1 < size && before(dist[child], index[child], dist[child + 1], index[child + 1])) ++child;
-      if (!before(distance, j, dist[child], index[child])) break;
-      dist[hole] = dist[child];
-      index[hole] = index[child];
+      if (child + 1 < size && before(distances[child], indices[child], distances[child + 1], indices[child + 1]))
+        ++child;
+      if (!before(distance, j, distances[child], indices[child])) break;
+      distances[hole] = distances[child];
+      indices[hole] = indices[child];
       hole = child;
     }
-    dist[hole] = distance;
-    index[hole] = j;
-  }
-};
-
-// ---- one job: a block of rows against a block of columns
-// -----------------------------------------------------------------
-
-struct Pair {
-  float bound;
-  std::int32_t row, column;  // within their blocks
-};
-
-struct Scratch {
-  std::vector<Pair> pairs;
-  std::vector<float> products;  // kBlock x kBlock, of blocks whose rows have no limit yet
-  std::vector<float> sorted;
-  Scratch() : products(static_cast<std::size_t>(kBlock) * kBlock) { pairs.reserve(kSurvivors + kBlock * kPanel); }
-};
-
-/// acc[a][v] = <row a, columns of vector v> - g of those columns
-inline void tile_products(const float* rows, const float* columns, const float* g, std::int64_t d,
-                          Vec<float> (&acc)[kTileRows][kTileVectors]) {
-#pragma GCC unroll 8
-  for (int a = 0; a < kTileRows; ++a)
-#pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) acc[a][v] = -load(g + v * lanes<float>);
-  for (std::int64_t p = 0; p < d; ++p, rows += kPanel, columns += kPanel) {
-    Vec<float> b[kTileVectors];
-#pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) b[v] = load(columns + v * lanes<float>);
-#pragma GCC unroll 8
-    for (int a = 0; a < kTileRows; ++a) {
-      const Vec<float> value = broadcast(rows[a]);
-#pragma GCC unroll 3
-      for (int v = 0; v < kTileVectors; ++v) acc[a][v] = multiply_add<float>(value, b[v], acc[a][v]);
-    }
-  }
-}
-
-template <typename T>
-class Search {
- public:
-  Search(const Points<T>& points, const Filter& filter, Nearest<T>& nearest)
-      : points_(points), filter_(filter), nearest_(nearest) {}
-
-  std::int64_t blocks() const { return (points_.n + kBlock - 1) / kBlock; }
-
-  /// All pairs of one block: both ends of every pair are offered to each other as rows.
-  void within(std::int64_t block, Scratch& scratch) { run<false>(block, block, scratch); }
-
-  /// All pairs between two blocks, each computed once and offered to both ends.
-  void between(std::int64_t i, std::int64_t j, Scratch& scratch) { run<true>(i, j, scratch); }
-
- private:
-  std::int64_t first(std::int64_t block) const { return block * kBlock; }
-  std::int64_t size(std::int64_t block) const { return std::min<std::int64_t>(kBlock, points_.n - first(block)); }
-
-  template <bool symmetric>
-  void run(std::int64_t row_block, std::int64_t column_block, Scratch& scratch) {
-    if (!symmetric) initial_limits(row_block, scratch);
-    const std::int64_t r0 = first(row_block), c0 = first(column_block);
-    const std::int64_t rows = size(row_block), columns = size(column_block);
-    alignas(64) float row_of_tile[lanes<float>];
-    for (std::int64_t c = 0; c < columns; c += kTileColumns) {
-      const std::int64_t column = c0 + c;
-      const float* column_data = filter_.panel(column / kPanel) + column % kPanel;
-      for (std::int64_t r = 0; r < rows; r += kTileRows) {
-        const std::int64_t row = r0 + r;
-        Vec<float> acc[kTileRows][kTileVectors];
-        tile_products(filter_.panel(row / kPanel) + row % kPanel, column_data, &filter_.g[column], filter_.d, acc);
-#pragma GCC unroll 8
-        for (int a = 0; a < kTileRows; ++a) {
-          const float g = filter_.g[row + a];
-          const Vec<float> row_limit = broadcast(nearest_.limit[row + a]);
-#pragma GCC unroll 3
-          for (int v = 0; v < kTileVectors; ++v) {
-            Vec<float> limit = row_limit;
-            if (symmetric) limit = maximum(limit, load(&nearest_.limit[column + v * lanes<float>]));
-            std::uint32_t mask = mask_greater_equal(acc[a][v], g - limit);
-            if (mask == 0) [[likely]]
-              continue;
-            store(row_of_tile, acc[a][v]);
-            for (; mask != 0; mask &= mask - 1) {
-              const int lane = __builtin_ctz(mask);
-              scratch.pairs.push_back({g - row_of_tile[lane], static_cast<std::int32_t>(r + a),
-                                       static_cast<std::int32_t>(c + v * lanes<float> + lane)});
-            }
-          }
-        }
-        if (static_cast<std::int64_t>(scratch.pairs.size()) >= kSurvivors) settle<symmetric>(r0, c0, scratch);
-      }
-    }
-    settle<symmetric>(r0, c0, scratch);
-  }
-
-  /// Computes the distances of the collected pairs that may still matter.
-  template <bool symmetric>
-  void settle(std::int64_t r0, std::int64_t c0, Scratch& scratch) {
-    for (const Pair& pair : scratch.pairs) {
-      const std::int64_t i = r0 + pair.row, j = c0 + pair.column;
-      const bool for_row = pair.bound <= nearest_.limit[i];
-      const bool for_column = symmetric && pair.bound <= nearest_.limit[j];
-      if (i == j || !(for_row || for_column)) continue;
-      const T distance = points_.distance(i, j);
-      if (for_row) nearest_.offer(i, distance, j);
-      if (for_column) nearest_.offer(j, distance, i);
-    }
-    scratch.pairs.clear();
-  }
-
-  /// The first limit of each row: the k-th smallest upper bound within its own block. Without it, every pair of the
-  /// block would be computed exactly.
-  void initial_limits(std::int64_t block, Scratch& scratch) {
-    const std::int64_t r0 = first(block), count = size(block);
-    if (count - 1 < nearest_.k) return;
-    float block_slack = 0;
-    for (std::int64_t c = 0; c < count; ++c) block_slack = std::max(block_slack, filter_.slack[r0 + c]);
-    for (std::int64_t c = 0; c < count; c += kTileColumns) {
-      const std::int64_t column = r0 + c;
-      for (std::int64_t r = 0; r < count; r += kTileRows) {
-        const std::int64_t row = r0 + r;
-        Vec<float> acc[kTileRows][kTileVectors];
-        tile_products(filter_.panel(row / kPanel) + row % kPanel, filter_.panel(column / kPanel) + column % kPanel,
-                      &filter_.g[column], filter_.d, acc);
-        for (int a = 0; a < kTileRows; ++a)
-          for (int v = 0; v < kTileVectors; ++v)
-            store(&scratch.products[(r + a) * kBlock + c + v * lanes<float>], acc[a][v]);
-      }
-    }
-    for (std::int64_t r = 0; r < count; ++r) {
-      float* row = &scratch.products[r * kBlock];
-      row[r] = row[count - 1];  // the point itself is left out
-      float* kth = row + nearest_.k - 1;
-      std::nth_element(row, kth, row + count - 1, [](float a, float b) { return a > b; });
-      const double bound = static_cast<double>(filter_.g[r0 + r]) - *kth;
-      const double slack = 2.0 * (static_cast<double>(filter_.slack[r0 + r]) + block_slack);
-      const double v = bound + slack;
-      nearest_.limit[r0 + r] = raised(v, nearest_.rounding);
-    }
+    distances[hole] = distance;
+    indices[hole] = j;
   }
 
   const Points<T>& points_;
   const Filter& filter_;
+  const std::int64_t k_, capacity_;
+  std::int64_t* const indices_;
+  T* const distances_;
+  std::vector<Candidate> candidates_;
+  std::vector<std::int64_t> counts_;
+  const float widest_slack_;
+};
+
+/// Jobs: the pairs within a block of points, or between two blocks. Only the rows of those blocks are touched.
+template <typename T>
+class Search {
+ public:
+  Search(std::int64_t n, std::int64_t k, const Filter& filter, Nearest<T>& nearest)
+      : n_(n), k_(k), filter_(filter), nearest_(nearest) {}
+
+  std::int64_t blocks() const { return (n_ + kBlock - 1) / kBlock; }
+  std::int64_t first(std::int64_t block) const { return block * kBlock; }
+  std::int64_t size(std::int64_t block) const { return std::min<std::int64_t>(kBlock, n_ - first(block)); }
+
+  /// Within a block every pair is computed for both of its ends. The block gives its rows their first limits, without
+  /// which they would take in every pair. `products` has room for kBlock * kBlock.
+  void within(std::int64_t block, float* products) const {
+    const std::int64_t start = first(block), count = size(block);
+    Filter::Tile tile;
+    for (std::int64_t c = 0; c < count; c += Filter::kTileColumns)
+      for (std::int64_t r = 0; r < count; r += Filter::kTileRows) {
+        filter_.products(start + r, start + c, tile);
+        for (int a = 0; a < Filter::kTileRows; ++a)
+          for (int v = 0; v < Filter::kTileVectors; ++v)
+            store(&products[(r + a) * kBlock + c + v * lanes<float>], tile[a][v]);
+      }
+    for (std::int64_t r = 0; r < count; ++r) {
+      const float* row = products + r * kBlock;
+      const float g = filter_.g[start + r];
+      if (k_ < count) nearest_.limit_by_bound(start + r, g - nearly_kth(row, r, count));
+      for (std::int64_t c = 0; c < count; c += lanes<float>) {
+        std::uint32_t mask = mask_greater_equal(load(row + c), broadcast(g - nearest_.limit[start + r]));
+        for (; mask != 0; mask &= mask - 1) {
+          const std::int64_t column = c + __builtin_ctz(mask);
+          nearest_.add(start + r, g - row[column], start + column);
+        }
+      }
+    }
+  }
+
+  /// Between two blocks every pair is computed once and offered to both ends.
+  void between(std::int64_t row_block, std::int64_t column_block) const {
+    const std::int64_t r0 = first(row_block), c0 = first(column_block);
+    const std::int64_t rows = size(row_block), columns = size(column_block);
+    Filter::Tile tile;
+    for (std::int64_t column = c0; column < c0 + columns; column += Filter::kTileColumns)
+      for (std::int64_t row = r0; row < r0 + rows; row += Filter::kTileRows) {
+        filter_.products(row, column, tile);
+#pragma GCC unroll 8
+        for (int a = 0; a < Filter::kTileRows; ++a) {
+          const float g = filter_.g[row + a];
+          const Vec<float> row_limit = broadcast(nearest_.limit[row + a]);
+#pragma GCC unroll 3
+          for (int v = 0; v < Filter::kTileVectors; ++v) {
+            const std::int64_t start = column + v * lanes<float>;
+            const Vec<float> limit = maximum(row_limit, load(&nearest_.limit[start]));
+            const std::uint32_t mask = mask_greater_equal(tile[a][v], g - limit);
+            if (mask != 0) [[unlikely]]
+              add_both(row + a, start, mask, g - tile[a][v]);
+          }
+        }
+      }
+  }
+
+ private:
+  void add_both(std::int64_t i, std::int64_t start, std::uint32_t mask, Vec<float> bounds) const {
+    float bound[lanes<float>];
+    store(bound, bounds);
+    for (; mask != 0; mask &= mask - 1) {
+      const int lane = __builtin_ctz(mask);
+      nearest_.add(i, bound[lane], start + lane);
+      nearest_.add(start + lane, bound[lane], i);
+    }
+  }
+
+  /// A product that at least k of the `count` points of a block, `self` left out, reach with this row: the k-th largest
+  /// of the largest of each of about 2 k groups, which is much quicker to find than the k-th largest of all.
+  float nearly_kth(const float* row, std::int64_t self, std::int64_t count) const {
+    float best[kBlock];
+    const std::int64_t groups = std::min(count, 2 * k_ + 6);
+    std::fill(best, best + groups, -kInfinity);
+    for (std::int64_t start = 0; start < count; start += groups) {
+      const std::int64_t width = std::min(groups, count - start);
+      for (std::int64_t c = 0; c < width; ++c) best[c] = std::max(best[c], row[start + c]);
+    }
+    float& of_self = best[self % groups];
+    of_self = -kInfinity;
+    for (std::int64_t c = self % groups; c < count; c += groups)
+      if (c != self) of_self = std::max(of_self, row[c]);
+    std::nth_element(best, best + k_ - 1, best + groups, std::greater<>());
+    return best[k_ - 1];
+  }
+
+  const std::int64_t n_, k_;
+  const Filter& filter_;
   Nearest<T>& nearest_;
 };
 
-// ---- scheduling
-// --------------------------------------------------------------------------------------------------------
+/// Integers, where the processor has fast products of them. Bytes pay for many coordinates, unless they are too coarse
+/// for these points: then the bounds of most pairs of close points decide nothing. The first block tells.
+template <typename T>
+Filter choose_filter(const Points<T>& points, std::int64_t k, std::int64_t* indices, T* distances, float* products,
+                     int num_threads) {
+  if (!has_integer_products || points.d > kMostIntegerCoordinates) return Filter(points, Storage::float32, num_threads);
+  if (points.d >= kFewestByteCoordinates) {
+    Filter filter(points, Storage::int8, num_threads);
+    const Points<T> sample(points.x, std::min<std::int64_t>(points.n, kBlock), points.d, points.metric);
+    Nearest<T> nearest(sample, filter, k, indices, distances);
+    Search<T>(sample.n, k, filter, nearest).within(0, products);
+    if (nearest.undecided(sample.n) <= 2.5 * static_cast<double>(k) + 8) return filter;
+  }
+  return Filter(points, Storage::int16, num_threads);
+}
 
-/// Runs all jobs of one segment. Jobs are ordered like the rounds of a tournament, in which no block plays twice, so
+/// Runs all jobs of one segment. They are ordered like the rounds of a tournament, in which no block plays twice, so
 /// that threads seldom wait for the lock of a block. The result does not depend on the order.
 template <typename T>
 void search_segment(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, std::int64_t offset,
-                    std::int64_t* indices, T* distances, int num_threads, Scratch* scratch, std::atomic<bool>& stop,
+                    std::int64_t* indices, T* distances, int num_threads, float* products, std::atomic<bool>& stop,
                     const std::function<void(double)>& report) {
-  Points<T> points{x, n, d, metric, {}};
-  if (metric == Metric::cosine) {
-    points.norms.resize(n);
-    for (std::int64_t i = 0; i < n; ++i) points.norms[i] = norm(points.row(i), d);
-  }
-  const Filter filter = make_filter(points, num_threads);
+  const Points<T> points(x, n, d, metric);
+  const Filter filter = choose_filter(points, k, indices, distances, products, num_threads);
   Nearest<T> nearest(points, filter, k, indices, distances);
-  Search<T> search(points, filter, nearest);
+  const Search<T> search(n, k, filter, nearest);
   const std::int64_t blocks = search.blocks();
   const auto locks = std::make_unique<std::mutex[]>(blocks);
   std::atomic<std::int64_t> next{0};
@@ -401,26 +282,23 @@ void search_segment(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, 
 
 #pragma omp parallel num_threads(num_threads)
   {
-    Scratch& mine = scratch[thread_index()];
+    float* own_products = products + static_cast<std::int64_t>(thread_index()) * kBlock * kBlock;
     for (std::int64_t job; !stop && (job = next++) < jobs;) {
       if (job < blocks) {
         const std::lock_guard guard(locks[job]);
-        search.within(job, mine);
+        search.within(job, own_products);
       } else {
         const std::int64_t round = job / blocks - 1, i = job % blocks, j = (round - i + blocks) % blocks;
         if (i >= j) continue;
         const std::scoped_lock guard(locks[i], locks[j]);
-        search.between(i, j, mine);
+        search.between(i, j);
       }
       if (thread_index() == 0) report(static_cast<double>(job + 1) / static_cast<double>(jobs));
     }
   }
 
-#pragma omp parallel for num_threads(num_threads)
-  for (std::int64_t i = 0; i < n; ++i) {
-    nearest.sort(i);
-    for (std::int64_t r = 0; r < k; ++r) indices[i * k + r] += offset;
-  }
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 64)
+  for (std::int64_t i = 0; i < n; ++i) nearest.finish(i, offset);
 }
 
 }  // namespace
@@ -428,15 +306,15 @@ void search_segment(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, 
 template <typename T>
 bool knn_graph(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
                std::int64_t segments, std::int64_t* indices, T* distances, int num_threads, Progress& progress) {
-  std::vector<Scratch> scratch(static_cast<std::size_t>(num_threads));
+  std::vector<float> products(static_cast<std::size_t>(num_threads) * kBlock * kBlock);
   std::atomic<bool> stop{false};
   // Segments of up to a few blocks are searched side by side, one thread each; larger ones one after the other.
   constexpr std::int64_t small = 4 * kBlock;
-  const auto search = [&](std::int64_t s, int threads, Scratch* own, const std::function<void(double)>& report) {
+  const auto search = [&](std::int64_t s, int threads, float* own_products, const std::function<void(double)>& report) {
     const std::int64_t first = ptr[s], size = ptr[s + 1] - first;
     if (size > 0)
-      search_segment(x + first * d, size, d, k, metric, first, indices + first * k, distances + first * k, threads, own,
-                     stop, report);
+      search_segment(x + first * d, size, d, k, metric, first, indices + first * k, distances + first * k, threads,
+                     own_products, stop, report);
   };
   const auto report = [&](double points) {
     if (!progress.update(points / static_cast<double>(n))) stop = true;
@@ -445,13 +323,13 @@ bool knn_graph(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metri
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic)
   for (std::int64_t s = 0; s < segments; ++s) {
     if (stop || ptr[s + 1] - ptr[s] > small) continue;
-    search(s, 1, &scratch[thread_index()], [](double) {});
+    search(s, 1, &products[static_cast<std::size_t>(thread_index()) * kBlock * kBlock], [](double) {});
     if (thread_index() == 0) report(static_cast<double>(ptr[s]));
   }
   for (std::int64_t s = 0; s < segments; ++s) {
     const std::int64_t size = ptr[s + 1] - ptr[s];
     if (stop || size <= small) continue;
-    search(s, num_threads, scratch.data(),
+    search(s, num_threads, products.data(),
            [&](double share) { report(static_cast<double>(ptr[s]) + share * static_cast<double>(size)); });
   }
   return !stop;

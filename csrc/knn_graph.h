@@ -9,12 +9,14 @@
 //   cosine         |x/|x| - y/|y||^2 / 2          inner_product  -<x, y>     (smaller is nearer for every metric)
 //                  (= 1 - cos; 1 if x or y is 0)
 //
-// How: a float32 matrix product over register tiles gives every pair a certified lower bound of its distance, from
-// centred and scaled coordinates; the few pairs whose bound beats the current k-th distance of either end are computed
-// exactly. Each pair of points is visited once and serves both rows. The distance matrix is never stored.
+// How: a product of narrow integers or float32 over register tiles gives every pair a certified lower bound of its
+// distance (knn_filter.h). Each pair of points is visited once and serves both rows. A row keeps the pairs whose bounds
+// might be among its k smallest; only the distances of those left at the end, little more than k, are computed exactly
+// (knn_points.h). The distance matrix is never stored.
 //
 // Requires: x finite, (n, d) row-major, squared norms of differences that fit T; 1 <= k < size of every non-empty
-// segment; ptr (segments + 1) ascending from 0 to n. Memory beyond the result: O(threads * tile + n + block * d).
+// segment, itself less than 2^32; ptr (segments + 1) ascending from 0 to n. Memory beyond the result: n * (20 k + 80)
+// bytes and a copy of x as float32, int16 or int8.
 #pragma once
 
 #include <cstdint>
@@ -29,5 +31,17 @@ enum class Metric { sqeuclidean, euclidean, cosine, inner_product };
 template <typename T>
 bool knn_graph(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
                std::int64_t segments, std::int64_t* indices, T* distances, int num_threads, Progress& progress);
+
+namespace cuda {
+
+/// Bytes of `workspace`: none, but (n, d) float64 for cosine.
+std::int64_t knn_graph_workspace(std::int64_t n, std::int64_t d, Metric metric);
+
+/// The same result from device memory, on `stream`. The workspace is aligned to 256 bytes.
+template <typename T>
+void knn_graph(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
+               std::int64_t segments, std::int64_t* indices, T* distances, void* workspace, void* stream);
+
+}  // namespace cuda
 
 }  // namespace ssdml

@@ -16,4 +16,13 @@ template <typename T>
 void mine_triplets(const std::int64_t* indices, const T* distances, const T* affinity, std::int64_t k,
                    const std::int64_t* anchors, std::int64_t n_anchors, std::int64_t* triplets, int num_threads);
 
+namespace cuda {
+
+/// The same from device memory, on `stream`.
+template <typename T>
+void mine_triplets(const std::int64_t* indices, const T* distances, const T* affinity, std::int64_t k,
+                   const std::int64_t* anchors, std::int64_t n_anchors, std::int64_t* triplets, void* stream);
+
+}  // namespace cuda
+
 }  // namespace ssdml

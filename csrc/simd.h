@@ -14,7 +14,7 @@
 
 namespace ssdml {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)  // with F, BW, DQ and VL: Ice Lake, Zen 4 and newer
 inline constexpr const char* isa_name = "avx512";
 inline constexpr int vector_bytes = 64;
 inline constexpr int vector_registers = 32;
@@ -59,7 +59,7 @@ inline Vec<T> broadcast(T x) {
 /// place where a kernel's rounding depends on the instruction set.
 template <typename T>
 inline Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> c) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
   if constexpr (sizeof(T) == 4)
     return _mm512_fmadd_ps(a, b, c);
   else
@@ -76,7 +76,7 @@ inline Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> c) {
 
 /// Bit r is set where a[r] >= b[r]; never for NaN.
 inline std::uint32_t mask_greater_equal(Vec<float> a, Vec<float> b) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
   return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
 #elif defined(__AVX2__)
   return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
@@ -88,6 +88,26 @@ inline std::uint32_t mask_greater_equal(Vec<float> a, Vec<float> b) {
   return mask;
 #endif
 }
+
+/// Whether there are instructions that multiply and sum small integers, four bytes or two int16 to a lane.
+#if defined(__AVX512VNNI__)
+inline constexpr bool has_integer_products = true;
+inline Vec<std::int32_t> multiply_add_bytes(Vec<std::int32_t> a, Vec<std::int32_t> b, Vec<std::int32_t> c) {
+  return (Vec<std::int32_t>)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
+}
+inline Vec<std::int32_t> multiply_add_pairs(Vec<std::int32_t> a, Vec<std::int32_t> b, Vec<std::int32_t> c) {
+  return (Vec<std::int32_t>)_mm512_dpwssd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
+}
+#else
+inline constexpr bool has_integer_products = false;
+/// c[r] + sum over the four bytes of lane r of a (unsigned) times b (signed). Not to be called here.
+inline Vec<std::int32_t> multiply_add_bytes(Vec<std::int32_t>, Vec<std::int32_t>, Vec<std::int32_t> c) { return c; }
+/// c[r] + sum over the two int16 of lane r of a times b. Not to be called here.
+inline Vec<std::int32_t> multiply_add_pairs(Vec<std::int32_t>, Vec<std::int32_t>, Vec<std::int32_t> c) { return c; }
+#endif
+
+/// Each integer as a float.
+inline Vec<float> to_float(Vec<std::int32_t> a) { return __builtin_convertvector(a, Vec<float>); }
 
 /// The larger of each pair of numbers, neither of them NaN.
 inline Vec<float> maximum(Vec<float> a, Vec<float> b) { return a > b ? a : b; }

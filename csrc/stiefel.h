@@ -19,4 +19,18 @@ template <typename T>
 double cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d, std::int64_t l, double step,
                      T* updated, int num_threads);
 
+namespace cuda {
+
+/// Bytes of `workspace`: O(batch * l^2).
+template <typename T>
+std::int64_t cayley_update_workspace(std::int64_t batch, std::int64_t l);
+
+/// The same from device memory, up to rounding, on `stream`. `drift`, one double on the device, receives the largest
+/// |L'L - I|. The workspace is aligned to 256 bytes.
+template <typename T>
+void cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d, std::int64_t l, double step,
+                   T* updated, double* drift, void* workspace, void* stream);
+
+}  // namespace cuda
+
 }  // namespace ssdml

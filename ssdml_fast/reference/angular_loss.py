@@ -20,7 +20,7 @@ def angular_loss_and_grad(z, triplets, L, alpha=40.0, reduction="sum", weight=No
     """Angular triplet loss with its gradients; see :func:`ssdml_fast.angular_loss_and_grad`."""
     y = z @ L
     m, a, b = _margins(y, triplets, alpha)
-    scale = 1 / (1 + np.exp(-m))  # d softplus(m) / dm
+    scale = np.exp(-np.logaddexp(0, -m))  # sigmoid(m) = d softplus(m) / dm, without overflow
     if weight is not None:
         scale = scale * weight
     if reduction == "mean":

@@ -32,7 +32,7 @@ def pairwise_distances(x, metric) -> np.ndarray:
         d = -(wide @ wide.T)
     elif metric == "cosine":
         norms = np.sqrt((wide**2).sum(1))
-        unit = wide / np.where(norms == 0, 1, norms)[:, None]
+        unit = wide * (1 / np.where(norms == 0, 1, norms))[:, None]
         d = ((unit[:, None] - unit[None]) ** 2).sum(2) / 2  # = 1 - cos, exact for near-duplicates too
         d[(norms[:, None] == 0) | (norms[None] == 0)] = 1  # a zero vector has no direction
     else:

@@ -1,0 +1,101 @@
+// What the CUDA kernels share: launches, errors and the division of a workspace. Only .cu files include it.
+//
+// Kernels run on the caller's stream and on the current device, and allocate nothing. A grid may be smaller than its
+// work, so every kernel strides over it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace ssdml::cuda {
+
+inline constexpr int kWarp = 32;
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+
+inline void check(cudaError_t status, const char* kernel) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // so that the next call is not blamed for it
+  throw std::runtime_error(std::string("CUDA kernel ") + kernel + " failed: " + cudaGetErrorString(status));
+}
+
+__host__ __device__ inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// ---- launches --------------------------------------------------------------------------------------------------------
+
+struct Grid {
+  std::int64_t blocks;
+  int threads;
+  std::int64_t shared_bytes = 0;
+};
+
+/// Blocks that give each of `count` items a thread, or a warp, of its own.
+inline Grid threads_for(std::int64_t count, int threads = 256) { return {ceil_div(count, threads), threads}; }
+inline Grid warps_for(std::int64_t count, int threads = 256) { return {ceil_div(count, threads / kWarp), threads}; }
+
+/// Starts a kernel, cut to the largest grid; an empty grid starts nothing.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, cudaStream_t stream, Grid grid, void (*kernel)(Parameters...), Arguments... arguments) {
+  if (grid.blocks == 0) return;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(std::min<std::int64_t>(grid.blocks, 0x7fffffff));
+  config.blockDim = static_cast<unsigned>(grid.threads);
+  config.dynamicSmemBytes = static_cast<std::size_t>(grid.shared_bytes);
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
+}
+
+/// Where a thread stands in the whole grid, and how far it strides. Blocks hold whole warps.
+__device__ inline std::int64_t thread_id() { return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ inline std::int64_t thread_count() { return static_cast<std::int64_t>(gridDim.x) * blockDim.x; }
+__device__ inline std::int64_t warp_id() { return thread_id() / kWarp; }
+__device__ inline std::int64_t warp_count() { return thread_count() / kWarp; }
+__device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
+
+// ---- numbers ---------------------------------------------------------------------------------------------------------
+
+inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// Doubles as integers of the same order, for atomicMin and atomicMax, and back. The order of nonnegative doubles is that
+/// of their bits.
+__device__ inline long long to_ordered(double value) {
+  const long long bits = __double_as_longlong(value);
+  return bits >= 0 ? bits : bits ^ 0x7fffffffffffffffLL;
+}
+__device__ inline double from_ordered(long long ordered) {
+  return __longlong_as_double(ordered >= 0 ? ordered : ordered ^ 0x7fffffffffffffffLL);
+}
+
+/// Replaces a nonnegative number by `value` where that is larger.
+__device__ inline void raise_to(double* number, double value) {
+  atomicMax(reinterpret_cast<long long*>(number), to_ordered(value));
+}
+
+// ---- workspace -------------------------------------------------------------------------------------------------------
+
+/// Hands out pieces of the caller's memory, each aligned to 256 bytes as the memory itself must be. Over a null pointer
+/// it only counts, so that one description of a layout serves both to measure it and to lay it out.
+class Workspace {
+ public:
+  explicit Workspace(void* memory) : base_(reinterpret_cast<std::uintptr_t>(memory)) {}
+
+  template <typename T>
+  T* take(std::int64_t count) {
+    T* piece = reinterpret_cast<T*>(base_ + static_cast<std::uintptr_t>(bytes_));
+    bytes_ += ceil_div(count * static_cast<std::int64_t>(sizeof(T)), 256) * 256;
+    return piece;
+  }
+
+  std::int64_t bytes() const { return bytes_; }
+
+ private:
+  std::uintptr_t base_;
+  std::int64_t bytes_ = 0;
+};
+
+}  // namespace ssdml::cuda
