@@ -121,7 +121,7 @@ Filter::Filter(const Points<T>& points, Storage storage, int num_threads) : stor
   g.assign(static_cast<std::size_t>(panels * kPanel), std::numeric_limits<float>::quiet_NaN());
   slack.assign(g.size(), 0.0f);
   unit = centred ? scale * scale / 2 : scale * scale;
-  rounding = unit * 4 * static_cast<double>(std::numeric_limits<T>::denorm_min());
+  rounding = unit * (static_cast<double>(d) + 4) * static_cast<double>(std::numeric_limits<T>::denorm_min());
 
   // Float32 coordinates and sums: <y_i, y_j> is off by at most e |y_i| |y_j| <= e (|y_i|^2 + |y_j|^2) / 2.
   // Raw coordinates are off by 2^-52 of their size, from dividing by norms and subtracting the centre.

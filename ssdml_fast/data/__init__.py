@@ -1,0 +1,1 @@
+"""Data sets, split for semi-supervised metric learning."""

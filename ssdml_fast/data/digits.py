@@ -1,0 +1,60 @@
+"""The handwritten digits that come with scikit-learn: 1,797 real 8x8 images of ten classes, no download."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .dataset import Dataset, hide_labels, stratified_split
+
+TEST_SHARE = 1 / 3
+VALIDATION_SHARE = 0.15  # of each class of the training data, as in the SSDML paper
+
+
+def load_digits(seed: int = 0, labels_per_class: int = 10) -> Dataset:
+    """Load and split scikit-learn's digits.
+
+    A third of each class is held out for testing and 15% of the rest for validation; of what remains (1,019 images),
+    all but `labels_per_class` images of each class lose their label. Pixels are scaled to [0, 1] and the mean
+    training image is subtracted.
+
+    Parameters
+    ----------
+    seed : int
+        Decides the split and which labels are kept, at least 0.
+    labels_per_class : int
+        Labelled training images of each class, at least 1.
+
+    Returns
+    -------
+    Dataset
+        With images of shape (1, 8, 8).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `labels_per_class` is no integer, below 1, or more than the smallest class has training images.
+
+    Examples
+    --------
+    >>> data = load_digits(seed=0)
+    >>> data.images.shape[1:], int((data.labels >= 0).sum())
+    ((1, 8, 8), 100)
+    """
+    from sklearn import datasets  # deferred: scikit-learn takes a second to import
+
+    pixels, classes = datasets.load_digits(return_X_y=True)
+    images = (pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    classes = classes.astype(np.int64)
+
+    rng = np.random.default_rng(seed)
+    rest, test = stratified_split(classes, TEST_SHARE, rng)
+    train, val = (rest[part] for part in stratified_split(classes[rest], VALIDATION_SHARE, rng))
+    images = images - images[train].mean(0)
+    return Dataset(
+        images[train],
+        hide_labels(classes[train], labels_per_class, rng),
+        images[val],
+        classes[val],
+        images[test],
+        classes[test],
+    )

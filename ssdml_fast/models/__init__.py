@@ -1,0 +1,1 @@
+"""Networks, and the orthogonal metric that follows each of them."""

@@ -1,0 +1,173 @@
+"""The command line: ``ssdml-fast train`` and ``ssdml-fast evaluate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import shlex
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .config import Config
+from .run import RunError, RunFolder
+
+if TYPE_CHECKING:  # torch and scikit-learn are imported inside the commands, so that --help answers at once
+    from .loop import Fitted
+
+app = typer.Typer(
+    help="Semi-supervised deep metric learning.", no_args_is_help=True, add_completion=False, rich_markup_mode="rich"
+)
+
+
+def _train(
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to make.", show_default="runs/<date and time>", file_okay=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Run folder to continue; takes every setting from it.", metavar="RUN")
+    ] = None,
+    labels_per_class: Annotated[int, typer.Option(help="Labelled training images of each class.")] = 10,
+    **settings: Any,
+) -> None:
+    """Train on scikit-learn's handwritten digits, most of them unlabelled, and report on held-out images."""
+    with _errors_told():
+        if resume is None:
+            config = Config(**settings)
+            path = out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            run = RunFolder(path, {"name": "digits", "labels_per_class": labels_per_class})
+        else:
+            sources = {name: context.get_parameter_source(name) for name in context.params if name != "resume"}
+            also = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+            if also:
+                raise ValueError(f"resume takes every setting from the run; found also {', '.join(also)}")
+            run = RunFolder(resume)
+            config = run.read_config()
+    try:
+        _run(run, config, resume is not None)
+    except KeyboardInterrupt:
+        console = Console()
+        if run.resumable:
+            console.print(f"\nStopped; the training is saved in {run.path}. To continue:", soft_wrap=True)
+            console.print(f"  ssdml-fast train --resume {shlex.quote(str(run.path))}", soft_wrap=True, highlight=False)
+        else:
+            console.print("\nStopped before there was anything to save.")
+        raise typer.Exit(130) from None
+
+
+def _run(run: RunFolder, config: Config, resume: bool) -> None:
+    """Train, report, and fill the run folder."""
+    console = Console()
+    from ..models.digits import digits_net
+    from .loop import fit
+    from .report import Report, load_data
+
+    with _errors_told():
+        data = load_data(run, config)
+    n_labelled = int((data.labels >= 0).sum())
+    console.print(
+        f"digits: {n_labelled} labelled and {len(data.labels) - n_labelled} unlabelled training images, "
+        f"{len(data.val_labels)} validation, {len(data.test_labels)} test",
+        soft_wrap=True,
+    )
+    bar = Progress(
+        TextColumn("training"), BarColumn(), TextColumn("epoch {task.completed:.0f} of {task.total:.0f}"),
+        TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    with bar, _errors_told():
+        task = bar.add_task("training", total=None)
+
+        def show(record: dict[str, Any]) -> None:
+            bar.update(task, completed=record["epoch"], total=record["epochs"])
+            console.print(_line(record), highlight=False, soft_wrap=True)
+
+        fitted = fit(
+            digits_net(config.seed), data.images, data.labels, data.val_images, data.val_labels,
+            config, run, resume, show,
+        )  # fmt: skip
+    console.print(_verdict(fitted), soft_wrap=True)
+
+    report = Report.of(fitted.model, config, data)
+    run.write_results({"stopped": fitted.stopped, "best_epoch": fitted.best["epoch"], "test": report.figures})
+    report.draw(run)
+    console.print(report.table())
+    console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)
+
+
+def _line(record: dict[str, Any]) -> str:
+    where = (
+        f"round {record['round']}  partition {record['partition']}  loss {record['loss']:.4f}  "
+        if record["epoch"]
+        else f"{'untrained':<36}"
+    )
+    figures = f"NMI {100 * record['val_nmi']:5.1f}  R@1 {100 * record['val_recall@1']:5.1f}"
+    return f"epoch {record['epoch']:>2} of {record['epochs']}  {where}validation {figures}"
+
+
+def _verdict(fitted: Fitted) -> str:
+    epoch, last = fitted.best["epoch"], fitted.history[-1]
+    why = {
+        "finished": "All rounds are done.",
+        "patience": f"Stopped early in epoch {last['epoch']}: no better validation score for a while.",
+        "collapsed": f"[bold red]The embedding collapsed[/]: the validation score fell from {fitted.best['score']:.3f} "
+        f"in epoch {epoch} to {last['score']:.3f} in epoch {last['epoch']}, where training was stopped.",
+        "diverged": f"[bold red]The embedding diverged[/] after epoch {last['epoch']} (not finite), where training was "
+        "stopped; try a smaller learning_rate or metric_step.",
+    }[fitted.stopped]
+    if epoch == 0:
+        return why + " [bold red]No epoch validated better than the untrained network, which is what is kept.[/]"
+    return why + f" Kept: epoch {epoch}, the best on validation images."
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder that `ssdml-fast train` made.", metavar="RUN")],
+) -> None:
+    """Load the best model of a run and report its figures on the held-out images again."""
+    with _errors_told():
+        folder = RunFolder(run)
+        config = folder.read_config()
+        from .report import Report, load_data, load_model
+
+        data = load_data(folder, config)
+        model = load_model(folder, config, data)
+    Console().print(Report.of(model, config, data).table())
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """Turn errors about what the user gave into one clear line and exit status 2."""
+    try:
+        yield
+    except (RunError, TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _with_settings(function: Any) -> Any:
+    """Replace the `**settings` of a command by one option for each field of Config."""
+    types = typing.get_type_hints(Config)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[types[field.name], typer.Option(help=field.metadata["help"])],
+        )
+        for field in dataclasses.fields(Config)
+    ]
+    signature = inspect.signature(function, eval_str=True)
+    fixed = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    function.__signature__ = signature.replace(parameters=[*fixed, *options])
+    function.__annotations__ = {p.name: p.annotation for p in [*fixed, *options]}
+    return function
+
+
+app.command("train")(_with_settings(_train))
+app.command("evaluate")(evaluate)

@@ -1,0 +1,159 @@
+"""The folder of a run: what lies in it, written so that a crash never leaves half a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .config import Config
+
+FORMAT = 1
+
+
+class RunError(Exception):
+    """A run folder that cannot be read or written; the message says which file and why."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file, then put it in the place of `path` in one step."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells some writers the format
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """The files of one run.
+
+    ``config.json`` (settings), ``metrics.jsonl`` (one line per epoch), ``model.safetensors`` (the best model so far:
+    network and L), ``checkpoint.pt`` (all that resuming needs), and at the end ``results.json`` (figures on held-out
+    data) and ``embedding.png``.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder.
+    dataset : dict, optional
+        What it takes to load the data again; kept in ``config.json`` as given.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], dataset: dict[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        self.dataset = dataset or {}
+        self.picture = self.path / "embedding.png"
+        self._config = self.path / "config.json"
+        self._metrics = self.path / "metrics.jsonl"
+        self._model = self.path / "model.safetensors"
+        self._checkpoint = self.path / "checkpoint.pt"
+        self._results = self.path / "results.json"
+
+    def create(self, config: Config) -> None:
+        """Make the folder, which must be new or empty, and write the settings.
+
+        Parameters
+        ----------
+        config : Config
+            Settings of the training.
+
+        Raises
+        ------
+        RunError
+            If the folder holds something already or cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if any(self.path.iterdir()):
+                raise RunError(f"run folder {self.path} must be new or empty; it already holds files")
+        except OSError as error:
+            raise RunError(f"run folder {self.path} cannot be made: {error.strerror}") from None
+        content = {"format": FORMAT, "dataset": self.dataset, "training": asdict(config)}
+        self._write_text(self._config, _json(content, 2))
+
+    def read_config(self) -> Config:
+        """Return the settings of the training, and set `dataset` to what it was when they were written.
+
+        Raises
+        ------
+        RunError
+            If there is no such run, or ``config.json`` is damaged.
+        """
+        if not self.path.is_dir():
+            raise RunError(f"there is no run folder {self.path}")
+        text = self._read(self._config, lambda path: path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(text)
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']} is not {FORMAT}, the one this version reads")
+            self.dataset = dict(content["dataset"])
+            return Config(**content["training"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{self._config} is damaged or not of a run: {error}") from None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return self._checkpoint.is_file()
+
+    def write_progress(self, checkpoint: dict[str, Any]) -> None:
+        """Save the state of a training; all else in the folder follows from it, so a crash in between is harmless."""
+        import torch
+        from safetensors.torch import save
+
+        write_atomically(self._checkpoint, lambda path: torch.save(checkpoint, path))
+        write_atomically(self._model, lambda path: path.write_bytes(save(checkpoint["best_model"])))
+        self._write_text(self._metrics, "".join(_json(record) + "\n" for record in checkpoint["history"]))
+
+    def read_checkpoint(self) -> dict[str, Any]:
+        """Return the state that :meth:`write_progress` saved last.
+
+        Raises
+        ------
+        RunError
+            If it is missing or damaged.
+        """
+        import torch
+
+        return self._read(self._checkpoint, lambda path: torch.load(path, weights_only=True))
+
+    def read_model(self) -> dict[str, Any]:
+        """Return the tensors of the best model by name.
+
+        Raises
+        ------
+        RunError
+            If they are missing or damaged.
+        """
+        from safetensors.torch import load_file
+
+        return self._read(self._model, load_file)
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Write the final figures."""
+        self._write_text(self._results, _json(results, 2))
+
+    def _write_text(self, path: Path, text: str) -> None:
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def _read(self, path: Path, read: Callable[[Path], Any]) -> Any:
+        if not path.is_file():
+            raise RunError(f"run folder {self.path} has no {path.name}")
+        try:
+            return read(path)
+        except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
+            raise RunError(f"{path} is damaged: {_first_line(error)}") from None
+
+
+def _json(content: Any, indent: int | None = None) -> str:
+    return json.dumps(content, indent=indent, allow_nan=False)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

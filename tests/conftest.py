@@ -1,0 +1,62 @@
+"""What every test file shares: hypothesis profile, instruction sets, and how a refusal is checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from ssdml_fast import EdgeAffinity, KnnGraph, _core
+
+settings.register_profile(
+    "ssdml_fast",
+    deadline=None,
+    derandomize=True,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # `isa` and `refuses` hold for all examples of a test
+)
+settings.load_profile("ssdml_fast")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(params=_core.available())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once with the kernels of each instruction set of this machine."""
+    before = _core.lib
+    _core.use(request.param)
+    yield request.param
+    _core.lib = before
+
+
+@pytest.fixture(scope="session")
+def refuses() -> Callable[..., None]:
+    """Assert that a call raises `error`, that the message names the argument, and that no input was changed."""
+
+    def check(error: type[Exception], name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        inputs = (*args, *kwargs.values())
+        before = [_bytes(value) for value in inputs]
+        with pytest.raises(error) as raised:
+            function(*args, **kwargs)
+        assert re.search(rf"\b{name}\b", str(raised.value)), f"message does not name {name}: {raised.value}"
+        assert [_bytes(value) for value in inputs] == before
+
+    return check
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, (KnnGraph, EdgeAffinity)):
+        return [_bytes(entry) for entry in vars(value).values()]
+    if isinstance(value, torch.Tensor):
+        return None if value.is_sparse or value.is_meta else bytes(value.untyped_storage())
+    return value.tobytes() if isinstance(value, np.ndarray) else None

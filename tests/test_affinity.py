@@ -1,0 +1,302 @@
+import itertools
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import DTYPES, LAYOUTS, LIBRARIES, graphs, labels, make_points, random_neighbours, relayout, to_torch
+
+import ssdml_fast as sf
+from ssdml_fast import KnnGraph, _torch, reference
+from ssdml_fast.ops.affinity import ConvergenceWarning
+
+
+@st.composite
+def cases(draw, **kwargs):
+    """(graph, labels, gamma)"""
+    graph = draw(graphs(**kwargs))
+    return graph, draw(labels(graph.n)), draw(st.sampled_from((0.99, 0.5, 0.9, 0.01, 0.999)))
+
+
+def closed_form(graph, y, gamma):
+    """W on the edges as the paper prints it: (1 - gamma) (I - gamma Q)^-1 W0, symmetrised, with W0 written out."""
+    n, k = graph.indices.shape
+    transition, initial = np.zeros((n, n)), np.zeros((n, n))
+    for i in range(n):
+        transition[i, graph.indices[i]] = 1 / k
+        for j in range(n):
+            if i == j:
+                initial[i, j] = 1
+            elif y[i] >= 0 and y[j] >= 0:
+                initial[i, j] = 1 if y[i] == y[j] else -1
+    propagated = (1 - gamma) * scipy.linalg.solve(np.eye(n) - gamma * transition, initial)
+    return np.take_along_axis((propagated + propagated.T) / 2, graph.indices, axis=1)
+
+
+def exact(graph, y, gamma):
+    """The twin's answer, in float64 whatever the precision of the graph."""
+    return reference.propagate_affinity(KnnGraph(graph.indices, None, graph.ptr), y, gamma)
+
+
+def rounding(values):
+    """What one rounding to the dtype of `values` may add to an error bound."""
+    return np.finfo(values.dtype).eps * np.abs(values) + 1e-14
+
+
+# --- agrees with reference --------------------------------------------------------------------------------------------
+
+
+@given(cases())
+def test_twin_agrees_with_the_closed_form(case):
+    graph, y, gamma = case
+    if graph.n:
+        np.testing.assert_allclose(exact(graph, y, gamma).values, closed_form(graph, y, gamma), rtol=0, atol=1e-12)
+
+
+@given(cases())
+def test_agrees_with_twin(isa, case):
+    graph, y, gamma = case
+    affinity, twin = sf.propagate_affinity(graph, y, gamma), exact(graph, y, gamma)
+    dtype = np.float64 if graph.distances is None else graph.distances.dtype
+    assert affinity.values.dtype == affinity.class_mass.dtype == dtype
+    assert affinity.values.shape == graph.indices.shape
+    np.testing.assert_array_equal(affinity.classes, twin.classes)
+    assert affinity.classes.dtype == np.int64
+    assert affinity.class_mass.shape == twin.class_mass.shape
+    assert isinstance(affinity.iterations, int) and isinstance(affinity.error_bound, float)
+    assert_within_bound(affinity, twin, 1e-6)
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6, 1e-8])
+@given(cases(with_distances=False))
+def test_error_bound_holds_and_reaches_tol(isa, tol, case):
+    graph, y, gamma = case
+    assert_within_bound(sf.propagate_affinity(graph, y, gamma, tol=tol), exact(graph, y, gamma), tol)
+
+
+@given(cases(with_distances=False))
+def test_error_bound_holds_where_rounding_keeps_it_above_tol(isa, case):
+    graph, y, gamma = case
+    if graph.n == 0:
+        return
+    with pytest.warns(ConvergenceWarning, match="not to tol = 1e-300"):
+        affinity = sf.propagate_affinity(graph, y, gamma, tol=1e-300)
+    np.testing.assert_array_less(np.abs(affinity.values - exact(graph, y, gamma).values), affinity.error_bound + 1e-13)
+    assert affinity.error_bound < 1e-9
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n, k", [(400, 10), (259, 50), (257, 1)])
+def test_agrees_with_twin_beyond_one_panel(isa, n, k, dtype):
+    rng = np.random.default_rng(n)
+    graph = reference.knn_graph(make_points("gaussian", n, 8, rng).astype(dtype), k)
+    y = np.where(rng.random(n) < 0.1, rng.integers(0, 10, n), -1)
+    assert_within_bound(sf.propagate_affinity(graph, y), exact(graph, y, 0.99), 1e-6)
+
+
+def assert_within_bound(affinity, twin, tol):
+    assert 0 <= affinity.error_bound <= tol
+    error = np.abs(affinity.values - twin.values)
+    np.testing.assert_array_less(error, affinity.error_bound + rounding(twin.values.astype(affinity.values.dtype)))
+    mass_error = np.abs(affinity.class_mass - twin.class_mass)
+    np.testing.assert_array_less(mass_error, tol + rounding(twin.class_mass.astype(affinity.class_mass.dtype)))
+
+
+# --- invariants -------------------------------------------------------------------------------------------------------
+
+
+@given(cases())
+def test_class_mass_is_a_share_of_the_walk(case):
+    graph, y, gamma = case
+    affinity = sf.propagate_affinity(graph, y, gamma)
+    total = affinity.class_mass.sum(1)
+    assert (affinity.class_mass >= 0).all()
+    assert (total <= 1 + 1e-6).all()
+    if (y >= 0).all():
+        np.testing.assert_allclose(total, 1, rtol=0, atol=2e-6)
+
+
+@given(cases())
+def test_both_directions_of_an_edge_agree(case):
+    graph, y, gamma = case
+    affinity = sf.propagate_affinity(graph, y, gamma)
+    dense = np.full((graph.n, graph.n), np.nan)
+    np.put_along_axis(dense, graph.indices, affinity.values, axis=1)
+    both = ~np.isnan(dense) & ~np.isnan(dense.T)
+    np.testing.assert_allclose(dense[both], dense.T[both], rtol=0, atol=2 * affinity.error_bound)
+    assert (np.abs(affinity.values) <= 1 + 1e-6).all()
+
+
+@given(cases(with_distances=False), st.integers(0, 2**32 - 1))
+def test_permutation_equivariance(case, seed):
+    graph, y, gamma = case
+    if graph.ptr is not None:
+        graph = KnnGraph(graph.indices)
+    order = np.random.default_rng(seed).permutation(graph.n)
+    place = np.argsort(order)
+    permuted = sf.propagate_affinity(
+        KnnGraph(place[graph.indices[order]].reshape(-1, graph.k)), y[order], gamma, tol=1e-8
+    )
+    affinity = sf.propagate_affinity(graph, y, gamma, tol=1e-8)
+    np.testing.assert_allclose(permuted.values, affinity.values[order], rtol=0, atol=2e-8)
+    np.testing.assert_allclose(permuted.class_mass, affinity.class_mass[order], rtol=0, atol=2e-8)
+
+
+@given(cases(with_distances=False))
+def test_segments_are_separate_calls(case):
+    graph, y, gamma = case
+    ptr = np.array([0, graph.n]) if graph.ptr is None else graph.ptr
+    affinity = sf.propagate_affinity(graph, y, gamma, tol=1e-8)
+    for low, high in itertools.pairwise(ptr):
+        alone = sf.propagate_affinity(KnnGraph(graph.indices[low:high] - low), y[low:high], gamma, tol=1e-8)
+        np.testing.assert_allclose(affinity.values[low:high], alone.values, rtol=0, atol=2e-8)
+        columns = np.isin(affinity.classes, alone.classes)
+        np.testing.assert_allclose(affinity.class_mass[low:high, columns], alone.class_mass, rtol=0, atol=2e-8)
+        assert not affinity.class_mass[low:high, ~columns].any()  # no walk leaves its segment
+
+
+def test_no_mass_from_another_component():
+    rng = np.random.default_rng(0)
+    graph = KnnGraph(random_neighbours(np.array([0, 20, 45]), 4, rng))  # two components, not declared as segments
+    y = np.full(45, -1)
+    y[[3, 30]] = 5, 2
+    affinity = sf.propagate_affinity(graph, y)
+    np.testing.assert_array_equal(affinity.classes, [2, 5])
+    assert not affinity.class_mass[:20, 0].any() and not affinity.class_mass[20:, 1].any()
+    assert affinity.class_mass[3, 1] > 0 and affinity.class_mass[30, 0] > 0
+
+
+def test_without_labels_there_is_no_class():
+    graph = KnnGraph(random_neighbours(np.array([0, 30]), 4, np.random.default_rng(0)))
+    affinity = sf.propagate_affinity(graph, np.full(30, -1))
+    assert affinity.class_mass.shape == (30, 0) and affinity.classes.shape == (0,)
+    assert (affinity.values >= 0).all()
+
+
+@given(cases())
+def test_label_values_are_only_names(case):
+    graph, y, gamma = case
+    renamed = np.where(y >= 0, 3 * y + 1000, -1)
+    affinity, other = sf.propagate_affinity(graph, y, gamma), sf.propagate_affinity(graph, renamed, gamma)
+    np.testing.assert_array_equal(other.values, affinity.values)
+    np.testing.assert_array_equal(other.class_mass, affinity.class_mass)
+    np.testing.assert_array_equal(other.classes, 3 * affinity.classes + 1000)
+
+
+@given(cases(), st.sampled_from(LAYOUTS[:5]), st.sampled_from((np.int64, np.int32, np.int8)))
+def test_any_layout_and_integer_type_of_labels(case, layout, dtype):
+    graph, y, gamma = case
+    y = np.where(y > 100, y % 100, y)
+    laid_out = relayout(y.astype(dtype), layout)
+    before = laid_out.tobytes()
+    other, affinity = sf.propagate_affinity(graph, laid_out, gamma), sf.propagate_affinity(graph, y, gamma)
+    np.testing.assert_array_equal(other.values, affinity.values)
+    assert laid_out.tobytes() == before
+
+
+# --- backends agree ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@given(cases())
+def test_same_bits_for_any_thread_count(isa, num_threads, case):
+    graph, y, gamma = case
+    affinity = sf.propagate_affinity(graph, y, gamma, num_threads=num_threads)
+    assert_identical(affinity, sf.propagate_affinity(graph, y, gamma))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_same_bits_for_any_thread_count_beyond_one_panel(isa, num_threads):
+    rng = np.random.default_rng(5)
+    graph = KnnGraph(random_neighbours(np.array([0, 700]), 7, rng, 0.5))
+    y = np.where(rng.random(700) < 0.2, rng.integers(0, 9, 700), -1)
+    affinity = sf.propagate_affinity(graph, y, num_threads=num_threads)
+    assert_identical(affinity, sf.propagate_affinity(graph, y, num_threads=1))
+
+
+def assert_identical(affinity, other):
+    np.testing.assert_array_equal(affinity.values, other.values)
+    np.testing.assert_array_equal(affinity.class_mass, other.class_mass)
+    np.testing.assert_array_equal(affinity.classes, other.classes)
+    assert (affinity.iterations, affinity.error_bound) == (other.iterations, other.error_bound)
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------
+
+
+@given(cases())
+def test_torch_equals_numpy(case):
+    graph, y, gamma = case
+    affinity = sf.propagate_affinity(to_torch(graph), torch.from_numpy(y), gamma)
+    expected = sf.propagate_affinity(graph, y, gamma)
+    for name in ("values", "class_mass", "classes"):
+        assert isinstance(getattr(affinity, name), torch.Tensor)
+        np.testing.assert_array_equal(getattr(affinity, name).numpy(), getattr(expected, name))
+    assert (affinity.iterations, affinity.error_bound) == (expected.iterations, expected.error_bound)
+
+
+def test_registered_operator():
+    operator = _torch.ops.propagate_affinity.default
+    graph, y = to_torch(GRAPH), to_torch(Y)
+    distances = torch.rand(graph.indices.shape).sort().values
+    torch.library.opcheck(operator, (graph.indices, None, None, y, 0.9, 1e-6, None))
+    torch.library.opcheck(operator, (graph.indices, distances, torch.tensor([0, 12]), y, 0.9, 1e-6, 1))
+
+
+def test_compiles_as_one_graph():
+    def mass_of_neighbours(x, y):
+        graph = sf.knn_graph(x, 3)
+        affinity = sf.propagate_affinity(graph, y, gamma=0.9)
+        return affinity.values.sum(1), affinity.class_mass[graph.indices].sum((0, 1))
+
+    x, y = torch.randn(12, 2), to_torch(Y)
+    compiled = torch.compile(mass_of_neighbours, fullgraph=True, backend="aot_eager")
+    for ours, expected in zip(compiled(x, y), mass_of_neighbours(x, y), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+GRAPH = KnnGraph(random_neighbours(np.array([0, 12]), 3, np.random.default_rng(0)))
+Y = np.array([0, 1, 2, 0] + 8 * [-1])
+
+
+@pytest.mark.parametrize(
+    "error, name, changed",
+    [
+        (TypeError, "graph", {"graph": GRAPH.indices}),
+        (TypeError, "graph", {"graph": None}),
+        (TypeError, "labels", {"labels": Y.tolist()}),
+        (TypeError, "labels", {"labels": None}),
+        (TypeError, "labels", {"labels": Y.astype(float)}),
+        (TypeError, "labels", {"labels": Y.astype(complex)}),
+        (TypeError, "labels", {"labels": Y > 0}),
+        (ValueError, "labels", {"labels": Y[:, None]}),
+        (ValueError, "labels", {"labels": Y[:-1]}),
+        (ValueError, "labels", {"labels": Y - 1}),
+        (ValueError, "labels", {"labels": np.full(12, 2**63, np.uint64)}),
+        (ValueError, "gamma", {"gamma": 0}),
+        (ValueError, "gamma", {"gamma": 1.0}),
+        (ValueError, "gamma", {"gamma": -0.5}),
+        (ValueError, "gamma", {"gamma": np.nan}),
+        (TypeError, "gamma", {"gamma": "0.9"}),
+        (TypeError, "gamma", {"gamma": None}),
+        (ValueError, "tol", {"tol": 0}),
+        (ValueError, "tol", {"tol": -1e-6}),
+        (ValueError, "tol", {"tol": np.nan}),
+        (ValueError, "tol", {"tol": np.inf}),
+        (TypeError, "tol", {"tol": None}),
+        (ValueError, "num_threads", {"num_threads": 0}),
+        (TypeError, "num_threads", {"num_threads": 2.0}),
+    ],
+)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_refuses(refuses, library, error, name, changed):
+    refuses(error, name, sf.propagate_affinity, **LIBRARIES[library]({"graph": GRAPH, "labels": Y, **changed}))
+
+
+def test_refuses_mixed_libraries(refuses):
+    refuses(TypeError, "labels", sf.propagate_affinity, GRAPH, torch.from_numpy(Y))
+    refuses(TypeError, "labels", sf.propagate_affinity, to_torch(GRAPH), Y)

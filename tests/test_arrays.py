@@ -1,0 +1,169 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from strategies import LAYOUTS, relayout
+
+from ssdml_fast import _arrays as arrays
+
+# --- which library ----------------------------------------------------------------------------------------------------
+
+
+def test_tells_numpy_and_torch_apart():
+    assert arrays.namespace(np.zeros(2), "x") is np and arrays.namespace(torch.zeros(2), "x") is torch
+    assert not arrays.is_torch(np.zeros(2)) and arrays.is_torch(torch.zeros(2))
+    assert not arrays.is_cupy(torch.zeros(2)) and not arrays.is_cuda(torch.zeros(2)) and not arrays.is_cuda(np.zeros(2))
+    assert arrays.device(np.zeros(2)) == "NumPy array" and arrays.device(torch.zeros(2)) == "torch tensor on cpu"
+    assert arrays.dtype_name(np.zeros(2, np.float32)) == arrays.dtype_name(torch.zeros(2)) == "float32"
+
+
+@pytest.mark.parametrize("value", [[0.0], (1,), 3.0, None, "x", range(3)])
+def test_refuses_what_is_no_array(refuses, value):
+    refuses(TypeError, "x", arrays.namespace, value, "x")
+
+
+def test_refuses_tensors_that_kernels_cannot_read(refuses):
+    refuses(TypeError, "x", arrays.namespace, torch.eye(2).to_sparse(), "x")
+    refuses(TypeError, "x", arrays.namespace, torch.empty(2, device="meta"), "x")
+
+
+def test_refuses_arrays_of_another_library(refuses):
+    arrays.check_like(np.zeros(1), "y", np.zeros(1))
+    arrays.check_like(torch.zeros(1), "y", torch.zeros(1))
+    refuses(TypeError, "y", arrays.check_like, torch.zeros(1), "y", np.zeros(1))
+    refuses(TypeError, "y", arrays.check_like, np.zeros(1), "y", torch.zeros(1))
+    refuses(TypeError, "y", arrays.check_like, [0.0], "y", np.zeros(1))
+
+
+def test_crosses_to_numpy_and_back_without_a_copy():
+    x = torch.zeros(3, requires_grad=True)
+    view = arrays.to_numpy(x)
+    view[1] = 5
+    assert x.detach()[1] == 5
+    assert arrays.from_numpy(view, like=x).data_ptr() == x.data_ptr()
+    y = np.zeros(3)
+    assert arrays.to_numpy(y) is y and arrays.from_numpy(y, like=y) is y
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_floats_become_contiguous_and_are_copied_only_for_that(layout):
+    x = relayout(np.arange(12.0).reshape(4, 3), layout)
+    floats = arrays.as_floats(x, "x", ndim=2)
+    assert floats.flags.c_contiguous and floats.dtype == x.dtype
+    np.testing.assert_array_equal(floats, x)
+    assert (floats is x) == x.flags.c_contiguous
+
+
+def test_torch_floats_become_contiguous():
+    x = torch.arange(12.0, requires_grad=True).reshape(4, 3)
+    floats = arrays.as_floats(x.T, "x", ndim=2)
+    assert floats.is_contiguous() and not floats.requires_grad and torch.equal(floats, x.T)
+    assert arrays.as_floats(x, "x").data_ptr() == x.data_ptr()
+
+
+def test_half_precisions_only_where_admitted(refuses):
+    assert arrays.as_floats(np.zeros(2, np.float16), "x", halves=True).dtype == np.float32
+    assert arrays.as_floats(torch.zeros(2, dtype=torch.bfloat16), "x", halves=True).dtype == torch.float32
+    refuses(TypeError, "x", arrays.as_floats, np.zeros(2, np.float16), "x")
+    refuses(TypeError, "x", arrays.as_floats, torch.zeros(2, dtype=torch.bfloat16), "x")
+
+
+@pytest.mark.parametrize("dtype", [int, bool, complex, object, "datetime64[s]", np.longdouble, "S3"])
+def test_refuses_what_is_no_float(refuses, dtype):
+    refuses(TypeError, "x", arrays.as_floats, np.zeros(2, dtype), "x")
+
+
+@pytest.mark.parametrize("dtype", [float, bool, complex, object, "datetime64[s]", "timedelta64[s]", "S3"])
+def test_refuses_what_is_no_integer(refuses, dtype):
+    refuses(TypeError, "y", arrays.as_integers, np.zeros(2, dtype), "y", ndim=1)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_integers_become_int64(dtype):
+    y = arrays.as_integers(np.array([3, 1], dtype), "y", ndim=1)
+    assert y.dtype == np.int64 and y.tolist() == [3, 1]
+
+
+def test_refuses_integers_beyond_int64(refuses):
+    refuses(ValueError, "y", arrays.as_integers, np.array([2**63], np.uint64), "y", ndim=1)
+    assert arrays.as_integers(np.array([2**63 - 1], np.uint64), "y", ndim=1)[0] == 2**63 - 1
+
+
+def test_refuses_dimensions_and_shapes(refuses):
+    refuses(ValueError, "x", arrays.as_floats, np.zeros((2, 2)), "x", ndim=1)
+    refuses(ValueError, "x", arrays.check_shape, np.zeros((2, 2)), (2, 3), "x", "the shape of y")
+    arrays.check_shape(np.zeros((2, 3)), (2, 3), "x", "the shape of y")
+    with pytest.raises(ValueError, match=r"x must have 1 dimension, found shape \(2, 2\)"):
+        arrays.check_ndim(np.zeros((2, 2)), 1, "x")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_refuses_what_is_not_finite_and_says_where(value):
+    x = np.zeros((3, 4))
+    arrays.check_finite(x, "x")
+    x[2, 1] = x[2, 3] = value
+    for array in (x, torch.from_numpy(x)):
+        with pytest.raises(ValueError, match=rf"x must be finite, found {value} at x\[2, 1\]"):
+            arrays.check_finite(array, "x")
+
+
+def test_nothing_is_finite():
+    arrays.check_finite(np.zeros((0, 3)), "x")
+
+
+def test_ptr():
+    assert arrays.as_ptr(None, 5, like=np.zeros(1)) is None
+    for ptr in ([0, 5], [0, 0, 5, 5], [0, 2, 5]):
+        assert arrays.as_ptr(np.array(ptr, np.int32), 5, like=np.zeros(1)).tolist() == ptr
+    assert arrays.as_ptr(np.array([0]), 0, like=np.zeros(1)).tolist() == [0]
+
+
+@pytest.mark.parametrize("ptr", [[], [0], [5], [0, 4], [0, 6], [1, 5], [0, 3, 2, 5], [0, -1, 5], [0, 6, 5]])
+def test_refuses_a_bad_ptr(refuses, ptr):
+    refuses(ValueError, "ptr", arrays.as_ptr, np.array(ptr, np.int64), 5, np.zeros(1))
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [3, np.int8(3), np.uint64(3), np.array(3)])
+def test_integers(value):
+    number = arrays.as_int(value, "k", 1, 5)
+    assert type(number) is int and number == 3
+
+
+@pytest.mark.parametrize("value", [3.0, True, np.True_, "3", None, [3], np.float64(3)])
+def test_refuses_what_is_no_whole_number(refuses, value):
+    refuses(TypeError, "k", arrays.as_int, value, "k", 1)
+
+
+def test_refuses_integers_out_of_range(refuses):
+    refuses(ValueError, "k", arrays.as_int, 0, "k", 1)
+    refuses(ValueError, "k", arrays.as_int, 6, "k", 1, 5)
+    assert arrays.as_int(5, "k", 1, 5) == 5 and arrays.as_int(10**30, "k", 1) == 10**30
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5)])
+def test_floats(value):
+    number = arrays.as_float(value, "gamma", 0, 1)
+    assert type(number) is float and number == 0.5
+
+
+@pytest.mark.parametrize("value", [0, 1, -1, 2, math.nan, math.inf, -math.inf])
+def test_refuses_floats_out_of_range(refuses, value):
+    refuses(ValueError, "gamma", arrays.as_float, value, "gamma", 0, 1)
+
+
+@pytest.mark.parametrize("value", ["0.5", b"0.5", True, np.True_, None, [0.5], 1j])
+def test_refuses_what_is_no_number(refuses, value):
+    refuses(TypeError, "gamma", arrays.as_float, value, "gamma", 0, 1)
+
+
+@pytest.mark.parametrize("value", ["sums", None, 0, ["sum"]])
+def test_refuses_what_is_no_choice(refuses, value):
+    assert arrays.as_choice("sum", "reduction", ("sum", "mean")) == "sum"
+    refuses(ValueError, "reduction", arrays.as_choice, value, "reduction", ("sum", "mean"))

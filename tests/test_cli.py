@@ -1,0 +1,159 @@
+"""The command line: trains, reports the same figures again, resumes, and tells errors in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from ssdml_fast.train import Config, loop
+from ssdml_fast.train.cli import app
+
+TINY = ["--rounds", "1", "--epochs", "1"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def rows(output):
+    """The table's rows: name and five figures each."""
+    return re.findall(r"│ (.+?) +│" + r" +([\d.]+) │" * 5, output)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "run"
+    result = invoke("train", "--out", path, *TINY)
+    assert result.exit_code == 0, result.output
+    return path, result.output
+
+
+def test_train_fills_the_run_folder(run):
+    path, output = run
+    assert sorted(file.name for file in path.iterdir()) == [
+        "checkpoint.pt", "config.json", "embedding.png", "metrics.jsonl", "model.safetensors", "results.json",
+    ]  # fmt: skip
+    assert (path / "embedding.png").read_bytes().startswith(b"\x89PNG")
+    history = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in history] == [0, 1, 2]
+    assert output.count("validation NMI") == 3
+    assert json.loads((path / "config.json").read_text())["training"] == dataclasses.asdict(Config(rounds=1, epochs=1))
+
+
+def test_training_beats_pixels_and_the_untrained_network(run):
+    path, output = run
+    raw, before, after = rows(output)
+    assert float(after[1]) > max(float(raw[1]), float(before[1])) + 5
+    test = json.loads((path / "results.json").read_text())["test"]
+    figures = [[f"{100 * value:.2f}" for value in row.values()] for row in test.values()]
+    assert figures == [list(row[1:]) for row in (raw, before, after)]
+
+
+def test_evaluate_reports_the_same_figures(run):
+    path, output = run
+    result = invoke("evaluate", path)
+    assert result.exit_code == 0, result.output
+    assert rows(result.output) == rows(output) and len(rows(output)) == 3
+
+
+def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, tmp_path, monkeypatch):
+    validate = loop._Training.validate
+
+    def interrupted(training, **record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+        validate(training, **record)
+
+    path = tmp_path / "stopped run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Training, "validate", interrupted)
+        result = invoke("train", "--out", path, *TINY)
+    assert result.exit_code == 130
+    assert f"ssdml-fast train --resume '{path}'" in result.output
+    result = invoke("train", "--resume", path)
+    assert result.exit_code == 0, result.output
+    assert rows(result.output) == rows(run[1])
+    assert (path / "model.safetensors").read_bytes() == (run[0] / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gamma", "1.5"], "gamma must be between 0 and 1"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--mining", "best"], "mining must be one of 'class', 'neighborhood'"),
+        (["--neighbors", "5000"], "neighbors must be less than the examples of a partition"),
+        (["--metric-dim", "999"], "metric_dim must be in [1, 128]"),
+        (["--labels-per-class", "0"], "labels_per_class must be in"),
+        (["--rounds", "many"], "--rounds"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_error(tmp_path, arguments, message):
+    result = invoke("train", "--out", tmp_path / "run", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split()) and "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def settings(dataset, **training):
+    return json.dumps({"format": 1, "dataset": dataset, "training": training}).encode()
+
+
+def damaged(name, content=b"{"):
+    def damage(path):
+        (path / name).write_bytes(content)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("command", "damage", "message"),
+    [
+        (["evaluate"], damaged("config.json"), "config.json is damaged"),
+        (["evaluate"], damaged("config.json", settings({}, gamma=2)), "gamma must be"),
+        (["evaluate"], damaged("config.json", settings({"name": "x"})), "unknown data set"),
+        (["evaluate"], damaged("config.json", b'{"format": 9}'), "format 9"),
+        (["evaluate"], damaged("model.safetensors"), "model.safetensors is damaged"),
+        (["evaluate"], lambda path: (path / "model.safetensors").unlink(), "has no model.safetensors"),
+        (["train", "--resume"], lambda path: (path / "checkpoint.pt").unlink(), "has no checkpoint.pt"),
+        (["train", "--resume"], damaged("checkpoint.pt"), "checkpoint.pt is damaged"),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_one_clear_error(run, tmp_path, command, damage, message):
+    path = tmp_path / "run"
+    shutil.copytree(run[0], path)
+    damage(path)
+    result = invoke(*command, path)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split()) and "Traceback" not in result.output
+
+
+def test_other_misuse_is_one_clear_error(run, tmp_path):
+    for arguments, message in [
+        (["evaluate", tmp_path / "none"], "there is no run folder"),
+        (["train", "--resume", tmp_path / "none"], "there is no run folder"),
+        (["train", "--out", run[0]], "must be new or empty"),
+        (["train", "--resume", run[0], "--seed", "1"], "resume takes every setting from the run; found also seed"),
+    ]:
+        result = invoke(*arguments)
+        assert result.exit_code == 2
+        assert message in " ".join(result.output.split()) and "Traceback" not in result.output
+
+
+def test_help_documents_every_setting_without_importing_torch():
+    result = invoke("train", "--help")
+    text = " ".join(result.output.split())
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in text
+        assert field.metadata["help"].split()[0] in text
+    code = "import sys; from ssdml_fast.train.cli import app; app(['--help'], standalone_mode=False); " + (
+        "assert not {'torch', 'sklearn', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

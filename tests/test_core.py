@@ -1,0 +1,115 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+import ssdml_fast as sf
+from ssdml_fast import _core
+
+
+def run(code, isa=None):
+    """Run `code` in a fresh interpreter with SSDML_ISA set, or unset for None."""
+    environment = {name: value for name, value in os.environ.items() if name != "SSDML_ISA"}
+    if isa is not None:
+        environment["SSDML_ISA"] = isa
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+WHICH = "from ssdml_fast import _core; print(_core.lib.__name__)"
+
+
+# --- instruction sets -------------------------------------------------------------------------------------------------
+
+
+def test_baseline_runs_everywhere():
+    assert _core.available()[0] == _core.built()[0] == "baseline"
+    assert set(_core.available()) <= set(_core.built()) <= set(_core.ISAS)
+
+
+@pytest.mark.parametrize("isa", _core.available())
+def test_the_environment_forces_an_instruction_set(isa):
+    result = run(WHICH, isa)
+    assert result.stdout.strip() == f"ssdml_fast._core.{isa}", result.stderr
+
+
+@pytest.mark.parametrize("isa", [None, ""])
+def test_the_best_is_taken_by_default(isa):
+    assert run(WHICH, isa).stdout.strip() == f"ssdml_fast._core.{_core.available()[-1]}"
+
+
+def test_the_environment_cannot_ask_for_what_is_not_there():
+    result = run("import ssdml_fast as sf; sf.knn_graph", "sse9")
+    assert result.returncode != 0
+    assert "instruction set must be one of baseline" in result.stderr and "found 'sse9'" in result.stderr
+
+
+def test_use_switches_and_refuses_without_switching(isa):
+    assert _core.lib.__name__ == f"ssdml_fast._core.{isa}"
+    with pytest.raises(ValueError, match=r"instruction set must be one of baseline.*found 'sse9'"):
+        _core.use("sse9")
+    assert _core.lib.__name__ == f"ssdml_fast._core.{isa}"
+
+
+def test_every_module_offers_the_same(isa):
+    def names():
+        return [name for name in dir(_core.lib) if not name.startswith("__")]
+
+    here = names()
+    _core.use("baseline")
+    assert here == names()
+
+
+def test_the_same_graph_in_every_process():
+    code = (
+        "import numpy as np, zlib, ssdml_fast as sf; x = np.random.default_rng(0).standard_normal((300, 9));"
+        "graph = sf.knn_graph(x, 5); print(zlib.crc32(graph.indices.tobytes() + graph.distances.tobytes()))"
+    )
+    (checksum,) = {run(code, isa).stdout for isa in _core.available()}
+    assert checksum.strip().isdecimal()
+
+
+# --- interruption -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+@pytest.mark.parametrize("kernel", ["knn_graph", "propagate_affinity"])
+def test_a_signal_stops_a_long_kernel(isa, kernel):
+    if kernel == "knn_graph":
+        x = np.random.default_rng(0).standard_normal((400_000, 16)).astype(np.float32)
+        call = partial(sf.knn_graph, x, 5)
+    else:
+        rows = np.arange(20_000)[:, None]
+        graph = sf.KnnGraph((rows + np.array([1, 2, 5, 70, 900])) % len(rows))
+        call = partial(sf.propagate_affinity, graph, np.full(len(rows), -1))
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    before = signal.signal(signal.SIGALRM, stop)
+    start = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(Stopped):
+            call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.perf_counter() - start < 10  # to the end it would take far longer
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+def test_show_config(isa, capsys):
+    sf.show_config()
+    text = capsys.readouterr().out
+    assert sf.__version__ in text and isa in text
+    assert "thread" in text.lower() and "CUDA" in text and np.__version__ in text

@@ -1,0 +1,160 @@
+"""The tree keeps its shape: an operation has the same name in every folder, and what is decided once is said once."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ssdml_fast as sf
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ssdml_fast"
+OPS = ("affinity", "angular_loss", "knn_graph", "mine_triplets", "stiefel")
+FUNCTIONS = sf.reference.__all__
+SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def mentions(pattern, paths):
+    return [str(path.relative_to(ROOT)) for path in paths if re.search(pattern, path.read_text(encoding="utf-8"))]
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    "room",
+    [
+        "csrc/{}.h",
+        "csrc/{}.cpp",
+        "csrc/{}.cu",
+        "ssdml_fast/ops/{}.py",
+        "ssdml_fast/reference/{}.py",
+        "tests/test_{}.py",
+        "benchmarks/bench_{}.py",
+    ],
+)
+def test_an_operation_has_a_file_in_every_room(op, room):
+    assert (ROOT / room.format(op)).is_file()
+
+
+def test_no_operation_is_missing_here():
+    for folder in ("ops", "reference"):
+        assert {path.stem for path in (PACKAGE / folder).glob("*.py")} == {*OPS, "__init__"}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_operation_tests_have_the_same_sections(op):
+    text = (ROOT / f"tests/test_{op}.py").read_text()
+    sections = re.findall(r"^# --- (.*?) -+$", text, re.MULTILINE)
+    assert sections == ["agrees with reference", "invariants", "backends agree", "torch", "errors"]
+
+
+def test_only_the_bindings_know_pybind11():
+    assert all(re.fullmatch(r"csrc/bindings\w*\.cpp", path) for path in mentions("pybind11", SOURCES))
+
+
+def test_only_simd_h_knows_instruction_sets():
+    assert mentions(r"immintrin|__AVX|\b_mm\d*_", SOURCES) == ["csrc/simd.h"]
+
+
+def test_kernels_know_neither_python_nor_torch():
+    kernels = [path for path in SOURCES if not path.name.startswith("bindings")]
+    assert mentions(r"Python\.h|torch/|ATen|c10::", kernels) == []
+
+
+def test_only_arrays_tells_libraries_apart():
+    """Among the modules behind the operations: models, data and training are torch's own ground."""
+    folders = [PACKAGE, *(PACKAGE / name for name in ("_core", "ops", "reference"))]
+    around = [path for path in MODULES if path.parent in folders]
+    assert mentions(r"isinstance\(.*\b(torch\.Tensor|cupy\.ndarray|np\.ndarray)\b", around) == ["ssdml_fast/_arrays.py"]
+
+
+def test_nothing_is_left_for_later():
+    assert mentions(r"\b(TODO|FIXME|XXX)\b", [*MODULES, *SOURCES]) == []
+
+
+# --- public names -----------------------------------------------------------------------------------------------------
+
+
+def test_public_names_are_listed_once_and_for_type_checkers_too():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (guarded,) = (node for node in tree.body if isinstance(node, ast.If))
+    homes = {alias.name: node.module or alias.name for node in guarded.body for alias in node.names}
+    assert homes == sf._HOME
+    assert sf.__all__ == sorted({*homes, "__version__"})
+    assert dir(sf) == sf.__all__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        sf.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in sf.__all__ if callable(getattr(sf, name)) and not name.endswith("Warning")]
+)
+def test_every_public_name_is_documented(name):
+    value = getattr(sf, name)
+    doc = inspect.getdoc(value)
+    sections = re.findall(r"^(\w+)\n-+$", doc, re.MULTILINE)
+    assert "Examples" in sections and ">>>" in doc
+    parameters = [] if name == "EdgeAffinity" else inspect.signature(value).parameters
+    described = doc.split("Parameters\n", 1)[-1]
+    for parameter in parameters:
+        assert parameter.startswith("_") or re.search(rf"^(\w+, )*{parameter}\b", described, re.MULTILINE), parameter
+    if not inspect.isclass(value) and parameters:
+        assert {"Parameters", "Returns", "Raises"} <= set(sections)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_run(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[-1] == "__main__":
+        return
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    assert (
+        doctest.testmod(
+            importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        ).failed
+        == 0
+    )
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_twins_have_the_same_signature(name):
+    only_fast = ("num_threads", "progress")
+
+    def parameters(function):
+        return [(p.name, p.default) for p in inspect.signature(function).parameters.values() if p.name not in only_fast]
+
+    assert parameters(getattr(sf.reference, name)) == parameters(getattr(sf, name))
+
+
+# --- importing --------------------------------------------------------------------------------------------------------
+
+
+def seconds(statement):
+    """Best of five of a statement in a fresh interpreter, and the modules that it loaded."""
+    code = f"import sys, time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t, *sys.modules)"
+    best, loaded = float("inf"), []
+    for _ in range(5):
+        first, *loaded = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        best = min(best, float(first))
+    return best, loaded
+
+
+@pytest.mark.parametrize("statement", ["import ssdml_fast", "import ssdml_fast; ssdml_fast.knn_graph"])
+def test_importing_is_quick_and_loads_no_heavy_library(statement):
+    ours, loaded = seconds(statement)
+    assert not {"torch", "cupy", "scipy", "sklearn"} & set(loaded)
+    assert ours < max(0.3, 2 * seconds("import numpy")[0])

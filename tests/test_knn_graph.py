@@ -1,0 +1,368 @@
+import concurrent.futures
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
+from strategies import DTYPES, LAYOUTS, LIBRARIES, METRICS, make_points, point_sets, relayout, to_torch
+
+import ssdml_fast as sf
+from ssdml_fast import _torch, reference
+from ssdml_fast.reference.knn_graph import pairwise_distances
+
+metrics = st.sampled_from(METRICS)
+
+
+def rounding(x, metric, distances):
+    """How far float64 rounding in any order of summation, then one rounding to the dtype, may move `distances`."""
+    wide = x.astype(np.float64)
+    last_place = np.spacing(np.abs(distances)) * (x.dtype == np.float32)
+    if metric == "cosine":  # |u - v|^2 / 2 of unit vectors that are themselves rounded
+        return last_place + 1e-14 * np.sqrt(np.abs(distances)) + 1e-30
+    if metric == "inner_product":  # terms of both signs cancel
+        return last_place + 1e-14 * (wide**2).sum(1).max(initial=0)
+    return last_place + 1e-14 * np.abs(distances)
+
+
+def assert_same_graph(graph, twin, x, metric, bounds=None):
+    """Equal distances up to rounding, and neighbours that are equal wherever rounding cannot have swapped them."""
+    assert graph.indices.dtype == np.int64 and graph.distances.dtype == x.dtype
+    assert graph.indices.shape == graph.distances.shape == twin.indices.shape
+    np.testing.assert_array_less(np.abs(graph.distances - twin.distances), rounding(x, metric, twin.distances) + 1e-300)
+    exact = np.take_along_axis(pairwise_distances(x, metric), graph.indices, axis=1)
+    np.testing.assert_array_less(np.abs(graph.distances - exact), rounding(x, metric, exact) + 1e-300)
+    assert_ordered(graph, bounds)
+
+
+def assert_identical(graph, other):
+    np.testing.assert_array_equal(graph.indices, other.indices)
+    np.testing.assert_array_equal(graph.distances, other.distances)
+
+
+def assert_ordered(graph, ptr=None):
+    """Sorted by (distance, index), nothing repeated, never the point itself, never of another segment."""
+    d, i = graph.distances, graph.indices
+    assert ((d[:, 1:] > d[:, :-1]) | ((d[:, 1:] == d[:, :-1]) & (i[:, 1:] > i[:, :-1]))).all()
+    sf.KnnGraph(i, d, ptr)  # validates the rest
+
+
+# --- agrees with reference --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cosine"])
+@given(point_sets(kinds=("gaussian", "grid", "duplicates", "clusters", "sphere"), with_ptr=False))
+def test_twin_agrees_with_sklearn(metric, case):
+    x, k, _ = case
+    if len(x) == 0:
+        return
+    x = x.astype(np.float64)
+    distances, indices = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric).fit(x).kneighbors()
+    assert_nearest(reference.knn_graph(x, k, metric), indices, distances, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "inner_product"])
+def test_twin_agrees_with_faiss(metric):
+    faiss = pytest.importorskip("faiss")
+    x, k = make_points("gaussian", 300, 20, np.random.default_rng(0)).astype(np.float32), 7
+    faiss_metric, sign = {
+        "sqeuclidean": (faiss.METRIC_L2, 1),
+        "inner_product": (faiss.METRIC_INNER_PRODUCT, -1),
+    }[metric]
+    distances, indices = faiss.knn(x, x, k + 1, metric=faiss_metric)
+    rows = np.arange(len(x))[:, None]
+    itself = indices == rows
+    itself[~itself.any(1), -1] = True  # by inner product a point need not be among its own nearest
+    distances, indices = (a[~itself].reshape(len(x), k) for a in (sign * distances, indices))
+    assert_nearest(reference.knn_graph(x, k, metric), indices, distances, atol=1e-4)
+
+
+def assert_nearest(graph, indices, distances, atol):
+    """Same distances, and the same sets of neighbours but for ties with the last of them."""
+    np.testing.assert_allclose(graph.distances, distances, rtol=1e-5, atol=atol)
+    for ours, theirs, d in zip(graph.indices, indices, graph.distances, strict=True):
+        inside = ours[d < d[-1] - 2 * atol]
+        assert np.isin(inside, theirs).all()
+
+
+@given(point_sets(), metrics)
+def test_agrees_with_twin(isa, case, metric):
+    x, k, ptr = case
+    graph = sf.knn_graph(x, k, metric, ptr)
+    assert_same_graph(graph, reference.knn_graph(x, k, metric, ptr), x, metric, ptr)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "inner_product"])
+@given(point_sets(kinds=("grid",)))
+def test_ties_fall_to_the_smaller_index(isa, metric, case):
+    x, k, ptr = case  # on an integer grid every float64 sum is exact: nothing may differ
+    assert_identical(sf.knn_graph(x, k, metric, ptr), reference.knn_graph(x, k, metric, ptr))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("n, d, k", [(301, 17, 10), (130, 300, 50), (259, 2, 258), (257, 1, 3)])
+def test_agrees_with_twin_beyond_one_tile(isa, n, d, k, metric, dtype):
+    x = make_points("gaussian", n, d, np.random.default_rng(n)).astype(dtype)
+    graph, twin = sf.knn_graph(x, k, metric), reference.knn_graph(x, k, metric)
+    assert_same_graph(graph, twin, x, metric)
+    if dtype == np.float32 and d > 1 and metric != "inner_product":  # rounded once from float64
+        assert_identical(graph, twin)
+
+
+@pytest.fixture(scope="module")
+def many_segments():
+    """Segments of no, few, hundreds and over a thousand points with many exact ties, and their twins' graphs."""
+    ptr = np.array([0, 1200, 1200, 1220, 1700, 1700, 2700])
+    x = make_points("grid", 2700, 4, np.random.default_rng(0)).astype(np.float32)
+    return x, ptr, {metric: reference.knn_graph(x, 11, metric, ptr) for metric in ("sqeuclidean", "inner_product")}
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_agrees_with_twin_on_many_segments(isa, many_segments, num_threads):
+    x, ptr, twins = many_segments
+    for metric, twin in twins.items():
+        assert_identical(sf.knn_graph(x, 11, metric, ptr, num_threads=num_threads), twin)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("spread", [1e-4, 1e-5, 1e-6, 1e-7])
+def test_near_duplicates_on_the_sphere(isa, spread, metric, dtype):
+    rng = np.random.default_rng(0)
+    centres = make_points("sphere", 12, 24, rng)
+    x = np.repeat(centres, 10, axis=0) + spread * rng.standard_normal((120, 24))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(dtype)
+    assert_same_graph(sf.knn_graph(x, 12, metric), reference.knn_graph(x, 12, metric), x, metric)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(point_sets(kinds=("grid",), with_ptr=False))
+def test_a_common_offset_changes_nothing(isa, dtype, case):
+    x, k, _ = case
+    x = x.astype(dtype)
+    assert_identical(sf.knn_graph(x + dtype(2**21), k), sf.knn_graph(x, k))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mixed_scales(isa, dtype, metric):
+    rng = np.random.default_rng(1)
+    x = make_points("gaussian", 150, 9, rng) * 10.0 ** rng.integers(-15, 15, (150, 1))
+    x = x.astype(dtype)
+    graph = sf.knn_graph(x, 20, metric)
+    twin = reference.knn_graph(x, 20, metric)
+    np.testing.assert_allclose(graph.distances, twin.distances, rtol=1e-6 if dtype == np.float32 else 1e-12, atol=1e-30)
+    assert_ordered(graph)
+    if metric != "cosine":
+        np.testing.assert_array_equal(graph.indices, twin.indices)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean"])
+@pytest.mark.parametrize("kind", ["grid", "gaussian"])
+@pytest.mark.parametrize(
+    "dtype, scale",
+    [(np.float32, 1e-40), (np.float32, 1e-22), (np.float64, 1e-160), (np.float64, 1e-162), (np.float64, 1e-310)],
+)
+def test_subnormals(isa, dtype, scale, kind, metric):
+    x = (scale * make_points(kind, 90, 40, np.random.default_rng(2))).astype(dtype)
+    graph, twin = sf.knn_graph(x, 8, metric), reference.knn_graph(x, 8, metric)
+    assert_identical(graph, twin)  # sums of subnormal float64 squares are exact, float32 ones are rounded once
+
+
+# --- invariants -------------------------------------------------------------------------------------------------------
+
+
+@given(point_sets(), metrics)
+def test_rows_are_ordered(case, metric):
+    x, k, ptr = case
+    graph = sf.knn_graph(x, k, metric, ptr)
+    assert (graph.n, graph.k) == (len(x), k)
+    assert_ordered(graph, ptr)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_permutation_equivariance(dtype, metric):
+    rng = np.random.default_rng(3)
+    x = make_points("gaussian", 200, 12, rng)
+    x = x.astype(dtype)
+    order = rng.permutation(len(x))
+    graph, permuted = sf.knn_graph(x, 9, metric), sf.knn_graph(x[order], 9, metric)
+    np.testing.assert_array_equal(permuted.distances, graph.distances[order])
+    np.testing.assert_array_equal(order[permuted.indices], graph.indices[order])
+
+
+@given(point_sets(), metrics)
+def test_segments_are_separate_calls(case, metric):
+    x, k, ptr = case
+    ptr = np.array([0, len(x), len(x)]) if ptr is None else ptr
+    graph = sf.knn_graph(x, k, metric, ptr)
+    np.testing.assert_array_equal(graph.ptr, ptr)
+    for low, high in itertools.pairwise(ptr):
+        alone = sf.knn_graph(x[low:high], k, metric)
+        np.testing.assert_array_equal(graph.indices[low:high], alone.indices + low)
+        np.testing.assert_array_equal(graph.distances[low:high], alone.distances)
+
+
+@given(point_sets(with_ptr=False), metrics, st.sampled_from(LAYOUTS))
+def test_any_layout(case, metric, layout):
+    x, k, _ = case
+    laid_out = relayout(x, layout)
+    before = laid_out.tobytes()
+    assert_identical(sf.knn_graph(laid_out, k, metric), sf.knn_graph(np.array(laid_out, order="C"), k, metric))
+    assert laid_out.tobytes() == before
+
+
+def test_defaults():
+    x = make_points("gaussian", 20, 3, np.random.default_rng(0))
+    graph = sf.knn_graph(x, 4)
+    assert graph.ptr is None
+    assert_identical(graph, sf.knn_graph(x, np.int32(4), metric="sqeuclidean", ptr=None, num_threads=None))
+
+
+# --- backends agree ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@given(point_sets(), metrics)
+def test_same_bits_for_any_thread_count(isa, num_threads, case, metric):
+    x, k, ptr = case
+    graph = sf.knn_graph(x, k, metric, ptr, num_threads=num_threads)
+    assert_identical(graph, sf.knn_graph(x, k, metric, ptr))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_same_bits_for_any_thread_count_beyond_one_tile(isa, num_threads):
+    x = make_points("duplicates", 1500, 20, np.random.default_rng(4)).astype(np.float32)
+    graph = sf.knn_graph(x, 10, num_threads=num_threads)
+    assert_identical(graph, sf.knn_graph(x, 10, num_threads=1))
+    assert_ordered(graph)
+
+
+def test_concurrent_calls(isa):
+    sets = [make_points("gaussian", 50 + 40 * i, 8, np.random.default_rng(i)).astype(np.float32) for i in range(12)]
+    alone = [sf.knn_graph(x, 6) for x in sets]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for graph, expected in zip(pool.map(lambda x: sf.knn_graph(x, 6, num_threads=2), sets), alone, strict=True):
+                assert_identical(graph, expected)
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------
+
+
+@given(point_sets(), metrics)
+def test_torch_equals_numpy(case, metric):
+    x, k, ptr = case
+    graph = sf.knn_graph(to_torch(x), k, metric, to_torch(ptr))
+    assert isinstance(graph.indices, torch.Tensor) and isinstance(graph.distances, torch.Tensor)
+    expected = sf.knn_graph(x, k, metric, ptr)
+    np.testing.assert_array_equal(graph.indices.numpy(), expected.indices)
+    np.testing.assert_array_equal(graph.distances.numpy(), expected.distances)
+    assert ptr is None or torch.equal(graph.ptr, to_torch(ptr))
+
+
+def test_torch_layouts():
+    x = torch.randn(3, 2, 40, dtype=torch.float64)
+    for view in (x[:, 0].T, x[0].T[::2], x[1, :1].expand(30, 40)):
+        np.testing.assert_array_equal(sf.knn_graph(view, 4).indices, sf.knn_graph(view.numpy().copy(), 4).indices)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precisions_are_computed_in_float32(dtype):
+    x = torch.randn(40, 5).to(dtype)
+    graph, expected = sf.knn_graph(x, 4), sf.knn_graph(x.float(), 4)
+    assert torch.equal(graph.indices, expected.indices) and torch.equal(graph.distances, expected.distances)
+    assert graph.distances.dtype == torch.float32
+
+
+def test_torch_input_may_require_grad():
+    x = torch.randn(20, 3, requires_grad=True)
+    graph = sf.knn_graph(x, 3)
+    assert not graph.distances.requires_grad
+
+
+def test_registered_operator():
+    operator = _torch.ops.knn_graph.default
+    x = torch.randn(30, 4)
+    torch.library.opcheck(operator, (x, 3, "sqeuclidean", None, None))
+    torch.library.opcheck(operator, (x.double(), 5, "cosine", torch.tensor([0, 10, 30]), 1))
+    torch.library.opcheck(operator, (x.half(), 5, "euclidean", None, None))
+
+
+def test_compiles_as_one_graph():
+    compiled = torch.compile(lambda x: sf.knn_graph(x, 3).distances.sum(), fullgraph=True, backend="aot_eager")
+    x = torch.randn(30, 4)
+    assert compiled(x) == sf.knn_graph(x, 3).distances.sum()
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+X = make_points("gaussian", 12, 3, np.random.default_rng(0))
+
+
+def with_entry(x, value):
+    x = x.copy()
+    x[-1, -1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    "error, name, changed",
+    [
+        (TypeError, "x", {"x": X.tolist()}),
+        (TypeError, "x", {"x": None}),
+        (TypeError, "x", {"x": X.astype(int)}),
+        (TypeError, "x", {"x": X.astype(complex)}),
+        (TypeError, "x", {"x": X > 0}),
+        (ValueError, "x", {"x": X[0]}),
+        (ValueError, "x", {"x": X[None]}),
+        (ValueError, "x", {"x": with_entry(X, np.nan)}),
+        (ValueError, "x", {"x": with_entry(X, np.inf)}),
+        (ValueError, "x", {"x": with_entry(X.astype(np.float32), -np.inf)}),
+        (ValueError, "x", {"x": X[:, :0]}),
+        (ValueError, "x", {"x": with_entry(X.astype(np.float32), 3e19)}),  # its squared distances overflow
+        (ValueError, "x", {"x": with_entry(X, -1e154)}),
+        (ValueError, "k", {"k": 0}),
+        (ValueError, "k", {"k": -1}),
+        (ValueError, "k", {"k": 12}),
+        (ValueError, "k", {"k": 2**70}),
+        (TypeError, "k", {"k": 2.0}),
+        (TypeError, "k", {"k": True}),
+        (TypeError, "k", {"k": "3"}),
+        (TypeError, "k", {"k": None}),
+        (ValueError, "k", {"k": 4, "ptr": np.array([0, 4, 12])}),
+        (ValueError, "metric", {"metric": "manhattan"}),
+        (ValueError, "metric", {"metric": None}),
+        (TypeError, "ptr", {"ptr": [0, 12]}),
+        (TypeError, "ptr", {"ptr": np.array([0.0, 12.0])}),
+        (ValueError, "ptr", {"ptr": np.array([[0, 12]])}),
+        (ValueError, "ptr", {"ptr": np.array([], np.int64)}),
+        (ValueError, "ptr", {"ptr": np.array([1, 12])}),
+        (ValueError, "ptr", {"ptr": np.array([0, 11])}),
+        (ValueError, "ptr", {"ptr": np.array([0, 8, 4, 12])}),
+        (ValueError, "num_threads", {"num_threads": 0}),
+        (ValueError, "num_threads", {"num_threads": -2}),
+        (TypeError, "num_threads", {"num_threads": 1.5}),
+        (TypeError, "num_threads", {"num_threads": True}),
+    ],
+)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_refuses(refuses, library, error, name, changed):
+    refuses(error, name, sf.knn_graph, **LIBRARIES[library]({"x": X, "k": 3, **changed}))
+
+
+def test_refuses_mixed_libraries(refuses):
+    refuses(TypeError, "ptr", sf.knn_graph, to_torch(X), 3, ptr=np.array([0, 12]))
+    refuses(TypeError, "ptr", sf.knn_graph, X, 3, ptr=torch.tensor([0, 12]))
+
+
+def test_refuses_torch_tensors_that_numpy_arrays_would_be_refused(refuses):
+    refuses(TypeError, "x", sf.knn_graph, torch.ones(5, 2, dtype=torch.int64), 2)
+    refuses(TypeError, "x", sf.knn_graph, torch.ones(5, 2, dtype=torch.complex64), 2)
+    refuses(TypeError, "x", sf.knn_graph, torch.eye(5).to_sparse(), 2)
+    refuses(TypeError, "x", sf.knn_graph, torch.ones(5, 2, device="meta"), 2)
+    refuses(ValueError, "x", sf.knn_graph, torch.full((5, 2), torch.nan), 2)

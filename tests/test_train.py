@@ -1,0 +1,343 @@
+"""Partitions, mining, and the whole training on small settings: what must hold of each, whatever the kernels' speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+import ssdml_fast as sf
+from ssdml_fast.data.dataset import hide_labels, stratified_split
+from ssdml_fast.data.digits import load_digits
+from ssdml_fast.evaluate import score_embedding
+from ssdml_fast.models.digits import digits_net
+from ssdml_fast.models.metric import untrained
+from ssdml_fast.train import Config, fit
+from ssdml_fast.train.mining import class_posteriors, correct_triplets, mine, mine_class_triplets
+from ssdml_fast.train.partition import count, partitions
+from ssdml_fast.train.run import RunError, RunFolder, write_atomically
+
+# ---- data
+
+
+@given(st.integers(0, 1000), st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_split_and_hidden_labels_are_stratified(seed, per_class):
+    labels = np.random.default_rng(seed).permutation(np.repeat([2, 5, 7], [20, 40, 10]))
+    first, second = stratified_split(labels, 0.3, np.random.default_rng(seed))
+    assert sorted([*first, *second]) == list(range(70))
+    assert [int((labels[second] == c).sum()) for c in (2, 5, 7)] == [6, 12, 3]
+    hidden = hide_labels(labels, per_class, np.random.default_rng(seed))
+    assert [int((hidden == c).sum()) for c in (2, 5, 7)] == [per_class] * 3
+    assert ((hidden == labels) | (hidden == -1)).all()
+
+
+def test_digits_parts_are_disjoint_and_repeatable():
+    data, again, other = load_digits(0), load_digits(0), load_digits(1)
+    parts = [data.images, data.val_images, data.test_images]
+    assert sum(map(len, parts)) == 1797
+    assert len({image.tobytes() for part in parts for image in part}) == 1797  # digits has no duplicate images
+    np.testing.assert_allclose(data.images.mean(0), 0, atol=1e-6)
+    for field in dataclasses.fields(data):
+        np.testing.assert_array_equal(getattr(data, field.name), getattr(again, field.name))
+    assert not np.array_equal(data.test_images, other.test_images)
+    with pytest.raises(ValueError, match="labels_per_class must be in"):
+        load_digits(0, labels_per_class=200)
+
+
+# ---- partitions
+
+
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=80), st.integers(1, 30), st.integers(0, 99))
+def test_partitions_hold_all_labelled_and_each_unlabelled_once(labels, size, seed):
+    labels = np.array(labels)
+    parts = partitions(labels, size, np.random.default_rng(seed))
+    labelled, unlabelled = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+    assert len(parts) == count(labels, size) == max(1, -(-len(unlabelled) // size))
+    for part in parts:
+        np.testing.assert_array_equal(part[labels[part] >= 0], labelled)
+    rest = np.concatenate([part[labels[part] < 0] for part in parts])
+    np.testing.assert_array_equal(np.sort(rest), unlabelled)
+    sizes = [len(part) - len(labelled) for part in parts]
+    assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
+
+
+# ---- mining
+
+
+def posterior_matrices():
+    return st.tuples(st.integers(1, 60), st.integers(1, 6), st.integers(0, 2**31)).map(
+        lambda s: np.random.default_rng(s[2]).dirichlet(np.full(s[1], 0.3), s[0])
+    )
+
+
+@settings(deadline=None)
+@given(posterior_matrices(), st.integers(0, 200), st.floats(0, 1), st.integers(0, 2**63 - 1))
+def test_drawn_triplets_are_of_the_right_classes(posteriors, n_triplets, min_confidence, seed):
+    triplets = mine_class_triplets(posteriors, n_triplets, min_confidence, seed)
+    classes, confidence = posteriors.argmax(1), posteriors.max(1)
+    sizes = np.bincount(classes[confidence >= min_confidence])
+    possible = (sizes > 1).any() and (sizes > 0).sum() > 1
+    assert triplets.shape == (n_triplets if possible else 0, 3) and triplets.dtype == np.int64
+    anchor, positive, negative = triplets.T
+    assert (confidence[triplets] >= min_confidence).all()
+    assert (classes[anchor] == classes[positive]).all() and (classes[anchor] != classes[negative]).all()
+    assert (anchor != positive).all()
+    np.testing.assert_array_equal(triplets, mine_class_triplets(posteriors, n_triplets, min_confidence, seed))
+
+
+def test_drawn_triplets_are_uniform():
+    posteriors = np.eye(3)[[0, 0, 0, 1, 1, 2]]
+    anchor, positive, negative = mine_class_triplets(posteriors, 60_000, 1.0, seed=0).T
+
+    def shares(drawn):
+        return np.bincount(drawn, minlength=6) / len(drawn)
+
+    np.testing.assert_allclose(shares(anchor), [0.2, 0.2, 0.2, 0.2, 0.2, 0], atol=0.01)  # point 5 has no partner
+    np.testing.assert_allclose(shares(positive[anchor == 0]), [0, 1 / 2, 1 / 2, 0, 0, 0], atol=0.02)
+    np.testing.assert_allclose(shares(negative[anchor < 3]), [0, 0, 0, 1 / 3, 1 / 3, 1 / 3], atol=0.02)
+    np.testing.assert_allclose(shares(negative[anchor == 4]), [1 / 4, 1 / 4, 1 / 4, 0, 0, 1 / 4], atol=0.02)
+    assert not np.array_equal(*(mine_class_triplets(posteriors, 50, 1.0, seed) for seed in (0, 1)))
+
+
+def test_posteriors_are_class_mass_normalised():
+    mass = np.array([[0.6, 0.2], [0.2, 0.2], [0.0, 0.0], [0.0, 0.0]])
+    posteriors = class_posteriors(mass, np.array([4, 9]), np.array([-1, -1, 9, -1]))
+    # columns / totals: (.75, .5), (.25, .5); then rows to 1; a label is certain; what no label reaches is undecided
+    np.testing.assert_allclose(posteriors, [[0.6, 0.4], [1 / 3, 2 / 3], [0, 1], [0.5, 0.5]])
+
+
+@settings(deadline=None)
+@given(posterior_matrices(), st.floats(0, 1), st.integers(0, 2**31))
+def test_corrected_triplets_keep_what_was_right(posteriors, min_confidence, seed):
+    rng = np.random.default_rng(seed)
+    triplets = rng.integers(len(posteriors), size=(40, 3))
+    before = triplets.copy()
+    corrected = correct_triplets(triplets, posteriors, min_confidence, rng)
+    np.testing.assert_array_equal(triplets, before)
+    classes, confident = posteriors.argmax(1), posteriors.max(1) >= min_confidence
+    if len(np.unique(classes[confident])) < 2:
+        assert corrected.shape == (0, 3)
+        return
+    right = triplets[confident[triplets[:, 0]] & (classes[triplets[:, 0]] == classes[triplets[:, 1]])]
+    np.testing.assert_array_equal(corrected[:, :2], right[:, :2])
+    assert (classes[corrected[:, 2]] != classes[corrected[:, 0]]).all()
+    changed = corrected[:, 2] != right[:, 2]
+    np.testing.assert_array_equal(changed, classes[right[:, 2]] == classes[right[:, 0]])
+    assert confident[corrected[changed, 2]].all()
+
+
+def test_mining_combines_both_kinds_and_neighborhood_mining_is_the_papers():
+    data = load_digits(0)
+    members = np.arange(200)
+    z = F.normalize(torch.from_numpy(data.images[members]).flatten(1))
+    labels = data.labels[members]
+    graph = sf.knn_graph(z, 6)
+    paper = sf.mine_triplets(graph, sf.propagate_affinity(graph, torch.from_numpy(labels), gamma=0.9)).numpy()
+
+    triplets, near = mine(z, labels, Config(mining="neighborhood", neighbors=6), np.random.default_rng(0))
+    np.testing.assert_array_equal(triplets, paper)
+    assert near == len(paper)
+
+    triplets, near = mine(z, labels, Config(neighbors=6, triplets_per_example=2), np.random.default_rng(0))
+    assert len(triplets) == near + 400 and near > 100
+    pairs = {tuple(pair) for pair in paper[:, :2].tolist()}
+    assert all(tuple(pair) in pairs for pair in triplets[:near, :2].tolist())
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("seed", -1), ("mining", "best"), ("rounds", 0), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
+        ("patience", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0), ("gamma", float("nan")), ("alpha", 90.0),
+        ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
+        ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_is_named(setting, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{setting} must be"):
+        Config(**{setting: value})
+
+
+# ---- the whole training
+
+TINY = Config(rounds=2, partition_size=120, epochs=1, metric_dim=16)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """400 digits, 10 labels per class, as arguments of fit."""
+    data = load_digits(0)
+    keep = np.concatenate([np.flatnonzero(data.labels >= 0), np.flatnonzero(data.labels < 0)[:300]])
+    return data.images[keep], data.labels[keep], data.val_images, data.val_labels
+
+
+class SmallNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 32))
+
+    def forward(self, images):
+        return F.normalize(self.layers(images))
+
+
+def small_net():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SmallNet()
+
+
+def without_times(history):
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in history]
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny):
+    return fit(small_net(), *tiny, TINY)
+
+
+def test_training_improves_and_returns_its_best(tiny, fitted):
+    assert fitted.stopped == "finished"
+    assert len(fitted.history) == 1 + TINY.rounds * 3 == 1 + fitted.best["epochs"]
+    assert fitted.best["val_nmi"] > fitted.history[0]["val_nmi"] + 0.05
+    assert fitted.best["score"] == max(record["score"] for record in fitted.history)
+    figures = score_embedding(fitted.model.embed(tiny[2]), tiny[3], ks=(1,))
+    assert figures == {"nmi": fitted.best["val_nmi"], "recall@1": fitted.best["val_recall@1"]}
+
+
+def test_L_stays_orthogonal_and_moves(tiny, fitted):
+    assert all(record["orthogonality_error"] <= 1e-5 for record in fitted.history)
+    start = untrained(small_net(), tiny[0], TINY.metric_dim, TINY.seed).L
+    assert (fitted.model.L - start).abs().max() > 1e-2
+
+
+def test_training_repeats_exactly_and_leaves_global_generators_alone(tiny, fitted):
+    torch.manual_seed(123)
+    np.random.seed(123)  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    again = fit(small_net(), *tiny, TINY)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    assert without_times(again.history) == without_times(fitted.history)
+    for name, tensor in fitted.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+    other = fit(small_net(), *tiny, dataclasses.replace(TINY, seed=1, rounds=1))
+    assert other.history[1]["loss"] != fitted.history[1]["loss"]
+
+
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path, stop_at):
+    def interrupt(record):
+        if record["epoch"] == stop_at:
+            raise KeyboardInterrupt
+
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_net(), *tiny, TINY, run=run, on_epoch=interrupt)
+    assert len(run.read_checkpoint()["history"]) == stop_at  # the epoch that was cut off is not in it
+    seen = []
+    resumed = fit(small_net(), *tiny, run.read_config(), run=run, resume=True, on_epoch=seen.append)
+    assert [record["epoch"] for record in seen] == list(range(stop_at, 7))
+    assert without_times(resumed.history) == without_times(fitted.history)
+    for name, tensor in fitted.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+        assert torch.equal(tensor, run.read_model()[name])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == resumed.history
+
+
+def test_the_papers_mining_collapses_and_says_so(tiny):
+    config = Config(mining="neighborhood", rounds=20, neighbors=10, metric_dim=16, patience=100)
+    result = fit(small_net(), *tiny, config)
+    assert result.stopped == "collapsed"
+    assert result.history[-1]["score"] < result.best["score"] - 0.1
+    assert result.best["score"] >= result.history[0]["score"]
+
+
+def test_patience_stops_early(tiny):
+    result = fit(small_net(), *tiny, dataclasses.replace(TINY, patience=1, learning_rate=1e-12, metric_step=1e-12))
+    assert (result.stopped, result.best["epoch"], len(result.history)) == ("patience", 0, 2)
+
+
+class OverflowingNet(SmallNet):
+    def forward(self, images):
+        return F.normalize(self.layers(images).exp())
+
+
+def test_an_infinite_network_is_reported_and_never_returned(tiny, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    result = fit(OverflowingNet(), *tiny, dataclasses.replace(TINY, learning_rate=100), run=run)
+    assert result.stopped == "diverged"
+    assert np.isfinite(result.model.embed(tiny[2])).all()
+    again = fit(OverflowingNet(), *tiny, run.read_config(), run=run, resume=True)
+    assert again.stopped == "diverged" and again.history == result.history
+
+
+@pytest.mark.parametrize(
+    ("position", "change", "message"),
+    [
+        (0, lambda images: images.astype(np.float64), "images must be a NumPy array of type float32, found float64"),
+        (0, lambda images: torch.from_numpy(images), "images must be a NumPy array"),
+        (1, lambda labels: labels[:-1], "labels must have shape"),
+        (1, lambda labels: np.where(labels > 0, -1, labels), "labels must hold at least two classes"),
+        (3, lambda labels: labels[:-1], "val_labels must have shape"),
+    ],
+)  # fmt: skip
+def test_bad_data_is_named(tiny, position, change, message):
+    arguments = list(tiny)
+    arguments[position] = change(arguments[position])
+    with pytest.raises((TypeError, ValueError), match=message):
+        fit(small_net(), *arguments, TINY)
+
+
+def test_settings_that_do_not_fit_the_data_are_named_before_anything_is_written(tiny, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    for setting, value in {"neighbors": 200, "metric_dim": 33}.items():
+        with pytest.raises(ValueError, match=f"{setting} must be"):
+            fit(small_net(), *tiny, dataclasses.replace(TINY, **{setting: value}), run=run)
+    assert not (tmp_path / "run").exists()
+
+
+# ---- run folders
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    fit(small_net(), *tiny, dataclasses.replace(TINY, rounds=1), run=run)
+    with pytest.raises(RunError, match="other settings"):
+        fit(small_net(), *tiny, TINY, run=run, resume=True)
+    with pytest.raises(RunError, match="must be new or empty"):
+        fit(small_net(), *tiny, TINY, run=run)
+
+
+def test_digits_net_depends_on_its_seed_alone():
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, second, other = digits_net(0), digits_net(0), digits_net(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    images = torch.from_numpy(load_digits().images[:4])
+    assert torch.equal(first(images), second(images)) and not torch.equal(first(images), other(images))
+    np.testing.assert_allclose(first(images).detach().norm(dim=1), 1, rtol=1e-6)
