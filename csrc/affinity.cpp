@@ -1,201 +1,232 @@
 #include "affinity.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <numeric>
 #include <vector>
+
+#include "affinity_modes.h"
+#include "affinity_solve.h"
+#include "affinity_walk.h"
 
 namespace ssdml {
 namespace {
 
-constexpr int kPanel = 8;                // columns solved together: one cache line of float64 per point
-constexpr std::int64_t kCheckEvery = 8;  // sweeps between two looks at the error bound
+using namespace walk;
 
-/// One segment's edges, and the pairs (i, r) of each point j with indices[i, r] = j.
-struct Edges {
-  const std::int64_t* indices;  // of the segment's rows, numbered from `first`
-  std::int64_t first, n, k;
-  std::vector<std::int64_t> reverse_ptr, reverse;  // reverse[e] = i * k + r
+/// Slow modes that pay for themselves in a component of n points.
+std::int64_t modes_for(std::int64_t n) { return n < 512 ? 0 : n < 2048 ? 32 : n < 6000 ? 64 : 128; }
+constexpr int kSweepsBeforeModes = 8;
+constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
+constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
 
-  std::int64_t neighbour(std::int64_t i, std::int64_t r) const { return indices[i * k + r] - first; }
-};
-
-Edges make_edges(const std::int64_t* indices, std::int64_t first, std::int64_t n, std::int64_t k) {
-  Edges edges{indices + first * k, first, n, k, std::vector<std::int64_t>(n + 1, 0), std::vector<std::int64_t>(n * k)};
-  for (std::int64_t e = 0; e < n * k; ++e) ++edges.reverse_ptr[edges.indices[e] - first + 1];
-  std::partial_sum(edges.reverse_ptr.begin(), edges.reverse_ptr.end(), edges.reverse_ptr.begin());
-  std::vector<std::int64_t> next(edges.reverse_ptr.begin(), edges.reverse_ptr.end() - 1);
-  for (std::int64_t e = 0; e < n * k; ++e) edges.reverse[next[edges.indices[e] - first]++] = e;
-  return edges;
-}
-
-struct Panel {
-  std::vector<double> x, swept;  // (n, kPanel): current solution and the next
-  explicit Panel(std::int64_t n) : x(n * kPanel), swept(n * kPanel) {}
-};
-
-struct Solved {
-  std::int64_t iterations;
-  double error;
-};
-
-/// Solves (I - gamma Q) x = (1 - gamma) b for the kPanel columns b[i, c] = source(i, c). Stops when no entry is off by
-/// more than `tol`, or when rounding allows no better.
-template <typename Source>
-Solved solve(const Edges& edges, double gamma, double tol, Panel& panel, const Source& source) {
-  const std::int64_t n = edges.n, k = edges.k;
-  const double scale = gamma / static_cast<double>(k);
-  // Rounding of one sweep: k + 2 operations on numbers of at most 1, seen through (I - gamma Q)^-1.
-  const double rounding = static_cast<double>(k + 4) * 0x1p-53 / (1 - gamma);
-  // After this many sweeps gamma^t is below 1e-17: nothing more can be gained.
-  const auto limit = static_cast<std::int64_t>(std::ceil(std::log(1e-17) / std::log(gamma))) + 1;
-  for (std::int64_t i = 0; i < n; ++i)
-    for (int c = 0; c < kPanel; ++c) panel.x[i * kPanel + c] = source(i, c);
-  Solved solved{0, 0};
-  for (;;) {
-    double low[kPanel], high[kPanel];
-    std::fill(low, low + kPanel, std::numeric_limits<double>::infinity());
-    std::fill(high, high + kPanel, -std::numeric_limits<double>::infinity());
-    for (std::int64_t i = 0; i < n; ++i) {
-      double sum[kPanel] = {};
-      for (std::int64_t r = 0; r < k; ++r) {
-        const double* from = &panel.x[edges.neighbour(i, r) * kPanel];
-        for (int c = 0; c < kPanel; ++c) sum[c] += from[c];
-      }
-      for (int c = 0; c < kPanel; ++c) {
-        const double next = scale * sum[c] + (1 - gamma) * source(i, c);
-        const double residual = next - panel.x[i * kPanel + c];
-        low[c] = std::min(low[c], residual);
-        high[c] = std::max(high[c], residual);
-        panel.swept[i * kPanel + c] = next;
-      }
-    }
-    ++solved.iterations;
-    const bool last = solved.iterations >= limit;
-    if (solved.iterations % kCheckEvery == 0 || last) {
-      // x + (I - gamma Q)^-1 residual is the solution, and the last term lies in [low, high] / (1 - gamma).
-      solved.error = 0;
-      for (int c = 0; c < kPanel; ++c) solved.error = std::max(solved.error, (high[c] - low[c]) / 2 / (1 - gamma));
-      solved.error += rounding;
-      if (solved.error <= tol || last) {
-        for (std::int64_t i = 0; i < n; ++i)
-          for (int c = 0; c < kPanel; ++c) panel.x[i * kPanel + c] += (low[c] + high[c]) / 2 / (1 - gamma);
-        return solved;
-      }
-    }
-    panel.x.swap(panel.swept);
-  }
-}
-
-/// Columns of the unit vectors first .. first + kPanel - 1.
-struct UnitColumns {
-  std::int64_t first;
-  double operator()(std::int64_t i, int c) const { return i == first + c ? 1.0 : 0.0; }
-};
-
-/// Columns that mark the labelled points of each class.
-struct ClassColumns {
+/// What all columns of one component write to.
+struct Component {
+  const Graph& graph;
   const std::int64_t* labels;
-  std::int64_t first;
-  double operator()(std::int64_t i, int c) const { return labels[i] == first + c ? 1.0 : 0.0; }
+  double gamma, tol;
+  int num_threads;
+  double* forward;   // (N, k): W*[i, j] at the edge i -> j, by the column of j
+  double* backward;  // (N, k): W*[j, i] at the edge i -> j, by the column of i
+
+  /// Writes column `place` of W* to both ends of its edges, entry(i) being its value at place i.
+  template <typename Entry>
+  void write(std::int64_t place, const Entry& entry) const {
+    const std::int64_t k = graph.k;
+    for (std::int64_t e = graph.in_ptr[place]; e < graph.in_ptr[place + 1]; ++e)
+      forward[graph.points[graph.in[e]] * k + graph.in_rank[e]] = entry(graph.in[e]);
+    for (std::int64_t r = 0; r < k; ++r) backward[graph.points[place] * k + r] = entry(graph.out[place * k + r]);
+  }
 };
+
+/// Class mass at every place, (n, classes + 1) with the sum over all classes last, within tol where `error` says so.
+struct ClassMass {
+  std::vector<double> mass;
+  double error = 0;
+};
+
+/// What one component's columns came to, in one precision.
+struct Outcome {
+  std::int64_t sweeps = 0;
+  double error = 0;
+};
+
+template <typename T>
+ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64_t classes, double tol,
+                        std::int64_t& sweeps) {
+  constexpr int width = kWidth<double>;
+  const Graph& graph = part.graph;
+  const std::int64_t columns = classes + 1, panels = (columns + width - 1) / width;
+  ClassMass result{std::vector<double>(graph.n * columns)};
+  std::int64_t most = 0;
+  double error = 0;
+  std::vector<PanelSolver<double>> solvers;
+  for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, graph.n * width, modes.count());
+#pragma omp parallel for num_threads(static_cast<int>(solvers.size())) schedule(dynamic) reduction(max : most, error)
+  for (std::int64_t q = 0; q < panels; ++q) {
+    PanelSolver<double>& solver = solvers[thread_index()];
+    const std::int64_t begin = q * width, end = std::min<std::int64_t>(begin + width, columns);
+    solver.clear();
+    bool any = false;
+    for (std::int64_t p = 0; p < graph.n; ++p) {
+      const std::int64_t label = part.labels[graph.points[p]];
+      if (label < 0) continue;
+      if (label >= begin && label < end) solver.source(p, static_cast<int>(label - begin)), any = true;
+      if (end == columns) solver.source(p, static_cast<int>(classes - begin)), any = true;
+    }
+    if (!any) continue;
+    for (std::int64_t p = 0; p < graph.n; ++p)
+      for (std::int64_t c = begin; c < end; ++c) solver.want(p, static_cast<int>(c - begin));
+    const Solved solved = solver.solve(modes, part.gamma, tol, false);
+    most = std::max<std::int64_t>(most, solved.sweeps);
+    error = std::max(error, solved.error);
+    std::int64_t number = 0;
+    for (std::int64_t p = 0; p < graph.n; ++p)
+      for (std::int64_t c = begin; c < end; ++c) result.mass[p * columns + c] = solver.entry(number++);
+  }
+  sweeps = std::max(sweeps, most);
+  result.error = error;
+  return result;
+}
+
+/// Solves the columns of `places` in panels of P and writes them. With `or_give_up`, those that P cannot get within tol
+/// are returned instead.
+template <typename P, typename T, typename Proceed>
+std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& modes,
+                                        const std::vector<std::int32_t>& places, bool or_give_up, Outcome& outcome,
+                                        const Proceed& proceed) {
+  const Graph& graph = part.graph;
+  const auto count = static_cast<std::int64_t>(places.size());
+  const std::int64_t panels = (count + kWidth<P> - 1) / kWidth<P>;
+  std::vector<char> failed(panels, false);
+  std::int64_t wanted = 0;
+  for (std::int64_t begin = 0; begin < count; begin += kWidth<P>) {
+    std::int64_t of_panel = 0;
+    for (std::int64_t q = begin; q < std::min<std::int64_t>(begin + kWidth<P>, count); ++q)
+      of_panel += graph.in_degree(places[q]) + graph.k;
+    wanted = std::max(wanted, of_panel);
+  }
+  std::vector<PanelSolver<P>> solvers;
+  for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, wanted, modes.count());
+
+  std::int64_t sweeps = 0;
+  double error = 0;
+  std::atomic<bool> stop{false};
+  std::atomic<std::int64_t> done{0};
+#pragma omp parallel for num_threads(static_cast<int>(solvers.size())) schedule(dynamic) reduction(max : sweeps, error)
+  for (std::int64_t q = 0; q < panels; ++q) {
+    if (stop) continue;
+    PanelSolver<P>& solver = solvers[thread_index()];
+    const std::int64_t begin = q * kWidth<P>, end = std::min<std::int64_t>(begin + kWidth<P>, count);
+    solver.clear();
+    for (std::int64_t at = begin; at < end; ++at) {
+      const int c = static_cast<int>(at - begin);
+      const std::int64_t p = places[at];
+      solver.source(p, c);
+      for (std::int64_t e = graph.in_ptr[p]; e < graph.in_ptr[p + 1]; ++e) solver.want(graph.in[e], c);
+      for (std::int64_t r = 0; r < graph.k; ++r) solver.want(graph.out[p * graph.k + r], c);
+    }
+    const Solved solved = solver.solve(modes, part.gamma, part.tol, or_give_up);
+    if (or_give_up && solved.error > part.tol) {
+      failed[q] = true;
+    } else {
+      sweeps = std::max<std::int64_t>(sweeps, solved.sweeps);
+      error = std::max(error, solved.error);
+      std::int64_t number = 0;
+      for (std::int64_t at = begin; at < end; ++at)
+        part.write(places[at], [&](std::int64_t) { return solver.entry(number++); });
+    }
+    const std::int64_t so_far = done += end - begin;
+    if (thread_index() == 0 && !proceed(so_far)) stop = true;
+  }
+  outcome.sweeps = std::max(outcome.sweeps, sweeps);
+  outcome.error = std::max(outcome.error, error);
+  std::vector<std::int32_t> again;
+  for (std::int64_t at = 0; at < count; ++at)
+    if (failed[at / kWidth<P>]) again.push_back(places[at]);
+  return again;
+}
+
+/// Labelled columns of W*, class mass, and the columns of `unlabelled`, all in precision T; those given up are left in
+/// `unlabelled`. Returns whether class mass was reached.
+template <typename T, typename Proceed>
+void solve_component(const Component& part, std::int64_t classes, bool last, bool& classes_left,
+                     std::vector<std::int32_t>& unlabelled, std::vector<double>& mass, Outcome& outcome,
+                     const Proceed& proceed) {
+  const Modes<T> modes(part.graph, modes_for(part.graph.n), part.gamma, kSweepsBeforeModes, part.num_threads);
+  if (classes_left) {
+    ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps);
+    if (last || solved.error <= part.tol / 3) {
+      classes_left = false;
+      mass = std::move(solved.mass);
+      outcome.error = std::max(outcome.error, 3 * solved.error);  // of 2 mass - total
+    }
+  }
+  unlabelled = solve_columns<T>(part, modes, unlabelled, !last, outcome, proceed);
+}
 
 }  // namespace
 
 template <typename T>
-AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k, const std::int64_t* ptr,
-                                  std::int64_t segments, const std::int64_t* labels, std::int64_t classes, double gamma,
-                                  double tol, T* values, T* class_mass, int num_threads, Progress& progress) {
-  std::atomic<bool> stop{false};
-  std::int64_t iterations = 0;
-  double edge_error = 0;                                      // of entries of W*
-  std::vector<double> sum(n * k);                             // W*[i, j] + W*[j, i] on every edge
-  const double rounded = sizeof(T) == 4 ? 0x1p-24 : 0x1p-53;  // values are at most 1
+AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k,
+                                  const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
+                                  T* class_mass, int num_threads, Progress& progress) {
+  if (n == 0) return {0, 0.0, true};
+  const Components components(indices, n, k);
+  std::vector<double> forward(n * k), backward(n * k);
+  const double target = std::max(tol - unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
+  Outcome outcome;
+  bool proceeding = true;
+  std::int64_t points_done = 0;
+  std::fill_n(class_mass, n * classes, T(0));
 
-  for (std::int64_t s = 0; s < segments && !stop; ++s) {
-    const std::int64_t first = ptr[s], size = ptr[s + 1] - first;
-    if (size == 0) continue;
-    const Edges edges = make_edges(indices, first, size, k);
-    const std::int64_t* own_labels = labels + first;
-    double* own_sum = sum.data() + first * k;
-
-    // Class mass, and from it every labelled column. One that adds up all classes is as far off as all of them.
-    const std::int64_t class_panels = (classes + kPanel - 1) / kPanel;
-    std::vector<double> mass(size * classes);
-    double mass_error = 0;
-    const double mass_tol = tol / 4 / static_cast<double>(std::max<std::int64_t>(classes, 1));
-#pragma omp parallel num_threads(num_threads) reduction(max : iterations, mass_error)
-    {
-      Panel panel(size);
-#pragma omp for schedule(dynamic)
-      for (std::int64_t p = 0; p < class_panels; ++p) {
-        if (stop) continue;
-        const ClassColumns source{own_labels, p * kPanel};
-        const Solved solved = solve(edges, gamma, mass_tol, panel, source);
-        iterations = std::max(iterations, solved.iterations);
-        mass_error = std::max(mass_error, solved.error);
-        const auto width = static_cast<int>(std::min<std::int64_t>(kPanel, classes - p * kPanel));
-        for (std::int64_t i = 0; i < size; ++i)
-          for (int c = 0; c < width; ++c) mass[i * classes + p * kPanel + c] = panel.x[i * kPanel + c];
-      }
-    }
-    std::vector<double> total(size, 0.0);
-    for (std::int64_t i = 0; i < size; ++i)
-      for (std::int64_t c = 0; c < classes; ++c) {
-        total[i] += mass[i * classes + c];
-        class_mass[(first + i) * classes + c] = static_cast<T>(mass[i * classes + c]);
-      }
-    if (classes > 0) edge_error = std::max(edge_error, mass_error * static_cast<double>(classes + 2));
-    const auto labelled_entry = [&](std::int64_t i, std::int64_t j) {
-      return 2 * mass[i * classes + own_labels[j]] - total[i];
+  for (std::int64_t s = 0; s < components.count() && proceeding; ++s) {
+    const Graph graph(indices, k, components[s], components.place);
+    const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
+    const auto proceed = [&](std::int64_t columns) {
+      return proceeding = progress.update(static_cast<double>(points_done + columns) / static_cast<double>(n));
     };
 
-    std::vector<std::int64_t> unlabelled;  // panels with at least one unlabelled column
-    const std::int64_t panels = (size + kPanel - 1) / kPanel;
-    // Column j gives W*[i, j] to the edges i -> j, and W*[i, j] to the edges j -> i: two terms per edge, each written
-    // by the panel of one column, so two arrays keep threads apart.
-    std::vector<double> other(size * k);
-    std::atomic<std::int64_t> done{0};
-#pragma omp parallel num_threads(num_threads) reduction(max : iterations, edge_error)
-    {
-      Panel panel(size);
-#pragma omp for schedule(dynamic)
-      for (std::int64_t p = 0; p < panels; ++p) {
-        if (stop) continue;
-        const std::int64_t begin = p * kPanel, end = std::min(begin + kPanel, size);
-        bool needed = false;
-        for (std::int64_t j = begin; j < end; ++j) needed |= own_labels[j] < 0;
-        if (needed) {
-          const UnitColumns source{begin};
-          const Solved solved = solve(edges, gamma, tol / 2, panel, source);
-          iterations = std::max(iterations, solved.iterations);
-          edge_error = std::max(edge_error, solved.error);
-        }
-        for (std::int64_t j = begin; j < end; ++j) {
-          const auto entry = [&](std::int64_t i) {
-            return own_labels[j] < 0 ? panel.x[i * kPanel + (j - begin)] : labelled_entry(i, j);
-          };
-          for (std::int64_t e = edges.reverse_ptr[j]; e < edges.reverse_ptr[j + 1]; ++e)
-            own_sum[edges.reverse[e]] = entry(edges.reverse[e] / k);
-          for (std::int64_t r = 0; r < k; ++r) other[j * k + r] = entry(edges.neighbour(j, r));
-        }
-        const std::int64_t so_far = ++done;
-        if (thread_index() == 0) {
-          const double points = static_cast<double>(first) + static_cast<double>(size) * so_far / panels;
-          if (!progress.update(points / static_cast<double>(n))) stop = true;
-        }
-      }
+    std::vector<std::int32_t> labelled, unlabelled;
+    for (std::int32_t p = 0; p < graph.n; ++p) {
+      if (labels[graph.points[p]] >= 0)
+        labelled.push_back(p);
+      else if (graph.in_degree(p) > 0)
+        unlabelled.push_back(p);
+      else
+        part.write(p, [](std::int64_t) { return 0.0; });  // no walk arrives where no edge does
     }
-    for (std::int64_t e = 0; e < size * k; ++e) values[first * k + e] = static_cast<T>((own_sum[e] + other[e]) / 2);
+    bool classes_left = !labelled.empty();
+    std::vector<double> mass;
+    if (sizeof(T) == 4 && graph.n >= kSmall && target > kFloatTol)
+      solve_component<float>(part, classes, false, classes_left, unlabelled, mass, outcome, proceed);
+    if (proceeding && (classes_left || !unlabelled.empty()))
+      solve_component<double>(part, classes, true, classes_left, unlabelled, mass, outcome, proceed);
+
+    if (!labelled.empty() && proceeding)
+      for (std::int64_t p = 0; p < graph.n; ++p)
+        for (std::int64_t c = 0; c < classes; ++c)
+          class_mass[graph.points[p] * classes + c] = static_cast<T>(mass[p * (classes + 1) + c]);
+    for (const std::int32_t p : labelled)
+      if (proceeding)
+        part.write(p, [&](std::int64_t i) {
+          const double* row = &mass[i * (classes + 1)];
+          return 2 * row[labels[graph.points[p]]] - row[classes];
+        });
+    points_done += graph.n;
   }
-  return {iterations, n > 0 && k > 0 ? edge_error + rounded : 0.0, !stop};
+  double largest = 0;
+  for (std::int64_t e = 0; e < n * k; ++e) {
+    const double value = (forward[e] + backward[e]) / 2;
+    values[e] = static_cast<T>(value);
+    largest = std::max(largest, std::abs(value));
+  }
+  return {outcome.sweeps, outcome.error + 1.01 * unit_roundoff<T> * largest, proceeding};
 }
 
 template AffinityReport propagate_affinity(const std::int64_t*, std::int64_t, std::int64_t, const std::int64_t*,
-                                           std::int64_t, const std::int64_t*, std::int64_t, double, double, float*,
-                                           float*, int, Progress&);
+                                           std::int64_t, double, double, float*, float*, int, Progress&);
 template AffinityReport propagate_affinity(const std::int64_t*, std::int64_t, std::int64_t, const std::int64_t*,
-                                           std::int64_t, const std::int64_t*, std::int64_t, double, double, double*,
-                                           double*, int, Progress&);
+                                           std::int64_t, double, double, double*, double*, int, Progress&);
 
 }  // namespace ssdml

@@ -10,12 +10,17 @@
 // so no matrix with n columns is ever needed: columns are solved a panel at a time and only the entries on edges are
 // kept.
 //
-// How: x <- gamma Q x + (1 - gamma) e_j until a bound on the error is met. With residual r of the current x, the error
-// (I - gamma Q)^-1 r lies in [min r, max r] / (1 - gamma), since Q is row-stochastic; the middle of that interval is
-// added and half its width is the bound.
+// How: the walk's own series, P b = (1 - gamma) (b + gamma Q b + ...) + gamma^t P Q^t b, in which a term is one sweep over
+// the graph. P is row-stochastic, so what is cut off lies in gamma^t [min, max] of Q^t b, and no rounding error grows. The
+// slow modes of Q (weakly connected clusters) are found once per component and taken out of every column, after which
+// some tens of sweeps suffice for any gamma. affinity_walk.h has the sweep, affinity_modes.h the modes, affinity_solve.h
+// the series and its error bound.
 //
-// Requires: indices (n, k) valid neighbours within their segment, label in [-1, classes), 0 < gamma < 1, tol > 0.
-// Memory beyond the result: O(n k + threads * n * panel).
+// Arithmetic is that of T; a float32 column whose bound does not reach tol is solved again in float64.
+//
+// Requires: indices (n, k) valid neighbours, label in [-1, classes), 0 < gamma < 1, tol > 0. Segments need no mention:
+// connected components are found and solved one by one.
+// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes <= 128.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +36,9 @@ struct AffinityReport {
 };
 
 template <typename T>
-AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k, const std::int64_t* ptr,
-                                  std::int64_t segments, const std::int64_t* labels, std::int64_t classes, double gamma,
-                                  double tol, T* values, T* class_mass, int num_threads, Progress& progress);
+AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k,
+                                  const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
+                                  T* class_mass, int num_threads, Progress& progress);
 
 namespace cuda {
 

@@ -1,9 +1,7 @@
 // The Python face of the CPU kernels: one short block per operation. Arrays arrive as addresses, already validated and
 // allocated by ssdml_fast/ops/<op>.py; the GIL is released while a kernel runs.
-#include <pybind11/pybind11.h>
+#include "bindings.h"
 
-#include <chrono>
-#include <exception>
 #include <string>
 
 #include "affinity.h"
@@ -14,70 +12,9 @@
 #include "simd.h"
 #include "stiefel.h"
 
-namespace py = pybind11;
 using namespace ssdml;
 
 namespace {
-
-using Address = std::uintptr_t;
-
-template <typename T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);  // NOLINT: the one place where addresses become pointers
-}
-
-/// Calls f(T{}) with the element type of that name.
-template <typename F>
-auto by_dtype(const std::string& dtype, F f) {
-  if (dtype == "float32") return f(float{});
-  if (dtype == "float64") return f(double{});
-  throw py::type_error("dtype must be float32 or float64, found " + dtype);
-}
-
-/// Looks for Ctrl-C, and calls a Python function with the share that is done, ten times a second at most.
-class PythonProgress : public Progress {
- public:
-  explicit PythonProgress(py::object callback) : callback_(std::move(callback)) {}
-
-  bool update(double share) override {
-    const auto now = std::chrono::steady_clock::now();
-    if (now - last_ < std::chrono::milliseconds(100)) return true;
-    last_ = now;
-    const py::gil_scoped_acquire gil;
-    try {
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      if (!callback_.is_none()) callback_(share);
-    } catch (const py::error_already_set&) {
-      raised_ = std::current_exception();
-      return false;
-    }
-    return true;
-  }
-
-  /// Runs a kernel without the GIL; what stopped it is raised afterwards.
-  template <typename F>
-  auto watch(F kernel) {
-    auto result = [&] {
-      const py::gil_scoped_release nogil;
-      return kernel();
-    }();
-    if (raised_) std::rethrow_exception(raised_);
-    return result;
-  }
-
- private:
-  py::object callback_;
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-  std::exception_ptr raised_;
-};
-
-Metric metric_of(const std::string& name) {
-  if (name == "sqeuclidean") return Metric::sqeuclidean;
-  if (name == "euclidean") return Metric::euclidean;
-  if (name == "cosine") return Metric::cosine;
-  if (name == "inner_product") return Metric::inner_product;
-  throw py::value_error("metric must be sqeuclidean, euclidean, cosine or inner_product, found " + name);
-}
 
 py::tuple supported_isas() {
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -119,22 +56,20 @@ PYBIND11_MODULE(SSDML_ISA, m) {
 
   m.def(
       "propagate_affinity",
-      [](const std::string& dtype, Address indices, std::int64_t n, std::int64_t k, Address ptr, std::int64_t segments,
-         Address labels, std::int64_t classes, double gamma, double tol, Address values, Address class_mass,
-         int num_threads, py::object callback) {
+      [](const std::string& dtype, Address indices, std::int64_t n, std::int64_t k, Address labels, std::int64_t classes,
+         double gamma, double tol, Address values, Address class_mass, int num_threads, py::object callback) {
         PythonProgress progress(std::move(callback));
         const AffinityReport report = by_dtype(dtype, [&]<typename T>(T) {
           return progress.watch([&] {
-            return propagate_affinity(at<const std::int64_t>(indices), n, k, at<const std::int64_t>(ptr), segments,
-                                      at<const std::int64_t>(labels), classes, gamma, tol, at<T>(values),
-                                      at<T>(class_mass), num_threads, progress);
+            return propagate_affinity(at<const std::int64_t>(indices), n, k, at<const std::int64_t>(labels), classes, gamma,
+                                      tol, at<T>(values), at<T>(class_mass), num_threads, progress);
           });
         });
         return py::make_tuple(report.iterations, report.error_bound);
       },
-      py::arg("dtype"), py::arg("indices"), py::arg("n"), py::arg("k"), py::arg("ptr"), py::arg("segments"),
-      py::arg("labels"), py::arg("classes"), py::arg("gamma"), py::arg("tol"), py::arg("values"), py::arg("class_mass"),
-      py::arg("num_threads"), py::arg("progress"));
+      py::arg("dtype"), py::arg("indices"), py::arg("n"), py::arg("k"), py::arg("labels"), py::arg("classes"),
+      py::arg("gamma"), py::arg("tol"), py::arg("values"), py::arg("class_mass"), py::arg("num_threads"),
+      py::arg("progress"));
 
   m.def(
       "mine_triplets",
@@ -166,10 +101,11 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       "cayley_update",
       [](const std::string& dtype, Address L, Address grad, std::int64_t batch, std::int64_t d, std::int64_t l,
          double step, Address updated, int num_threads) {
-        return by_dtype(dtype, [&]<typename T>(T) {
+        const CayleyReport report = by_dtype(dtype, [&]<typename T>(T) {
           const py::gil_scoped_release nogil;
           return cayley_update(at<const T>(L), at<const T>(grad), batch, d, l, step, at<T>(updated), num_threads);
         });
+        return py::make_tuple(report.drift, report.updated_drift);
       },
       py::arg("dtype"), py::arg("L"), py::arg("grad"), py::arg("batch"), py::arg("d"), py::arg("l"), py::arg("step"),
       py::arg("updated"), py::arg("num_threads"));

@@ -26,7 +26,7 @@ inline void check(cudaError_t status, const char* kernel) {
 
 __host__ __device__ inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// ---- launches --------------------------------------------------------------------------------------------------------
+// ---- launches -------------------------------------------------------------------------------------------------------
 
 struct Grid {
   std::int64_t blocks;
@@ -57,12 +57,12 @@ __device__ inline std::int64_t warp_id() { return thread_id() / kWarp; }
 __device__ inline std::int64_t warp_count() { return thread_count() / kWarp; }
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
 
-// ---- numbers ---------------------------------------------------------------------------------------------------------
+// ---- numbers --------------------------------------------------------------------------------------------------------
 
 inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// Doubles as integers of the same order, for atomicMin and atomicMax, and back. The order of nonnegative doubles is that
-/// of their bits.
+/// Doubles as integers of the same order, for atomicMin and atomicMax, and back. The order of nonnegative doubles is
+/// that of their bits.
 __device__ inline long long to_ordered(double value) {
   const long long bits = __double_as_longlong(value);
   return bits >= 0 ? bits : bits ^ 0x7fffffffffffffffLL;
@@ -71,12 +71,13 @@ __device__ inline double from_ordered(long long ordered) {
   return __longlong_as_double(ordered >= 0 ? ordered : ordered ^ 0x7fffffffffffffffLL);
 }
 
-/// Replaces a nonnegative number by `value` where that is larger.
+/// Raises a nonnegative number to the largest `value` of the warp, if that is larger. All lanes must call it.
 __device__ inline void raise_to(double* number, double value) {
-  atomicMax(reinterpret_cast<long long*>(number), to_ordered(value));
+  for (int half = kWarp / 2; half > 0; half /= 2) value = fmax(value, __shfl_xor_sync(kAllLanes, value, half));
+  if (lane_id() == 0) atomicMax(reinterpret_cast<long long*>(number), to_ordered(value));
 }
 
-// ---- workspace -------------------------------------------------------------------------------------------------------
+// ---- workspace ------------------------------------------------------------------------------------------------------
 
 /// Hands out pieces of the caller's memory, each aligned to 256 bytes as the memory itself must be. Over a null pointer
 /// it only counts, so that one description of a layout serves both to measure it and to lay it out.

@@ -13,11 +13,16 @@
 
 namespace ssdml {
 
+/// The largest |L'L - I| of the matrices that came in, by which the caller judges whether they were Stiefel matrices at
+/// all; and of those that go out, where the step was so long that it mattered (0 otherwise, NaN on overflow).
+struct CayleyReport {
+  double drift, updated_drift;
+};
+
 /// updated (batch, d, l) = the retraction of L (batch, d, l) along grad, row-major, none overlapping, 1 <= l <= d.
-/// Returns the largest |L'L - I| found in L; the caller judges whether L was a Stiefel matrix at all.
 template <typename T>
-double cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d, std::int64_t l, double step,
-                     T* updated, int num_threads);
+CayleyReport cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d, std::int64_t l, double step,
+                           T* updated, int num_threads);
 
 namespace cuda {
 
@@ -25,8 +30,8 @@ namespace cuda {
 template <typename T>
 std::int64_t cayley_update_workspace(std::int64_t batch, std::int64_t l);
 
-/// The same from device memory, up to rounding, on `stream`. `drift`, one double on the device, receives the largest
-/// |L'L - I|. The workspace is aligned to 256 bytes.
+/// The same from device memory, up to rounding, on `stream`. `drift`, two doubles on the device, receives the largest
+/// |L'L - I| of L and of the result, which is not polished after long steps. The workspace is aligned to 256 bytes.
 template <typename T>
 void cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d, std::int64_t l, double step,
                    T* updated, double* drift, void* workspace, void* stream);

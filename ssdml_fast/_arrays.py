@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import operator
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -85,6 +87,23 @@ def from_numpy(x: np.ndarray, like: Any) -> Any:
     if is_torch(like):
         return sys.modules["torch"].from_numpy(x).to(like.device)
     return sys.modules["cupy"].asarray(x)
+
+
+@contextmanager
+def on_device(x: Any) -> Iterator[int]:
+    """Make the CUDA device of `x` current, and yield the address of its library's current stream there."""
+    if is_torch(x):
+        cuda = sys.modules["torch"].cuda
+        with cuda.device(x.device):
+            yield cuda.current_stream().cuda_stream
+    else:
+        with x.device:
+            yield sys.modules["cupy"].cuda.get_current_stream().ptr
+
+
+def workspace(n_bytes: int, like: Any) -> Any:
+    """Allocate scratch memory for a CUDA kernel from the library of `like`; free to drop once the kernel is queued."""
+    return empty((n_bytes,), "uint8", like)
 
 
 def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:

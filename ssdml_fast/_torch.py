@@ -93,6 +93,8 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
     """Angular loss as a differentiable function of z, L and weight; see ops/angular_loss.py."""
     arrays.as_choice(reduction, "reduction", angular_loss_op.REDUCTIONS)
     z, L = arrays.check_floats(z, "z", ndim=2), arrays.check_floats(L, "L", ndim=2, like=z)
+    arrays.check_like(triplets, "triplets", like=z)
+    alpha = arrays.as_float(alpha, "alpha", 0, 90)
     if not torch.is_autocast_enabled(z.device.type):
         z, L = arrays.at_least_float32(z), arrays.at_least_float32(L)
         angular_loss_op.check_operands(z, L)
@@ -101,6 +103,8 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
     if weight is not None:
         weight = arrays.check_floats(weight, "weight", ndim=1, like=z)
         arrays.check_shape(weight, (triplets.shape[0],), "weight", "one per triplet")
+        if not arrays.is_compiling(weight):
+            arrays.check_finite(weight.detach(), "weight")
         losses = losses * weight.to(losses.dtype)
     if reduction == "none":
         return losses

@@ -162,6 +162,14 @@ class EdgeAffinity:
         Sweeps over the graph that the slowest column took.
     error_bound : float
         Rigorous upper bound on the largest absolute error of `values`.
+
+    Examples
+    --------
+    >>> import numpy as np, ssdml_fast as sf
+    >>> graph = sf.knn_graph(np.array([[0.0], [1.0], [3.0]]), k=1)
+    >>> affinity = sf.propagate_affinity(graph, np.array([0, -1, 1]))
+    >>> affinity.values.shape, affinity.classes
+    ((3, 1), array([0, 1]))
     """
 
     values: Any

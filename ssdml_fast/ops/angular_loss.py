@@ -155,9 +155,7 @@ def run(y, triplets, alpha, weight, losses, grad):
     dtype = arrays.dtype_name(y)
     losses = arrays.empty((len(triplets),), dtype, like=y) if losses else None
     grad_y = arrays.empty(tuple(y.shape), dtype, like=y) if grad else None
-    if arrays.is_cuda(y):
-        _core.cuda()
-    _core.lib.angular_loss(
+    arguments = (
         dtype,
         arrays.address(y),
         y.shape[0],
@@ -168,6 +166,12 @@ def run(y, triplets, alpha, weight, losses, grad):
         arrays.address(weight),
         arrays.address(losses),
         arrays.address(grad_y),
-        arrays.as_threads(None),
     )
+    if arrays.is_cuda(y):
+        cuda = _core.cuda()
+        with arrays.on_device(y) as stream:
+            work = arrays.workspace(cuda.angular_loss_workspace(y.shape[0], len(triplets)) if grad else 0, like=y)
+            cuda.angular_loss(*arguments, arrays.address(work), stream)
+    else:
+        _core.lib.angular_loss(*arguments, arrays.as_threads(None))
     return losses, grad_y

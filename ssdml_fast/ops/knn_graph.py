@@ -105,21 +105,17 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
 
     indices = arrays.empty((n, k), "int64", like=x)
     distances = arrays.empty((n, k), dtype, like=x)
-    if arrays.is_cuda(x):
-        _core.cuda()
     bounds = np.ascontiguousarray(bounds, np.int64)
-    _core.lib.knn_graph(
-        dtype,
-        arrays.address(x),
-        n,
-        d,
-        k,
-        metric,
-        arrays.address(bounds),
-        len(sizes),
-        arrays.address(indices),
-        arrays.address(distances),
-        num_threads,
-        progress,
-    )
+    arguments = (dtype, arrays.address(x), n, d, k, metric)
+    results = (arrays.address(indices), arrays.address(distances))
+    if arrays.is_cuda(x):
+        cuda = _core.cuda()
+        with arrays.on_device(x) as stream:
+            device_bounds = arrays.from_numpy(bounds, like=x)
+            work = arrays.workspace(cuda.knn_graph_workspace(n, d, metric), like=x)
+            cuda.knn_graph(
+                *arguments, arrays.address(device_bounds), len(sizes), *results, arrays.address(work), stream
+            )
+    else:
+        _core.lib.knn_graph(*arguments, arrays.address(bounds), len(sizes), *results, num_threads, progress)
     return indices, distances, ptr

@@ -49,8 +49,8 @@ def mine_triplets(graph: KnnGraph, affinity: EdgeAffinity, anchors: Any = None) 
     >>> affinity = sf.propagate_affinity(graph, labels=np.array([0, -1, -1, 1]))
     >>> sf.mine_triplets(graph, affinity)
     array([[0, 1, 2],
-           [1, 0, 2],
-           [2, 3, 1],
+           [1, 2, 0],
+           [2, 1, 3],
            [3, 2, 1]])
     """
     if not isinstance(graph, KnnGraph):
@@ -81,9 +81,7 @@ def compute(graph, values, anchors):
         arrays.check_indices(anchors, n, "anchors", "points")
 
     triplets = arrays.empty((len(anchors) * (k // 2), 3), "int64", like=graph.indices)
-    if arrays.is_cuda(graph.indices):
-        _core.cuda()
-    _core.lib.mine_triplets(
+    arguments = (
         dtype,
         arrays.address(graph.indices),
         arrays.address(distances),
@@ -92,6 +90,10 @@ def compute(graph, values, anchors):
         arrays.address(anchors),
         len(anchors),
         arrays.address(triplets),
-        arrays.as_threads(None),
     )
+    if arrays.is_cuda(graph.indices):
+        with arrays.on_device(graph.indices) as stream:
+            _core.cuda().mine_triplets(*arguments, stream)
+    else:
+        _core.lib.mine_triplets(*arguments, arrays.as_threads(None))
     return triplets

@@ -34,7 +34,8 @@ def cayley_update(L: Any, grad: Any, step: float) -> Any:
     TypeError
         If L or grad is not of a type above, or they differ in type or place.
     ValueError
-        If shapes do not fit, an entry or `step` is not finite, or the columns of L are not orthonormal.
+        If shapes do not fit, an entry or `step` is not finite, the columns of L are not orthonormal, or `step` times
+        the gradient is so large that the result overflows.
 
     Notes
     -----
@@ -74,21 +75,21 @@ def compute(L, grad, step):
 
     updated = arrays.empty(tuple(L.shape), dtype, like=L)
     d, l = L.shape[-2:]
+    batch = math.prod(L.shape[:-2])
+    arguments = (dtype, arrays.address(L), arrays.address(grad), batch, d, l, step, arrays.address(updated))
     if arrays.is_cuda(L):
-        _core.cuda()
-    drift = _core.lib.cayley_update(
-        dtype,
-        arrays.address(L),
-        arrays.address(grad),
-        math.prod(L.shape[:-2]),
-        d,
-        l,
-        step,
-        arrays.address(updated),
-        arrays.as_threads(None),
-    )
+        cuda = _core.cuda()
+        with arrays.on_device(L) as stream:
+            drifts = arrays.empty((2,), "float64", like=L)
+            work = arrays.workspace(cuda.cayley_update_workspace(dtype, batch, l), like=L)
+            cuda.cayley_update(*arguments, arrays.address(drifts), arrays.address(work), stream)
+            drift, updated_drift = drifts.tolist()  # waits for the stream: L may have to be refused
+    else:
+        drift, updated_drift = _core.lib.cayley_update(*arguments, arrays.as_threads(None))
     if not drift <= TOLERANCE[dtype]:
         raise ValueError(
             f"L must have orthonormal columns, found |LᵀL - I| as large as {drift:.2g}; start from a QR decomposition"
         )
+    if not updated_drift <= TOLERANCE[dtype]:
+        raise ValueError(f"step must be small enough for {dtype} with gradients of this size, found {step:g}")
     return updated

@@ -1,0 +1,245 @@
+#include <cmath>
+#include <limits>
+
+#include "cuda.h"
+#include "knn_graph.h"
+
+namespace ssdml::cuda {
+namespace {
+
+// A block finds the neighbours of kRows points. It meets the points of their segments in tiles of kColumns: each warp
+// computes the exact distances of kMicroRows x kMicroColumns pairs at a time, whose coordinates reach its lanes through
+// the first-level cache; then each warp merges rows of the tile into the sorted lists that the result consists of. The
+// 32 lanes hold the 32 partial sums of sum_over() in knn_points.h, so distances agree with the CPU's to the last bit.
+constexpr int kMicroRows = 4, kMicroColumns = 8;
+constexpr int kRows = 16, kColumns = 64;
+constexpr int kWarps = 8;
+constexpr std::int64_t kNoIndex = std::numeric_limits<std::int64_t>::max();
+static_assert(kMicroRows * kMicroColumns == kWarp, "each lane ends up with the distance of one pair");
+
+// ---- distances ------------------------------------------------------------------------------------------------------
+
+struct SquaredDifference {
+  __device__ double operator()(double u, double v) const { return (u - v) * (u - v); }
+};
+struct Product {
+  __device__ double operator()(double u, double v) const { return u * v; }
+};
+
+/// Sums part[q] over the lanes, for lane q. Each step halves the pairs that a lane is responsible for and adds the
+/// partner's partial sums of those it keeps. A template, so that `part` stays in registers.
+template <int half>
+__device__ void fold(double (&part)[kWarp]) {
+  const bool upper = lane_id() & half;
+#pragma unroll
+  for (int q = 0; q < half; ++q) {
+    const double kept = upper ? part[q + half] : part[q], given = upper ? part[q] : part[q + half];
+    part[q] = kept + __shfl_xor_sync(kAllLanes, given, half);
+  }
+  if constexpr (half > 1) fold<half / 2>(part);
+}
+
+/// Lane q receives the sum of f over the d coordinates of row q / kMicroColumns and column q % kMicroColumns. All lanes
+/// of the warp must call it.
+template <typename C, typename F>
+__device__ double pair_sums(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns],
+                            std::int64_t d, F f) {
+  double part[kWarp] = {};
+  for (std::int64_t p = lane_id(); p < d; p += kWarp) {
+    double u[kMicroRows], v[kMicroColumns];
+#pragma unroll
+    for (int m = 0; m < kMicroRows; ++m) u[m] = static_cast<double>(rows[m][p]);
+#pragma unroll
+    for (int m = 0; m < kMicroColumns; ++m) v[m] = static_cast<double>(columns[m][p]);
+#pragma unroll
+    for (int q = 0; q < kWarp; ++q) part[q] += f(u[q / kMicroColumns], v[q % kMicroColumns]);
+  }
+  fold<kWarp / 2>(part);
+  return part[0];
+}
+
+template <typename T>
+__device__ T distance_of(double sum, Metric metric) {
+  switch (metric) {
+    case Metric::euclidean:
+      return static_cast<T>(sqrt(sum));
+    case Metric::cosine:
+      return isnan(sum) ? T(1) : static_cast<T>(sum / 2);  // NaN: see unit_rows
+    case Metric::inner_product:
+      return static_cast<T>(-sum);
+    case Metric::sqeuclidean:
+      break;
+  }
+  return static_cast<T>(sum);
+}
+
+/// Rows of x over their norms; NaN where a row is zero and has no direction. One warp per row.
+template <typename T>
+__global__ void unit_rows(const T* x, std::int64_t n, std::int64_t d, double* unit) {
+  for (std::int64_t i = warp_id(); i < n; i += warp_count()) {
+    double square = 0;
+    for (std::int64_t p = lane_id(); p < d; p += kWarp) {
+      const double value = static_cast<double>(x[i * d + p]);
+      square += value * value;
+    }
+    for (int half = kWarp / 2; half > 0; half /= 2) square += __shfl_xor_sync(kAllLanes, square, half);
+    const double inverse_norm = square > 0 ? 1 / sqrt(square) : nan("");
+    for (std::int64_t p = lane_id(); p < d; p += kWarp)
+      unit[i * d + p] = static_cast<double>(x[i * d + p]) * inverse_norm;
+  }
+}
+
+// ---- the k nearest so far -------------------------------------------------------------------------------------------
+
+/// A row of the result: always sorted by (distance, index), padded with infinities. One warp works on it at a time.
+template <typename T>
+struct Nearest {
+  std::int64_t k;
+  std::int64_t* indices;
+  T* distances;
+
+  static __device__ bool before(T da, std::int64_t ia, T db, std::int64_t ib) {
+    return da < db || (da == db && ia < ib);
+  }
+
+  __device__ bool admits(T distance, std::int64_t j) const {
+    return before(distance, j, distances[k - 1], indices[k - 1]);
+  }
+
+  __device__ void clear() const {
+    for (std::int64_t q = lane_id(); q < k; q += kWarp) {
+      distances[q] = static_cast<T>(kInfinity);
+      indices[q] = kNoIndex;
+    }
+    __syncwarp();
+  }
+
+  /// Moves what is farther than (distance, j) up by one entry, 32 entries at a time from the end, and puts it in the
+  /// gap.
+  __device__ void insert(T distance, std::int64_t j) const {
+    for (std::int64_t first = (k - 1) / kWarp * kWarp; first >= 0; first -= kWarp) {
+      const std::int64_t q = first + lane_id();
+      bool moves = false, takes_left = false;
+      T left = 0;
+      std::int64_t left_index = 0;
+      if (q < k) {
+        moves = before(distance, j, distances[q], indices[q]);
+        if (q > 0) {
+          left = distances[q - 1];
+          left_index = indices[q - 1];
+          takes_left = before(distance, j, left, left_index);
+        }
+      }
+      __syncwarp();  // all lanes have read
+      if (moves) {
+        distances[q] = takes_left ? left : distance;
+        indices[q] = takes_left ? left_index : j;
+      }
+      __syncwarp();                                        // all lanes have written
+      if (!__shfl_sync(kAllLanes, takes_left, 0)) return;  // the gap was at or above `first`
+    }
+  }
+
+  /// Offers the pairs (distance, j) of the lanes that have one to offer.
+  __device__ void offer(bool has, T distance, std::int64_t j) const {
+    unsigned waiting = __ballot_sync(kAllLanes, has && admits(distance, j));
+    for (; waiting != 0; waiting &= waiting - 1) {
+      const int lane = __ffs(static_cast<int>(waiting)) - 1;
+      const T next = __shfl_sync(kAllLanes, distance, lane);
+      const std::int64_t next_j = __shfl_sync(kAllLanes, j, lane);
+      if (admits(next, next_j)) insert(next, next_j);  // the same answer in all lanes
+    }
+  }
+};
+
+// ---- search ---------------------------------------------------------------------------------------------------------
+
+/// The segment that holds point i: the last one that begins at or before i.
+__device__ std::int64_t segment_of(std::int64_t i, const std::int64_t* ptr, std::int64_t segments) {
+  std::int64_t low = 0, high = segments;
+  while (high - low > 1) {
+    const std::int64_t middle = low + (high - low) / 2;
+    (ptr[middle] <= i ? low : high) = middle;
+  }
+  return low;
+}
+
+template <typename C, typename T, typename F>
+__global__ void __launch_bounds__(kWarps* kWarp, 2)
+    search(const C* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
+           std::int64_t segments, std::int64_t* indices, T* distances, F f) {
+  __shared__ T tile[kRows][kColumns];
+  __shared__ std::int64_t low[kRows], high[kRows];  // each row's segment
+  constexpr int row_groups = kRows / kMicroRows, column_groups = kColumns / kMicroColumns;
+  const int warp = threadIdx.x / kWarp, lane = lane_id();
+  const int first_row = warp % row_groups * kMicroRows;  // of this warp's pairs
+
+  for (std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kRows; row0 < n;
+       row0 += static_cast<std::int64_t>(gridDim.x) * kRows) {
+    const int rows = static_cast<int>(min(static_cast<long long>(kRows), static_cast<long long>(n - row0)));
+    const auto nearest = [&](int r) { return Nearest<T>{k, indices + (row0 + r) * k, distances + (row0 + r) * k}; };
+    __syncthreads();  // the previous rows' segments are no longer needed
+    if (static_cast<int>(threadIdx.x) < rows) {
+      const std::int64_t s = segment_of(row0 + threadIdx.x, ptr, segments);
+      low[threadIdx.x] = ptr[s];
+      high[threadIdx.x] = ptr[s + 1];
+    }
+    for (int r = warp; r < rows; r += kWarps) nearest(r).clear();
+    __syncthreads();
+
+    const std::int64_t last = high[rows - 1];
+    for (std::int64_t column0 = low[0]; column0 < last; column0 += kColumns) {
+      // Pairs past the end repeat the last row or column and are not offered, so that no lane is missing.
+      const C* row[kMicroRows];
+#pragma unroll
+      for (int m = 0; m < kMicroRows; ++m) row[m] = x + (row0 + min(first_row + m, rows - 1)) * d;
+      for (int g = warp / row_groups; g < column_groups; g += kWarps / row_groups) {
+        const C* column[kMicroColumns];
+#pragma unroll
+        for (int m = 0; m < kMicroColumns; ++m) {
+          const std::int64_t j = column0 + g * kMicroColumns + m;
+          column[m] = x + (j < last ? j : last - 1) * d;
+        }
+        const double sum = pair_sums(row, column, d, f);
+        tile[first_row + lane / kMicroColumns][g * kMicroColumns + lane % kMicroColumns] = distance_of<T>(sum, metric);
+      }
+      __syncthreads();
+      for (int r = warp; r < rows; r += kWarps)
+        for (int c = lane; c < kColumns; c += kWarp) {
+          const std::int64_t j = column0 + c;
+          nearest(r).offer(low[r] <= j && j < high[r] && j != row0 + r, tile[r][c], j);
+        }
+      __syncthreads();
+    }
+  }
+}
+
+}  // namespace
+
+std::int64_t knn_graph_workspace(std::int64_t n, std::int64_t d, Metric metric) {
+  Workspace workspace(nullptr);
+  if (metric == Metric::cosine) workspace.take<double>(n * d);
+  return workspace.bytes();
+}
+
+template <typename T>
+void knn_graph(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
+               std::int64_t segments, std::int64_t* indices, T* distances, void* workspace, void* stream) {
+  const auto on = static_cast<cudaStream_t>(stream);
+  const auto run = [&]<typename C, typename F>(const C* points, F f) {
+    launch("knn_graph: search", on, Grid{ceil_div(n, kRows), kWarps * kWarp}, search<C, T, F>, points, n, d, k, metric,
+           ptr, segments, indices, distances, f);
+  };
+  if (metric == Metric::inner_product) return run(x, Product{});
+  if (metric != Metric::cosine) return run(x, SquaredDifference{});
+  double* unit = Workspace(workspace).take<double>(n * d);
+  launch("knn_graph: unit_rows", on, warps_for(n), unit_rows<T>, x, n, d, unit);
+  run(static_cast<const double*>(unit), SquaredDifference{});
+}
+
+template void knn_graph(const float*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*,
+                        std::int64_t, std::int64_t*, float*, void*, void*);
+template void knn_graph(const double*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*,
+                        std::int64_t, std::int64_t*, double*, void*, void*);
+
+}  // namespace ssdml::cuda
