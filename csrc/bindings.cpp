@@ -42,27 +42,47 @@ PYBIND11_MODULE(SSDML_ISA, m) {
   m.def(
       "knn_graph",
       [](const std::string& dtype, Address x, std::int64_t n, std::int64_t d, std::int64_t k, const std::string& metric,
-         Address ptr, std::int64_t segments, Address indices, Address distances, int num_threads, py::object callback) {
+         Address ptr, std::int64_t segments, Address indices, Address distances, int num_threads,
+         std::int64_t block_bytes, py::object callback) {
         PythonProgress progress(std::move(callback));
         by_dtype(dtype, [&]<typename T>(T) {
           progress.watch([&, metric = metric_of(metric)] {
             return knn_graph(at<const T>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments,
-                             at<std::int64_t>(indices), at<T>(distances), num_threads, progress);
+                             at<std::int64_t>(indices), at<T>(distances), num_threads, block_bytes, progress);
           });
         });
       },
       py::arg("dtype"), py::arg("x"), py::arg("n"), py::arg("d"), py::arg("k"), py::arg("metric"), py::arg("ptr"),
-      py::arg("segments"), py::arg("indices"), py::arg("distances"), py::arg("num_threads"), py::arg("progress"));
+      py::arg("segments"), py::arg("indices"), py::arg("distances"), py::arg("num_threads"), py::arg("block_bytes"),
+      py::arg("progress"));
+
+  m.def(
+      "knn_search",
+      [](const std::string& dtype, Address queries, std::int64_t n_queries, Address base, std::int64_t n_base,
+         std::int64_t d, std::int64_t k, const std::string& metric, Address indices, Address distances, int num_threads,
+         std::int64_t block_bytes, py::object callback) {
+        PythonProgress progress(std::move(callback));
+        by_dtype(dtype, [&]<typename T>(T) {
+          progress.watch([&, metric = metric_of(metric)] {
+            return knn_search(at<const T>(queries), n_queries, at<const T>(base), n_base, d, k, metric,
+                              at<std::int64_t>(indices), at<T>(distances), num_threads, block_bytes, progress);
+          });
+        });
+      },
+      py::arg("dtype"), py::arg("queries"), py::arg("n_queries"), py::arg("base"), py::arg("n_base"), py::arg("d"),
+      py::arg("k"), py::arg("metric"), py::arg("indices"), py::arg("distances"), py::arg("num_threads"),
+      py::arg("block_bytes"), py::arg("progress"));
 
   m.def(
       "propagate_affinity",
-      [](const std::string& dtype, Address indices, std::int64_t n, std::int64_t k, Address labels, std::int64_t classes,
-         double gamma, double tol, Address values, Address class_mass, int num_threads, py::object callback) {
+      [](const std::string& dtype, Address indices, std::int64_t n, std::int64_t k, Address labels,
+         std::int64_t classes, double gamma, double tol, Address values, Address class_mass, int num_threads,
+         py::object callback) {
         PythonProgress progress(std::move(callback));
         const AffinityReport report = by_dtype(dtype, [&]<typename T>(T) {
           return progress.watch([&] {
-            return propagate_affinity(at<const std::int64_t>(indices), n, k, at<const std::int64_t>(labels), classes, gamma,
-                                      tol, at<T>(values), at<T>(class_mass), num_threads, progress);
+            return propagate_affinity(at<const std::int64_t>(indices), n, k, at<const std::int64_t>(labels), classes,
+                                      gamma, tol, at<T>(values), at<T>(class_mass), num_threads, progress);
           });
         });
         return py::make_tuple(report.iterations, report.error_bound);

@@ -16,7 +16,7 @@
 //
 // Requires: x finite, (n, d) row-major, squared norms of differences that fit T; 1 <= k < size of every non-empty
 // segment, itself less than 2^32; ptr (segments + 1) ascending from 0 to n. Memory beyond the result: n * (20 k + 80)
-// bytes and a copy of x as float32, int16 or int8.
+// bytes (32 k + 270 where bytes are multiplied), and at most block_bytes for copies as float32, int16 or int8.
 #pragma once
 
 #include <cstdint>
@@ -27,10 +27,19 @@ namespace ssdml {
 
 enum class Metric { sqeuclidean, euclidean, cosine, inner_product };
 
-/// Returns false if `progress` asked to stop, true when indices (n, k) and distances (n, k) are complete.
+/// `block_bytes` bounds the memory of the copies that bounds are computed from: larger inputs are read in ranges, again
+/// for each pair of ranges. Returns false if `progress` asked to stop, true when indices (n, k) and distances (n, k)
+/// are complete.
 template <typename T>
 bool knn_graph(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-               std::int64_t segments, std::int64_t* indices, T* distances, int num_threads, Progress& progress);
+               std::int64_t segments, std::int64_t* indices, T* distances, int num_threads, std::int64_t block_bytes,
+               Progress& progress);
+
+/// The same between two sets: the k nearest of base (n_base, d) for every query (n_queries, d), 1 <= k <= n_base.
+template <typename T>
+bool knn_search(const T* queries, std::int64_t n_queries, const T* base, std::int64_t n_base, std::int64_t d,
+                std::int64_t k, Metric metric, std::int64_t* indices, T* distances, int num_threads,
+                std::int64_t block_bytes, Progress& progress);
 
 namespace cuda {
 

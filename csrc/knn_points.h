@@ -1,4 +1,4 @@
-// Exact distances between the points of one segment.
+// Sets of points and the exact distances between them.
 #pragma once
 
 #include <cmath>
@@ -42,25 +42,29 @@ struct Points {
 
   const T* row(std::int64_t i) const { return x + i * d; }
 
+  /// What row i is multiplied with before it is compared.
+  double factor(std::int64_t i) const { return metric == Metric::cosine ? inverse_norm[i] : 1.0; }
+
   void prefetch(std::int64_t i) const {
     const auto* bytes = reinterpret_cast<const char*>(row(i));
     for (std::int64_t b = 0; b < d * static_cast<std::int64_t>(sizeof(T)); b += 64) __builtin_prefetch(bytes + b);
   }
-
-  /// Summed in float64, rounded once.
-  T distance(std::int64_t i, std::int64_t j) const {
-    const T *a = row(i), *b = row(j);
-    if (metric == Metric::inner_product)
-      return static_cast<T>(-sum_over(a, b, d, [](double u, double v) { return u * v; }));
-    if (metric == Metric::cosine) {
-      const double ia = inverse_norm[i], ib = inverse_norm[j];
-      if (ia == 0 || ib == 0) return 1;
-      return static_cast<T>(
-          sum_over(a, b, d, [ia, ib](double u, double v) { return (u * ia - v * ib) * (u * ia - v * ib); }) / 2);
-    }
-    const double square = sum_over(a, b, d, [](double u, double v) { return (u - v) * (u - v); });
-    return static_cast<T>(metric == Metric::euclidean ? std::sqrt(square) : square);
-  }
 };
+
+/// Distance between point i of one set and point j of another, or of the same: summed in float64, rounded once.
+template <typename T>
+T exact_distance(const Points<T>& rows, std::int64_t i, const Points<T>& columns, std::int64_t j) {
+  const T *a = rows.row(i), *b = columns.row(j);
+  if (rows.metric == Metric::inner_product)
+    return static_cast<T>(-sum_over(a, b, rows.d, [](double u, double v) { return u * v; }));
+  if (rows.metric == Metric::cosine) {
+    const double ia = rows.inverse_norm[i], ib = columns.inverse_norm[j];
+    if (ia == 0 || ib == 0) return 1;
+    return static_cast<T>(
+        sum_over(a, b, rows.d, [ia, ib](double u, double v) { return (u * ia - v * ib) * (u * ia - v * ib); }) / 2);
+  }
+  const double square = sum_over(a, b, rows.d, [](double u, double v) { return (u - v) * (u - v); });
+  return static_cast<T>(rows.metric == Metric::euclidean ? std::sqrt(square) : square);
+}
 
 }  // namespace ssdml

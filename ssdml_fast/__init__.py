@@ -13,10 +13,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import reference
     from ._config import show_config
-    from .graph import EdgeAffinity, KnnGraph
+    from .graph import EdgeAffinity, KnnGraph, Neighbors
     from .ops.affinity import ConvergenceWarning, propagate_affinity
     from .ops.angular_loss import angular_loss, angular_loss_and_grad
-    from .ops.knn_graph import knn_graph
+    from .ops.knn_graph import knn_graph, knn_search
     from .ops.mine_triplets import mine_triplets
     from .ops.stiefel import cayley_update
 
@@ -24,10 +24,12 @@ _HOME = {
     "EdgeAffinity": "graph",
     "ConvergenceWarning": "ops.affinity",
     "KnnGraph": "graph",
+    "Neighbors": "graph",
     "angular_loss": "ops.angular_loss",
     "angular_loss_and_grad": "ops.angular_loss",
     "cayley_update": "ops.stiefel",
     "knn_graph": "ops.knn_graph",
+    "knn_search": "ops.knn_graph",
     "mine_triplets": "ops.mine_triplets",
     "propagate_affinity": "ops.affinity",
     "reference": "reference",
@@ -38,11 +40,13 @@ __all__ = [
     "ConvergenceWarning",
     "EdgeAffinity",
     "KnnGraph",
+    "Neighbors",
     "__version__",
     "angular_loss",
     "angular_loss_and_grad",
     "cayley_update",
     "knn_graph",
+    "knn_search",
     "mine_triplets",
     "propagate_affinity",
     "reference",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _arrays as arrays
 
-__all__ = ["EdgeAffinity", "KnnGraph"]
+__all__ = ["EdgeAffinity", "KnnGraph", "Neighbors"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +184,28 @@ class EdgeAffinity:
             f"EdgeAffinity(n={n}, k={k}, classes={len(self.classes)}, iterations={self.iterations}, "
             f"error_bound={self.error_bound:.2g})"
         )
+
+
+class Neighbors(NamedTuple):
+    """Nearest neighbours between two sets; made by :func:`ssdml_fast.knn_search`.
+
+    Attributes
+    ----------
+    indices : (Q, k) int64 array
+        Rows of the base set nearest to each query.
+    distances : (Q, k) float32 or float64 array
+        Their distances, ascending.
+
+    Examples
+    --------
+    >>> import numpy as np, ssdml_fast as sf
+    >>> indices, distances = sf.knn_search(np.array([[0.0]]), np.array([[2.0], [1.0]]), k=1)
+    >>> indices
+    array([[1]])
+    """
+
+    indices: Any
+    distances: Any
 
 
 def _check_neighbours(indices: np.ndarray, ptr: np.ndarray | None) -> None:

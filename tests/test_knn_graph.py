@@ -11,6 +11,7 @@ from strategies import DTYPES, LAYOUTS, LIBRARIES, METRICS, make_points, point_s
 
 import ssdml_fast as sf
 from ssdml_fast import _torch, reference
+from ssdml_fast.ops import knn_graph as knn_graph_op
 from ssdml_fast.reference.knn_graph import pairwise_distances
 
 metrics = st.sampled_from(METRICS)
@@ -32,7 +33,7 @@ def assert_same_graph(graph, twin, x, metric, bounds=None):
     assert graph.indices.dtype == np.int64 and graph.distances.dtype == x.dtype
     assert graph.indices.shape == graph.distances.shape == twin.indices.shape
     np.testing.assert_array_less(np.abs(graph.distances - twin.distances), rounding(x, metric, twin.distances) + 1e-300)
-    exact = np.take_along_axis(pairwise_distances(x, metric), graph.indices, axis=1)
+    exact = np.take_along_axis(pairwise_distances(x, x, metric), graph.indices, axis=1)
     np.testing.assert_array_less(np.abs(graph.distances - exact), rounding(x, metric, exact) + 1e-300)
     assert_ordered(graph, bounds)
 
@@ -172,6 +173,30 @@ def test_subnormals(isa, dtype, scale, kind, metric):
     assert_identical(graph, twin)  # sums of subnormal float64 squares are exact, float32 ones are rounded once
 
 
+def two_sets(n_queries, n_base, d, dtype, seed=0):
+    """Queries and base, each with duplicates of the other and of itself."""
+    rng = np.random.default_rng(seed)
+    base = rng.standard_normal((n_base, d)).astype(dtype)
+    queries = np.concatenate([base[: n_queries // 3], rng.standard_normal((n_queries, d)).astype(dtype)])[:n_queries]
+    base[n_base // 2 :: 7] = base[0]
+    return queries, base
+
+
+@pytest.mark.parametrize(
+    ("n_queries", "n_base", "d", "k"), [(0, 5, 2, 2), (1, 1, 1, 1), (7, 700, 5, 10), (500, 30, 300, 30)]
+)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_search_agrees_with_twin(isa, n_queries, n_base, d, k, metric, dtype):
+    queries, base = two_sets(n_queries, n_base, d, dtype)
+    found, twin = sf.knn_search(queries, base, k, metric), reference.knn_search(queries, base, k, metric)
+    np.testing.assert_allclose(found.distances, twin.distances, rtol=1e-6 if dtype == np.float32 else 1e-12, atol=1e-12)
+    exact = np.take_along_axis(pairwise_distances(queries, base, metric), found.indices, axis=1)
+    np.testing.assert_allclose(found.distances, exact, rtol=1e-6 if dtype == np.float32 else 1e-12, atol=1e-12)
+    d, i = found.distances, found.indices
+    assert ((d[:, 1:] > d[:, :-1]) | ((d[:, 1:] == d[:, :-1]) & (i[:, 1:] > i[:, :-1]))).all()
+
+
 # --- invariants -------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +248,33 @@ def test_defaults():
     assert_identical(graph, sf.knn_graph(x, np.int32(4), metric="sqeuclidean", ptr=None, num_threads=None))
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_search_of_a_set_in_itself_is_its_graph_with_self(metric):
+    x = make_points("gaussian", 400, 6, np.random.default_rng(0)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)  # so that a point is nearest to itself by every metric
+    graph, found = sf.knn_graph(x, 8, metric), sf.knn_search(x, x, 9, metric)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(400))
+    np.testing.assert_array_equal(found.indices[:, 1:], graph.indices)
+    np.testing.assert_array_equal(found.distances[:, 1:], graph.distances)
+
+
+@pytest.mark.parametrize("d", [12, 300])
+def test_reading_in_ranges_changes_nothing(isa, monkeypatch, d):
+    queries, base = two_sets(500, 800, d, np.float32)
+    graph, found = sf.knn_graph(base, 7), sf.knn_search(queries, base, 7)
+    monkeypatch.setattr(knn_graph_op, "BLOCK_BYTES", 1)  # the least there is: one block of points at a time
+    assert_identical(sf.knn_graph(base, 7), graph)
+    assert_identical(sf.knn_search(queries, base, 7), found)
+
+
+def test_memory_map_is_read_where_it_lies(tmp_path):
+    x = make_points("gaussian", 300, 5, np.random.default_rng(0)).astype(np.float32)
+    x.tofile(tmp_path / "points")
+    mapped = np.memmap(tmp_path / "points", np.float32, "r", shape=x.shape)
+    assert knn_graph_op.as_points(mapped, "x").ctypes.data == mapped.ctypes.data
+    assert_identical(sf.knn_graph(mapped, 5), sf.knn_graph(x, 5))
+
+
 # --- backends agree ---------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +303,14 @@ def test_concurrent_calls(isa):
                 assert_identical(graph, expected)
 
 
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_search_gives_the_same_bits_for_any_thread_count(isa, num_threads):
+    queries, base = two_sets(700, 900, 20, np.float64)
+    assert_identical(
+        sf.knn_search(queries, base, 9, num_threads=num_threads), sf.knn_search(queries, base, 9, num_threads=1)
+    )
+
+
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +323,14 @@ def test_torch_equals_numpy(case, metric):
     np.testing.assert_array_equal(graph.indices.numpy(), expected.indices)
     np.testing.assert_array_equal(graph.distances.numpy(), expected.distances)
     assert ptr is None or torch.equal(graph.ptr, to_torch(ptr))
+
+
+def test_search_of_torch_tensors():
+    queries, base = two_sets(20, 50, 3, np.float32)
+    found = sf.knn_search(torch.from_numpy(queries), torch.from_numpy(base), 4)
+    assert isinstance(found.indices, torch.Tensor)
+    assert isinstance(found.distances, torch.Tensor)
+    assert_identical(sf.Neighbors(*map(np.asarray, found)), sf.knn_search(queries, base, 4))
 
 
 def test_torch_layouts():
@@ -366,3 +434,24 @@ def test_refuses_torch_tensors_that_numpy_arrays_would_be_refused(refuses):
     refuses(TypeError, "x", sf.knn_graph, torch.eye(5).to_sparse(), 2)
     refuses(TypeError, "x", sf.knn_graph, torch.ones(5, 2, device="meta"), 2)
     refuses(ValueError, "x", sf.knn_graph, torch.full((5, 2), torch.nan), 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "changed"),
+    [
+        (TypeError, "queries", {"queries": X.tolist()}),
+        (ValueError, "queries", {"queries": X[0]}),
+        (ValueError, "queries", {"queries": np.full_like(X, np.inf)}),
+        (TypeError, "base", {"base": X.astype(np.float32)}),
+        (TypeError, "base", {"base": torch.from_numpy(X)}),
+        (ValueError, "base", {"base": X[:, :2]}),
+        (ValueError, "base", {"base": np.full_like(X, np.nan)}),
+        (ValueError, "k", {"k": 0}),
+        (ValueError, "k", {"k": 13}),
+        (ValueError, "k", {"base": X[:0]}),
+        (ValueError, "metric", {"metric": "manhattan"}),
+        (ValueError, "num_threads", {"num_threads": 0}),
+    ],
+)
+def test_search_refuses(refuses, error, name, changed):
+    refuses(error, name, sf.knn_search, **{"queries": X, "base": X, "k": 3, **changed})

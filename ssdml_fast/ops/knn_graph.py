@@ -10,7 +10,10 @@ import numpy as np
 
 from .. import _arrays as arrays
 from .. import _core
-from ..graph import KnnGraph
+from ..graph import KnnGraph, Neighbors
+
+BLOCK_BYTES = 256 << 20
+"""Memory for the copies that distances are bounded from; larger inputs are read in ranges of points."""
 
 METRICS = ("sqeuclidean", "euclidean", "cosine", "inner_product")
 
@@ -58,9 +61,11 @@ def knn_graph(
     Notes
     -----
     Distances are computed in float64 from direct differences and rounded once, so near-duplicates are told apart, and
-    the same graph comes out for any number of threads and any instruction set. Time O(N² d / 2) per segment; memory
-    O(N (d + k)). This is the graph of Section 2 of Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep
-    Resurrection", AAAI 2021, with Q[i, j] = 1/k on its edges.
+    the same graph comes out for any number of threads and any instruction set. Time O(N² d / 2) per segment. Memory
+    O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a ``numpy.memmap`` larger than memory; Ctrl-C is
+    answered within a fraction of a second. Segments hold fewer than 2³² points. This is the graph of Section 2 of
+    Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, with Q[i, j] = 1/k on
+    its edges.
 
     Examples
     --------
@@ -86,10 +91,98 @@ def knn_graph(
     return KnnGraph(indices, distances, ptr, _validated=True)
 
 
+def knn_search(
+    queries: Any,
+    base: Any,
+    k: int,
+    metric: str = "sqeuclidean",
+    num_threads: int | None = None,
+    progress: Callable[[float], object] | None = None,
+) -> Neighbors:
+    """Find the k nearest base points of every query, exactly; the engine of :func:`knn_graph` between two sets.
+
+    Parameters
+    ----------
+    queries : (Q, d) array
+        float32 or float64 (half precisions are computed in float32), on the CPU.
+    base : (N, d) array
+        Of the same library and type as `queries`.
+    k : int
+        Neighbours per query, from 1 to N.
+    metric, num_threads, progress
+        As for :func:`knn_graph`.
+
+    Returns
+    -------
+    Neighbors
+        ``indices`` (Q, k) int64 and ``distances`` (Q, k), each row sorted by distance, then index.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of a type above.
+    ValueError
+        If shapes do not fit, an entry is not finite or too large, or `k` or `metric` is out of range.
+    RuntimeError
+        For CUDA arrays, which have no kernel for this yet.
+
+    Notes
+    -----
+    Time O(Q N d); memory O(Q k), plus at most 256 MiB.
+
+    Examples
+    --------
+    >>> import numpy as np, ssdml_fast as sf
+    >>> sf.knn_search(np.array([[0.0], [5.0]]), base=np.array([[1.0], [4.0], [0.0]]), k=2)
+    Neighbors(indices=array([[2, 0],
+           [1, 0]]), distances=array([[ 0.,  1.],
+           [ 1., 16.]]))
+    """
+    queries = as_points(queries, "queries")
+    base = as_points(base, "base", like=queries)
+    dtype = arrays.dtype_name(queries)
+    if arrays.dtype_name(base) != dtype:
+        raise TypeError(f"base must be of the type of queries, {dtype}, found {arrays.dtype_name(base)}")
+    if base.shape[1] != queries.shape[1]:
+        raise ValueError(f"base must have {queries.shape[1]} columns like queries, found shape {tuple(base.shape)}")
+    if arrays.is_cuda(queries):
+        raise RuntimeError("knn_search has no CUDA kernel yet; move queries and base to the CPU")
+    k = arrays.as_int(k, "k", 1, len(base), f" with {len(base)} base points")
+    metric = arrays.as_choice(metric, "metric", METRICS)
+    indices = arrays.empty((len(queries), k), "int64", like=queries)
+    distances = arrays.empty((len(queries), k), dtype, like=queries)
+    _core.lib.knn_search(
+        dtype,
+        arrays.address(queries),
+        len(queries),
+        arrays.address(base),
+        len(base),
+        queries.shape[1],
+        k,
+        metric,
+        arrays.address(indices),
+        arrays.address(distances),
+        arrays.as_threads(num_threads),
+        BLOCK_BYTES,
+        progress,
+    )
+    return Neighbors(indices, distances)
+
+
+def as_points(x, name, like=None):
+    """Return points as contiguous float32 or float64, finite and small enough that their distances are."""
+    x = arrays.as_floats(x, name, ndim=2, like=like, halves=True)
+    if x.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column, found shape {tuple(x.shape)}")
+    arrays.check_finite(x, name, limit=math.sqrt(float(np.finfo(arrays.dtype_name(x)).max) / x.shape[1]) / 2)
+    return x
+
+
 def compute(x, k, metric, ptr, num_threads, progress=None):
     """Validate, allocate and run the kernel; returns indices, distances and the validated ptr."""
-    x = arrays.as_floats(x, "x", ndim=2, halves=True)
+    x = as_points(x, "x")
     n, d = x.shape
+    dtype = arrays.dtype_name(x)
     metric = arrays.as_choice(metric, "metric", METRICS)
     ptr = arrays.as_ptr(ptr, n, like=x)
     bounds = np.array([0, n]) if ptr is None else arrays.to_numpy(ptr)
@@ -97,10 +190,6 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
     smallest = int(sizes[sizes > 0].min(initial=n))
     of = "points" if ptr is None else "points in the smallest segment"
     k = arrays.as_int(k, "k", 1, smallest - 1 if n else None, f" with {smallest} {of}")
-    if d == 0:
-        raise ValueError(f"x must have at least one column, found shape {(n, d)}")
-    dtype = arrays.dtype_name(x)
-    arrays.check_finite(x, "x", limit=math.sqrt(float(np.finfo(dtype).max) / d) / 2)
     num_threads = arrays.as_threads(num_threads)
 
     indices = arrays.empty((n, k), "int64", like=x)
@@ -117,5 +206,7 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
                 *arguments, arrays.address(device_bounds), len(sizes), *results, arrays.address(work), stream
             )
     else:
-        _core.lib.knn_graph(*arguments, arrays.address(bounds), len(sizes), *results, num_threads, progress)
+        _core.lib.knn_graph(
+            *arguments, arrays.address(bounds), len(sizes), *results, num_threads, BLOCK_BYTES, progress
+        )
     return indices, distances, ptr

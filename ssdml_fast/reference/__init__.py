@@ -6,7 +6,7 @@ arrays, trust their arguments, and need time and memory quadratic (affinity: cub
 
 from .affinity import propagate_affinity
 from .angular_loss import angular_loss, angular_loss_and_grad
-from .knn_graph import knn_graph
+from .knn_graph import knn_graph, knn_search
 from .mine_triplets import mine_triplets
 from .stiefel import cayley_update
 
@@ -15,6 +15,7 @@ __all__ = [
     "angular_loss_and_grad",
     "cayley_update",
     "knn_graph",
+    "knn_search",
     "mine_triplets",
     "propagate_affinity",
 ]

@@ -28,4 +28,5 @@ def restart_walk(indices, gamma) -> np.ndarray:
     n, k = indices.shape
     transition = np.zeros((n, n))
     np.put_along_axis(transition, indices, 1 / max(k, 1), axis=1)
-    return (1 - gamma) * np.linalg.inv(np.eye(n) - gamma * transition)
+    walk = np.linalg.inv(np.eye(n) - gamma * transition)
+    return walk / walk.sum(1, keepdims=True)  # instead of (1 - gamma) walk: frees it of most of the inverse's rounding

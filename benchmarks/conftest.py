@@ -1,0 +1,201 @@
+"""How the benchmarks are run and reported: shapes, threads, the check before the clock, and the table of ratios."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import ssdml_fast as sf
+from ssdml_fast import _core
+
+SECONDS = 1.0  # of timing per method
+ROUNDS = (3, 300)  # at least and at most; a call of more than SLOW seconds is timed once
+SLOW = 2.0
+NOISY = 0.25  # a median is marked where the interquartile range is more than this share of it
+OURS = "ssdml_fast"
+
+
+@dataclass(frozen=True)
+class Result:
+    operation: str
+    shape: str
+    threads: int
+    method: str
+    median: float  # seconds
+    noisy: bool
+    target: float | None  # times faster than this peer that ours should be
+
+
+RESULTS = pytest.StashKey[list[Result]]()
+LOAD = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shapes",
+        choices=("default", "full"),
+        default="default",
+        help="full: also shapes and peers that take from ten seconds to minutes per call",
+    )
+    parser.addoption(
+        "--threads",
+        type=lambda text: [int(n) for n in text.split(",")],
+        default=[_core.lib.default_threads()],
+        metavar="N[,N...]",
+        help="thread counts to compare at, the same for ours and every peer (default: all cores)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: runs with --shapes full only")
+    config.addinivalue_line("python_files", "bench_*.py")
+    config.option.benchmark_columns = config.option.benchmark_columns or ["median", "min", "iqr", "rounds"]
+    config.stash[RESULTS] = []
+    config.stash[LOAD] = os.getloadavg()[0]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("shapes") == "full":
+        return
+    deselected = [item for item in items if "full" in item.keywords]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "threads" in metafunc.fixturenames:
+        counts = metafunc.config.getoption("threads")
+        metafunc.parametrize("threads", counts, indirect=True, ids=[f"threads{n}" for n in counts])
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Hold every library, ours included, to the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)  # torch's own OpenMP and its MKL, which threadpoolctl may not see
+    with threadpool_limits(request.param):
+        assert _core.lib.default_threads() == request.param
+        assert all(pool["num_threads"] <= request.param for pool in threadpool_info())
+        yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def race(benchmark: Any, threads: int, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Time one method at one shape, once its answer has been found right.
+
+    The test must be parametrised by ``shape`` and ``method``. ``targets`` says how many times faster than each peer
+    ours should be.
+    """
+
+    def run(call: Callable[[], Any], check: Callable[[Any], None], targets: Mapping[str, float] | None = None) -> None:
+        operation = request.module.__name__.removeprefix("bench_")
+        shape, method = (request.node.callspec.params[name] for name in ("shape", "method"))
+        seconds, answer = _timed(call)
+        check(answer)
+        if seconds < SLOW:  # the first call also paid for starting threads and faulting pages in
+            seconds, _ = _timed(call)
+        rounds = 1 if seconds > SLOW else min(max(math.ceil(SECONDS / seconds), ROUNDS[0]), ROUNDS[1])
+        target = (targets or {}).get(method)
+        benchmark.group = f"{operation} {shape} threads={threads}"
+        benchmark.extra_info.update(operation=operation, shape=shape, threads=threads, method=method, target=target)
+        benchmark.pedantic(call, rounds=rounds)
+        if benchmark.stats:  # none under --benchmark-disable
+            stats = benchmark.stats.stats
+            result = Result(operation, shape, threads, method, stats.median, stats.iqr > NOISY * stats.median, target)
+            request.config.stash[RESULTS].append(result)
+
+    return run
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    answer = call()
+    return time.perf_counter() - started, answer
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info["ssdml_fast"] = _config()  # so that comparing runs of different builds warns
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Iterator[None]:
+    try:
+        yield  # pytest-benchmark's own tables first, so that the ratios end the output
+    finally:
+        if config.stash[RESULTS]:
+            _report(terminalreporter, config)
+
+
+def _report(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
+    results = config.stash[RESULTS]
+    terminal.section("times faster than each peer (median; same inputs, threads and answers)")
+    terminal.write_line("; ".join(f"{name}: {value}" for name, value in _config().items()))
+    before, after = config.stash[LOAD], os.getloadavg()[0]
+    terminal.write_line(f"load average: {before:.1f} before, {after:.1f} after")
+    if before > 1 or after > max(result.threads for result in results) + 1:
+        terminal.write_line("other processes were running: these figures are not to be relied on", yellow=True)
+    if any(result.noisy for result in results):
+        terminal.write_line("~ the rounds differed much", yellow=True)
+    for operation, of_operation in itertools.groupby(results, lambda result: result.operation):
+        rows = [("shape", "threads", "ours ms", "peer", "peer ms", "ratio", "target")]
+        colours: list[dict[str, bool]] = [{"bold": True}]
+        for group in _groups(of_operation):
+            shape, threads = next((result.shape, str(result.threads)) for result in group.values())
+            ours = group.pop(OURS, None)
+            lead = (shape, threads, _ms(ours))
+            if not group:
+                rows.append((*lead, "", "", "", ""))
+                colours.append({})
+            for peer in group.values():
+                ratio = peer.median / ours.median if ours else None
+                rows.append((*lead, peer.method, _ms(peer), _times(ratio), _times(peer.target)))
+                reached = None if ratio is None or peer.target is None else ratio >= peer.target
+                colours.append({} if reached is None else {"green" if reached else "red": True})
+                lead = ("", "", "")
+        terminal.write_line("")
+        terminal.write_line(operation, bold=True)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row, colour in zip(rows, colours, strict=True):
+            cells = (
+                text.ljust(width) if i in (0, 3) else text.rjust(width)
+                for i, (text, width) in enumerate(zip(row, widths, strict=True))
+            )
+            terminal.write_line("  " + "  ".join(cells).rstrip(), **colour)
+
+
+def _groups(results: Iterator[Result]) -> list[dict[str, Result]]:
+    groups: dict[tuple[str, int], dict[str, Result]] = {}
+    for result in results:
+        groups.setdefault((result.shape, result.threads), {})[result.method] = result
+    return list(groups.values())
+
+
+def _ms(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    ms = 1e3 * result.median
+    return "~" * result.noisy + (f"{ms:,.3g}" if ms < 100 else f"{ms:,.0f}")
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
+
+
+def _config() -> dict[str, str]:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        sf.show_config()
+    return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in text.getvalue().splitlines())

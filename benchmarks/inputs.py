@@ -1,0 +1,55 @@
+"""Seeded inputs shared by the benchmarks; each is made once per session."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ssdml_fast as sf
+
+
+@functools.cache
+def points(kind: str, n: int, d: int) -> np.ndarray:
+    """(n, d) float32 unit vectors: "uniform" on the sphere, "clustered" or "mnist"."""
+    rng = np.random.default_rng(0)
+    if kind == "uniform":  # no structure: the hardest input for any method that prunes
+        x = rng.standard_normal((n, d))
+    elif kind == "clustered":  # ten clusters of intrinsic dimension 16 with some noise around, like a trained embedding
+        centres = 1.5 * rng.standard_normal((10, 16))
+        latent = centres[rng.integers(0, 10, n)] + rng.standard_normal((n, 16))
+        x = latent @ rng.standard_normal((16, d)) + 0.05 * rng.standard_normal((n, d))
+    else:
+        x = _mnist_images()[:n].reshape(n, d).astype(np.float64)
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _mnist_images() -> np.ndarray:
+    folder = os.environ.get("SSDML_MNIST")
+    if not folder:
+        pytest.skip("SSDML_MNIST does not name a folder with MNIST's train-images-idx3-ubyte.gz")
+    data = gzip.decompress((Path(folder) / "train-images-idx3-ubyte.gz").read_bytes())
+    return np.frombuffer(data, np.uint8, offset=16).reshape(-1, 28, 28)
+
+
+@functools.cache
+def graph(kind: str, n: int, d: int, k: int) -> sf.KnnGraph:
+    """kNN graph of `points`."""
+    return sf.knn_graph(points(kind, n, d), k)
+
+
+@functools.cache
+def labels(n: int) -> np.ndarray:
+    """(n,) labels: ten random points of each of ten classes, -1 elsewhere; their place does not affect the work."""
+    y = np.full(n, -1)
+    y[np.random.default_rng(1).permutation(n)[:100]] = np.arange(100) % 10
+    return y
+
+
+def full_only(names):
+    """Parameters that run with ``--shapes full`` only."""
+    return [pytest.param(*([name] if isinstance(name, str) else name), marks=pytest.mark.full) for name in names]
