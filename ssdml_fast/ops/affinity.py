@@ -118,22 +118,30 @@ def compute(graph, labels, gamma, tol, num_threads, progress=None):
     dtype = "float64" if graph.distances is None else arrays.dtype_name(graph.distances)
     values = arrays.empty((n, k), dtype, like=graph.indices)
     mass = arrays.empty((n, len(classes)), dtype, like=graph.indices)
+    edges = (dtype, arrays.address(graph.indices), n, k)
+    results = (gamma, tol, arrays.address(values), arrays.address(mass))
     if arrays.is_cuda(graph.indices):
-        _core.cuda()
-    iterations, bound = _core.lib.propagate_affinity(
-        dtype,
-        arrays.address(graph.indices),
-        n,
-        k,
-        arrays.address(column),
-        len(classes),
-        gamma,
-        tol,
-        arrays.address(values),
-        arrays.address(mass),
-        num_threads,
-        progress,
-    )
+        cuda = _core.cuda()
+        with arrays.on_device(graph.indices) as stream:
+            ptr = arrays.from_numpy(np.array([0, n]), like=graph.indices) if graph.ptr is None else graph.ptr
+            segments = len(ptr) - 1
+            column = arrays.from_numpy(column, like=graph.indices)
+            work = arrays.workspace(cuda.propagate_affinity_workspace(n, k, segments, len(classes)), like=graph.indices)
+            iterations, bound = cuda.propagate_affinity(
+                *edges,
+                arrays.address(ptr),
+                segments,
+                arrays.address(column),
+                len(classes),
+                *results,
+                arrays.address(work),
+                stream,
+                progress,
+            )
+    else:
+        iterations, bound = _core.lib.propagate_affinity(
+            *edges, arrays.address(column), len(classes), *results, num_threads, progress
+        )
     if bound > tol:
         warnings.warn(
             f"affinities are known to {bound:.2g}, not to tol = {tol:.2g}: rounding allows no better at {gamma = }",

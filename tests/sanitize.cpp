@@ -1,0 +1,109 @@
+// Drives every CPU kernel over awkward shapes under the sanitizers (CMake preset "sanitize"). Whether the answers are
+// right is for the Python tests; here each kernel must only stay within its arrays and within defined behaviour.
+// Buffers are exactly as long as the contracts say, so that one step too far is seen.
+#include <cstdint>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "affinity.h"
+#include "angular_loss.h"
+#include "knn_graph.h"
+#include "mine_triplets.h"
+#include "stiefel.h"
+
+using namespace ssdml;
+using Indices = std::vector<std::int64_t>;
+
+namespace {
+
+struct Silent : Progress {
+  bool update(double) override { return true; }
+} silent;
+
+std::mt19937 generator(0);
+
+template <typename T>
+std::vector<T> points(std::int64_t n, std::int64_t d, int kind) {
+  std::normal_distribution<double> normal;
+  std::vector<T> x(n * d);
+  for (T& value : x) value = static_cast<T>(normal(generator));
+  if (kind == 1) std::fill(x.begin(), x.end(), T(3));  // one point, many times
+  if (kind == 2)
+    for (T& value : x) value = static_cast<T>(value * 1e-40);  // subnormal float32
+  if (kind == 3)
+    for (T& value : x) value = static_cast<T>(value + 1e6);  // far from the origin
+  return x;
+}
+
+template <typename T>
+void partition(std::int64_t n, std::int64_t d, std::int64_t k, const Indices& ptr, int kind, int threads) {
+  const auto segments = static_cast<std::int64_t>(ptr.size()) - 1;
+  const std::vector<T> x = points<T>(n, d, kind);
+  Indices indices(n * k);
+  std::vector<T> distances(n * k);
+  for (const Metric metric : {Metric::sqeuclidean, Metric::euclidean, Metric::cosine, Metric::inner_product})
+    for (const std::int64_t bytes : {std::int64_t{1}, std::int64_t{1} << 28})
+      knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, indices.data(), distances.data(), threads, bytes,
+                silent);
+
+  Indices labels(n);
+  for (std::int64_t i = 0; i < n; ++i) labels[i] = i % 3 == 0 ? i % 2 : -1;
+  std::vector<T> values(n * k), mass(n * 2);
+  propagate_affinity(indices.data(), n, k, labels.data(), 2, 0.9, 1e-6, values.data(), mass.data(), threads, silent);
+
+  Indices anchors(n), triplets(n * (k / 2) * 3);
+  for (std::int64_t i = 0; i < n; ++i) anchors[i] = n - 1 - i;
+  mine_triplets(indices.data(), distances.data(), values.data(), k, anchors.data(), n, triplets.data(), threads);
+
+  const auto count = static_cast<std::int64_t>(triplets.size()) / 3;
+  std::vector<T> losses(count), grad(n * d);
+  angular_loss<T>(x.data(), n, d, triplets.data(), count, 0.7, nullptr, losses.data(), grad.data(), threads);
+}
+
+template <typename T>
+void search(std::int64_t queries, std::int64_t base, std::int64_t d, std::int64_t k, int threads) {
+  const std::vector<T> a = points<T>(queries, d, 0), b = points<T>(base, d, 0);
+  Indices indices(queries * k);
+  std::vector<T> distances(queries * k);
+  for (const std::int64_t bytes : {std::int64_t{1}, std::int64_t{1} << 28})
+    knn_search(a.data(), queries, b.data(), base, d, k, Metric::sqeuclidean, indices.data(), distances.data(), threads,
+               bytes, silent);
+}
+
+template <typename T>
+void update(std::int64_t batch, std::int64_t d, std::int64_t l, double step, int threads) {
+  std::vector<T> L(batch * d * l, T(0)), updated(L.size());
+  for (std::int64_t b = 0; b < batch; ++b)
+    for (std::int64_t j = 0; j < l; ++j) L[(b * d + j) * l + j] = 1;
+  const std::vector<T> grad = points<T>(batch * d, l, 0);
+  cayley_update(L.data(), grad.data(), batch, d, l, step, updated.data(), threads);
+}
+
+template <typename T>
+void all(int threads) {
+  partition<T>(0, 3, 2, {0}, 0, threads);
+  partition<T>(2, 1, 1, {0, 2}, 0, threads);
+  partition<T>(9, 3, 8, {0, 9}, 0, threads);
+  partition<T>(60, 5, 3, {0, 0, 4, 30, 30, 60}, 0, threads);
+  for (int kind = 0; kind < 4; ++kind) partition<T>(300, 7, 10, {0, 300}, kind, threads);
+  partition<T>(1001, 33, 5, {0, 1001}, 0, threads);
+  partition<T>(250, 301, 249, {0, 250}, 0, threads);
+  search<T>(1, 1, 1, 1, threads);
+  search<T>(5, 700, 300, 20, threads);
+  search<T>(700, 5, 3, 5, threads);
+  update<T>(1, 1, 1, 0.1, threads);
+  update<T>(1, 130, 65, 0.1, threads);
+  update<T>(3, 20, 20, 1e4, threads);
+  update<T>(1, 300, 64, 1e300, threads);
+}
+
+}  // namespace
+
+int main() {
+  for (int threads : {1, 2}) {
+    all<float>(threads);
+    all<double>(threads);
+  }
+  std::puts("every kernel stayed within its arrays");
+}
