@@ -10,11 +10,11 @@
 // so no matrix with n columns is ever needed: columns are solved a panel at a time and only the entries on edges are
 // kept.
 //
-// How: the walk's own series, P b = (1 - gamma) (b + gamma Q b + ...) + gamma^t P Q^t b, in which a term is one sweep over
-// the graph. P is row-stochastic, so what is cut off lies in gamma^t [min, max] of Q^t b, and no rounding error grows. The
-// slow modes of Q (weakly connected clusters) are found once per component and taken out of every column, after which
-// some tens of sweeps suffice for any gamma. affinity_walk.h has the sweep, affinity_modes.h the modes, affinity_solve.h
-// the series and its error bound.
+// How: the walk's own series, P b = (1 - gamma) (b + gamma Q b + ...) + gamma^t P Q^t b, in which a term is one sweep
+// over the graph. P is row-stochastic, so what is cut off lies in gamma^t [min, max] of Q^t b, and no rounding error
+// grows. The slow modes of Q (weakly connected clusters) are found once per component and taken out of every column,
+// after which some tens of sweeps suffice for any gamma. affinity_walk.h has the sweep, affinity_modes.h the modes,
+// affinity_solve.h the series and its error bound.
 //
 // Arithmetic is that of T; a float32 column whose bound does not reach tol is solved again in float64.
 //

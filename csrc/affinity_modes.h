@@ -71,11 +71,12 @@ class Modes {
     return {low, high};
   }
 
-  /// Bounds the error of `remove` in the largest entry, where |v| <= size and |c| = norm: rounding of the sums, and of V.
+  /// Bounds the error of `remove` in the largest entry, where |v| <= size and |c| = norm: rounding of the sums, and of
+  /// V.
   template <typename P>
   double remove_rounding(double size, double norm) const {
     const double sums = 1.01 * unit_roundoff<P> * static_cast<double>(kBlock + m_ / kBlock + 3);
-    return sums * size + (sums + 1.01 * unit_roundoff<T>) * basis_norm_ * norm +
+    return sums * size + (sums + 1.01 * unit_roundoff<T>)*basis_norm_ * norm +
            basis_error_ * std::sqrt(static_cast<double>(m_)) * norm;
   }
 

@@ -68,9 +68,9 @@ class PanelSolver {
     Solved solved;
     double rounding[kWidth<P>] = {}, size[kWidth<P>];
     std::fill(size, size + kWidth<P>, static_cast<double>(n));
-    double power = 1;             // gamma^t
-    std::size_t grown_from = 0;   // places reached before the last sweep
-    bool freed = false;           // of the slow modes, so v may be negative
+    double power = 1;            // gamma^t
+    std::size_t grown_from = 0;  // places reached before the last sweep
+    bool freed = false;          // of the slow modes, so v may be negative
     // The coefficients of the slow modes belong to the source, so they are read before the first sweep.
     const bool has_modes = modes.count() > 0;
     double norm[kWidth<P>] = {};
@@ -111,7 +111,8 @@ class PanelSolver {
       solved.error = 0;
       bool reached = true, hopeless = false, done = true;
       for (int c = 0; c < kWidth<P>; ++c) {
-        const double sums = 0x1p-52 * (solved.sweeps + 4), tail = power * (range.high[c] - static_cast<double>(range.low[c])) / 2;
+        const double sums = 0x1p-52 * (solved.sweeps + 4),
+                     tail = power * (range.high[c] - static_cast<double>(range.low[c])) / 2;
         const double known = rounding[c] + sums;
         solved.error = std::max(solved.error, known + tail);
         reached &= known + tail <= tol;
@@ -147,7 +148,8 @@ class PanelSolver {
   void read_coefficients(const Modes<T>& modes, double* norm) {
     std::fill(coefficients_.begin(), coefficients_.end(), Line<P>{});
     for (const std::int32_t p : sources_)
-      for (std::int64_t a = 0; a < modes.count(); ++a) coefficients_[a] += v_[p] * static_cast<P>(modes.coefficients(p)[a]);
+      for (std::int64_t a = 0; a < modes.count(); ++a)
+        coefficients_[a] += v_[p] * static_cast<P>(modes.coefficients(p)[a]);
     for (int c = 0; c < kWidth<P>; ++c) {
       double square = 0;
       for (const Line<P>& of : coefficients_) square += static_cast<double>(of[c]) * of[c];
@@ -166,9 +168,9 @@ class PanelSolver {
 
   const Graph& graph_;
   Lines<P> v_, swept_, coefficients_;
-  std::vector<char> reached_;          // points that any column of the panel has reached
+  std::vector<char> reached_;  // points that any column of the panel has reached
   std::vector<std::int32_t> places_, sources_;
-  std::vector<std::int64_t> wanted_;   // place * kWidth + column
+  std::vector<std::int64_t> wanted_;  // place * kWidth + column
   std::vector<double> entries_;
 };
 

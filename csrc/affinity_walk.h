@@ -40,8 +40,8 @@ inline Line<T> larger(Line<T> a, Line<T> b) {
   return a > b ? a : b;
 }
 
-/// The edges of one connected component in both directions. Its points stand at places 0 .. n - 1, so that neighbours lie
-/// close together in memory.
+/// The edges of one connected component in both directions. Its points stand at places 0 .. n - 1, so that neighbours
+/// lie close together in memory.
 struct Graph {
   std::int32_t n, k;
   std::span<const std::int64_t> points;  // point at each place

@@ -131,6 +131,52 @@ class KnnGraph:
         order = np.argsort(distances, axis=1, kind="stable")  # stable: entries of a row are already in index order
         return cls(np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1), ptr)
 
+    @classmethod
+    def from_search(cls, indices: Any, distances: Any) -> KnnGraph:
+        """Take the answer of a search of a set in itself, exact or approximate, such as that of faiss or pynndescent.
+
+        Parameters
+        ----------
+        indices : (N, k + 1) integer array
+            Neighbours of each point, as a rule the point itself among them. It is left out by index; where an
+            approximate search or a duplicate has displaced it, the last neighbour is left out instead.
+        distances : (N, k + 1) float32 or float64 array
+            Their distances, in any order along a row; smaller is nearer (negate faiss's inner products).
+
+        Returns
+        -------
+        KnnGraph
+            With k neighbours per point, each row sorted by distance, then index.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If shapes or types differ from the above, or a row holds a neighbour twice or fewer than k + 1 (faiss marks
+            those that it did not find by -1).
+
+        Examples
+        --------
+        >>> import numpy as np, ssdml_fast as sf
+        >>> sf.KnnGraph.from_search(np.array([[0, 1], [1, 0]]), np.array([[0.0, 4.0], [0.0, 4.0]])).indices
+        array([[1],
+               [0]])
+        """
+        found = arrays.to_numpy(arrays.as_integers(indices, "indices", ndim=2))
+        lengths = arrays.to_numpy(arrays.as_floats(distances, "distances", ndim=2, like=indices))
+        arrays.check_shape(lengths, found.shape, "distances", "the shape of indices")
+        n, columns = found.shape
+        if n and columns < 2:
+            raise ValueError(f"indices must have at least two columns, found shape {found.shape}")
+        left_out = found == np.arange(n)[:, None]
+        left_out[~left_out.any(axis=1), -1:] = True
+        if (left_out.sum(axis=1) > 1).any():
+            i = int(np.flatnonzero(left_out.sum(axis=1) > 1)[0])
+            raise ValueError(f"indices must not repeat a neighbour within a row, found indices[{i}] = {found[i]}")
+        found, lengths = (x[~left_out].reshape(n, max(columns - 1, 0)) for x in (found, lengths))
+        order = np.lexsort((found, lengths))  # along the last axis: by distance, then index
+        found, lengths = (np.take_along_axis(x, order, 1) for x in (found, lengths))
+        return cls(arrays.from_numpy(found, like=indices), arrays.from_numpy(lengths, like=indices))
+
     @property
     def n(self) -> int:
         """Number of points."""

@@ -203,3 +203,42 @@ def test_refuses_mixed_libraries(refuses):
     refuses(TypeError, "distances", KnnGraph, to_torch(INDICES), DISTANCES)
     refuses(TypeError, "distances", KnnGraph, INDICES, to_torch(DISTANCES))
     refuses(TypeError, "ptr", KnnGraph, INDICES, DISTANCES, to_torch(PTR))
+
+
+# --- from a search of a set in itself ---------------------------------------------------------------------------------
+
+
+def test_from_search_takes_what_faiss_answers():
+    faiss = pytest.importorskip("faiss")
+    x = np.random.default_rng(0).standard_normal((300, 5)).astype(np.float32)
+    x[7] = x[5] = x[3]  # faiss may answer any of these as the first
+    distances, indices = faiss.knn(x, x, 9)
+    graph, exact = KnnGraph.from_search(indices, distances), sf.knn_graph(x, 8)
+    np.testing.assert_allclose(graph.distances, exact.distances, atol=1e-5)
+    assert (graph.indices == exact.indices).mean() > 0.99  # the rest are ties within faiss's rounding
+
+
+def test_from_search_without_self_leaves_out_the_last():
+    graph = KnnGraph.from_search(np.array([[1, 2], [0, 2], [2, 1]]), np.array([[1.0, 4.0], [1.0, 2.0], [0.0, 2.0]]))
+    np.testing.assert_array_equal(graph.indices, [[1], [0], [1]])
+
+
+def test_from_search_sorts_by_distance_then_index():
+    graph = KnnGraph.from_search(torch.tensor([[3, 2, 0, 1]] * 4), torch.tensor([[1.0, 1.0, 0.0, 0.5]] * 4))
+    assert isinstance(graph.indices, torch.Tensor)
+    assert graph.indices[0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "indices", "distances"),
+    [
+        ("indices", [[0, -1], [1, 0]], [[0.0, 1.0], [0.0, 1.0]]),  # faiss's mark of a neighbour not found
+        ("indices", [[0, 0], [1, 0]], [[0.0, 1.0], [0.0, 1.0]]),
+        ("indices", [[0], [1]], [[0.0], [0.0]]),
+        ("distances", [[0, 1], [1, 0]], [[0.0, np.nan], [0.0, 1.0]]),
+        ("distances", [[0, 1], [1, 0]], [[0.0], [0.0]]),
+    ],
+)
+def test_from_search_refuses(name, indices, distances):
+    with pytest.raises(ValueError, match=name):
+        KnnGraph.from_search(np.array(indices), np.array(distances))

@@ -8,7 +8,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 def test_examples_run():
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     names: dict = {}
     for example in examples:
         exec(example, names)
