@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -14,8 +15,13 @@ namespace {
 
 using namespace walk;
 
-/// Slow modes that pay for themselves in a component of n points.
-std::int64_t modes_for(std::int64_t n) { return n < 512 ? 0 : n < 2048 ? 32 : n < 6000 ? 64 : 128; }
+/// How many slow modes to take out of a component of n points. Their number grows with n; finding and removing them
+/// costs as much as some ten sweeps.
+std::int64_t modes_for(std::int64_t n) {
+  if (n < 512) return 0;
+  return static_cast<std::int64_t>(
+      std::bit_ceil(static_cast<std::uint64_t>(std::clamp<std::int64_t>(n / 100, n < 1024 ? 32 : 64, 512))));
+}
 constexpr int kSweepsBeforeModes = 8;
 constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
 constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less

@@ -20,7 +20,7 @@
 //
 // Requires: indices (n, k) valid neighbours, label in [-1, classes), 0 < gamma < 1, tol > 0. Segments need no mention:
 // connected components are found and solved one by one.
-// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes <= 128.
+// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes <= 512, about n / 100.
 #pragma once
 
 #include <cstdint>

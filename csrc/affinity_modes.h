@@ -18,6 +18,7 @@
 
 #include "affinity_walk.h"
 #include "gemm.h"
+#include "simd.h"
 
 namespace ssdml::walk {
 
@@ -46,20 +47,30 @@ class Modes {
   /// v <- v - V c for a panel, c as (count(), kWidth). Returns the range.
   template <typename P>
   Range<P> remove(const Line<P>* c, Line<P>* v) const {
-    constexpr std::int64_t kRows = 8;
+    constexpr std::int64_t kRows = vector_registers == 32 ? 8 : 4;
+    constexpr int kPieces = 64 / vector_bytes;  // registers to a line
     Line<P> low = fill(std::numeric_limits<P>::infinity()), high = -low;
     for (std::int64_t p = 0; p < n_; p += kRows) {
       const std::int64_t rows = std::min(kRows, n_ - p);
       Line<P> total[kRows] = {};
       for (std::int64_t a = 0; a < m_; a += kBlock) {
-        Line<P> part[kRows] = {};
         const T* row[kRows];
         for (std::int64_t i = 0; i < kRows; ++i) row[i] = &basis_[(p + std::min(i, rows - 1)) * m_ + a];
-        for (std::int64_t b = 0; b < kBlock; ++b)
+        for (int q = 0; q < kPieces; ++q) {
+          Vec<P> part[kRows] = {};
+#pragma GCC unroll 1  // else GCC transposes what it should broadcast
+          for (std::int64_t b = 0; b < kBlock; ++b) {
+            const Vec<P> factor = load(reinterpret_cast<const P*>(&c[a + b]) + q * lanes<P>);
 #pragma GCC unroll 8
-          for (std::int64_t i = 0; i < kRows; ++i) part[i] += c[a + b] * static_cast<P>(row[i][b]);
+            for (std::int64_t i = 0; i < kRows; ++i)
+              part[i] = multiply_add<P>(broadcast(static_cast<P>(row[i][b])), factor, part[i]);
+          }
 #pragma GCC unroll 8
-        for (std::int64_t i = 0; i < kRows; ++i) total[i] += part[i];
+          for (std::int64_t i = 0; i < kRows; ++i) {
+            P* at = reinterpret_cast<P*>(&total[i]) + q * lanes<P>;
+            store(at, load(at) + part[i]);
+          }
+        }
       }
       for (std::int64_t i = 0; i < rows; ++i) {
         const Line<P> rest = v[p + i] - total[i];
@@ -81,18 +92,12 @@ class Modes {
   }
 
  private:
-  static constexpr int kRight = 24, kLeft = 36, kBetween = 6;  // sweeps, and sweeps between two orthonormalisations
+  // Sweeps of the iterations for Z and U. More do not pay; fewer leave columns that need hundreds of sweeps.
+  static constexpr int kRight = 48, kLeft = 60;
 
   bool find(const Graph& graph, double gamma) {
-    std::vector<T> right = start(1), left = start(2), other(n_ * m_);
-    for (int s = 1; s <= kRight; ++s) {
-      advance(graph, false, right, other);
-      if (s % kBetween == 0 && !orthonormalise(right, other)) return false;
-    }
-    for (int s = 1; s <= kLeft; ++s) {
-      advance(graph, true, left, other);
-      if (s % kBetween == 0 && !orthonormalise(left, other)) return false;
-    }
+    std::vector<T> right(n_ * m_), left(n_ * m_), other(n_ * m_);
+    if (!iterate(graph, false, kRight, right, other) || !iterate(graph, true, kLeft, left, other)) return false;
     // Z such that V is nearly orthonormal: no cancellation in V c. What V is, is known in float64.
     solved_ = std::move(right);
     basis_.resize(n_ * m_);
@@ -104,18 +109,29 @@ class Modes {
     restart(graph, gamma);
 
     // Coefficients: rows of (Q')^t U, times the inverse of V' U.
-    std::vector<double> between(m_ * m_);
-    {
-      std::vector<T> product(m_ * m_);
-      multiply_transposed(basis_, left, product);
-      std::copy(product.begin(), product.end(), between.begin());
-    }
+    std::vector<T> product(m_ * m_);
+    multiply_transposed(basis_, left, product);
+    std::vector<double> inverse(product.begin(), product.end());
+    if (!invert(inverse)) return false;
     for (int s = 0; s < sweeps_; ++s) advance(graph, true, left, other);
-    if (!invert(between)) return false;
-    std::vector<T> inverse(between.begin(), between.end());
     coefficients_.resize(n_ * m_);
-    multiply(left, inverse, coefficients_);
+    multiply(left, {inverse.begin(), inverse.end()}, coefficients_);
     return std::all_of(coefficients_.begin(), coefficients_.end(), [](T x) { return std::isfinite(x); });
+  }
+
+  /// Orthogonal iteration with Q, or Q', from a random block. Orthonormalised seldom, or more often where that makes
+  /// the columns dependent; false if they are dependent even so.
+  bool iterate(const Graph& graph, bool back, int sweeps, std::vector<T>& x, std::vector<T>& other) const {
+    for (const int between : {12, 4, 1}) {
+      start(back, x);
+      bool independent = true;
+      for (int s = 1; s <= sweeps && independent; ++s) {
+        advance(graph, back, x, other);
+        if (s % between == 0) independent = orthonormalise(x, other);
+      }
+      if (independent) return true;
+    }
+    return false;
   }
 
   /// V = (Z - gamma Q Z) / (1 - gamma).
@@ -142,8 +158,7 @@ class Modes {
   }
 
   /// A reproducible random block.
-  std::vector<T> start(std::uint64_t seed) const {
-    std::vector<T> x(n_ * m_);
+  static void start(std::uint64_t seed, std::vector<T>& x) {
     std::uint64_t state = seed;
     for (T& entry : x) {
       std::uint64_t z = state += 0x9e3779b97f4a7c15u;  // splitmix64
@@ -151,7 +166,6 @@ class Modes {
       z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
       entry = static_cast<T>(static_cast<double>((z ^ (z >> 31)) >> 40) * 0x1p-23 - 1);
     }
-    return x;
   }
 
   /// x <- Q x, or Q' x; `other` is room for the result.

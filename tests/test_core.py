@@ -1,9 +1,13 @@
+import ast
+import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,3 +117,17 @@ def test_show_config(isa, capsys):
     text = capsys.readouterr().out
     assert sf.__version__ in text and isa in text
     assert "thread" in text.lower() and "CUDA" in text and np.__version__ in text
+
+
+@pytest.mark.parametrize("module", [*_core.built(), "cuda"])
+def test_type_stubs_tell_the_truth(module):
+    if importlib.util.find_spec(f"ssdml_fast._core.{module}") is None:
+        pytest.skip(f"the module {module} was not built")
+    compiled = importlib.import_module(f"ssdml_fast._core.{module}")
+    folder = Path(_core.__file__).parent
+    stub = folder / ("cuda.pyi" if module == "cuda" else "baseline.pyi")
+    stubs = {
+        f.name: [a.arg for a in f.args.args] for f in ast.parse(stub.read_text()).body if isinstance(f, ast.FunctionDef)
+    }
+    signatures = {name: f.__doc__.splitlines()[0] for name, f in vars(compiled).items() if callable(f)}
+    assert {name: re.findall(r"(\w+): ", signature) for name, signature in signatures.items()} == stubs

@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import baseline as lib
 
 ISAS = ("baseline", "avx2", "avx512")  # from the least to the most demanding
-
-lib: ModuleType
-"""The module in use. Read it at each call (``_core.lib.knn_graph``): `use` replaces it."""
 
 
 def built() -> tuple[str, ...]:
@@ -30,14 +30,13 @@ def available() -> tuple[str, ...]:
 
 
 def use(isa: str) -> None:
-    """Run the kernels built for `isa` from now on."""
-    global lib
+    """Run the kernels built for `isa` from now on: they are ``_core.lib``, to be read anew at each call."""
     if isa not in available():
         raise ValueError(f"instruction set must be one of {', '.join(available())} here, found {isa!r}")
-    lib = importlib.import_module(f"{__name__}.{isa}")
+    globals()["lib"] = importlib.import_module(f"{__name__}.{isa}")
 
 
-def cuda() -> ModuleType:
+def cuda() -> Any:
     """Return the module of CUDA kernels, or say why there is none."""
     if importlib.util.find_spec(f"{__name__}.cuda") is None:
         raise RuntimeError(

@@ -1,0 +1,81 @@
+"""Kernels built for one instruction set; the modules avx2 and avx512 have the same. Arrays are passed by address."""
+
+from collections.abc import Callable
+
+isa: str
+compiler: str
+cuda_build: str
+
+def default_threads() -> int: ...
+def supported_isas() -> tuple[str, ...]: ...
+def knn_graph(
+    dtype: str,
+    x: int,
+    n: int,
+    d: int,
+    k: int,
+    metric: str,
+    ptr: int,
+    segments: int,
+    indices: int,
+    distances: int,
+    num_threads: int,
+    block_bytes: int,
+    progress: Callable[[float], object] | None,
+) -> None: ...
+def knn_search(
+    dtype: str,
+    queries: int,
+    n_queries: int,
+    base: int,
+    n_base: int,
+    d: int,
+    k: int,
+    metric: str,
+    indices: int,
+    distances: int,
+    num_threads: int,
+    block_bytes: int,
+    progress: Callable[[float], object] | None,
+) -> None: ...
+def propagate_affinity(
+    dtype: str,
+    indices: int,
+    n: int,
+    k: int,
+    labels: int,
+    classes: int,
+    gamma: float,
+    tol: float,
+    values: int,
+    class_mass: int,
+    num_threads: int,
+    progress: Callable[[float], object] | None,
+) -> tuple[int, float]: ...
+def mine_triplets(
+    dtype: str,
+    indices: int,
+    distances: int,
+    affinity: int,
+    k: int,
+    anchors: int,
+    n_anchors: int,
+    triplets: int,
+    num_threads: int,
+) -> None: ...
+def angular_loss(
+    dtype: str,
+    y: int,
+    n: int,
+    l: int,
+    triplets: int,
+    n_triplets: int,
+    tan2_alpha: float,
+    weight: int,
+    losses: int,
+    grad_y: int,
+    num_threads: int,
+) -> None: ...
+def cayley_update(
+    dtype: str, L: int, grad: int, batch: int, d: int, l: int, step: float, updated: int, num_threads: int
+) -> tuple[float, float]: ...

@@ -1,0 +1,77 @@
+"""Kernels for CUDA devices. Arrays, workspaces and streams are passed by address."""
+
+from collections.abc import Callable
+
+def knn_graph_workspace(n: int, d: int, metric: str) -> int: ...
+def knn_graph(
+    dtype: str,
+    x: int,
+    n: int,
+    d: int,
+    k: int,
+    metric: str,
+    ptr: int,
+    segments: int,
+    indices: int,
+    distances: int,
+    workspace: int,
+    stream: int,
+) -> None: ...
+def propagate_affinity_workspace(n: int, k: int, segments: int, classes: int) -> int: ...
+def propagate_affinity(
+    dtype: str,
+    indices: int,
+    n: int,
+    k: int,
+    ptr: int,
+    segments: int,
+    labels: int,
+    classes: int,
+    gamma: float,
+    tol: float,
+    values: int,
+    class_mass: int,
+    workspace: int,
+    stream: int,
+    progress: Callable[[float], object] | None,
+) -> tuple[int, float]: ...
+def mine_triplets(
+    dtype: str,
+    indices: int,
+    distances: int,
+    affinity: int,
+    k: int,
+    anchors: int,
+    n_anchors: int,
+    triplets: int,
+    stream: int,
+) -> None: ...
+def angular_loss_workspace(n: int, n_triplets: int) -> int: ...
+def angular_loss(
+    dtype: str,
+    y: int,
+    n: int,
+    l: int,
+    triplets: int,
+    n_triplets: int,
+    tan2_alpha: float,
+    weight: int,
+    losses: int,
+    grad_y: int,
+    workspace: int,
+    stream: int,
+) -> None: ...
+def cayley_update_workspace(dtype: str, batch: int, l: int) -> int: ...
+def cayley_update(
+    dtype: str,
+    L: int,
+    grad: int,
+    batch: int,
+    d: int,
+    l: int,
+    step: float,
+    updated: int,
+    drift: int,
+    workspace: int,
+    stream: int,
+) -> None: ...
