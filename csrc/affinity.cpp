@@ -159,7 +159,9 @@ template <typename T, typename Proceed>
 void solve_component(const Component& part, std::int64_t classes, bool last, bool& classes_left,
                      std::vector<std::int32_t>& unlabelled, std::vector<double>& mass, Outcome& outcome,
                      const Proceed& proceed) {
-  const Modes<T> modes(part.graph, modes_for(part.graph.n), part.gamma, kSweepsBeforeModes, part.num_threads);
+  const Modes<T> modes(part.graph, modes_for(part.graph.n), part.gamma, kSweepsBeforeModes, part.num_threads,
+                       [&] { return proceed(0); });
+  if (!proceed(0)) return;
   if (classes_left) {
     ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps);
     if (last || solved.error <= part.tol / 3) {
@@ -190,7 +192,8 @@ AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, s
     const Graph graph(indices, k, components[s], components.place);
     const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
     const auto proceed = [&](std::int64_t columns) {
-      return proceeding = progress.update(static_cast<double>(points_done + columns) / static_cast<double>(n));
+      return proceeding =
+                 proceeding && progress.update(static_cast<double>(points_done + columns) / static_cast<double>(n));
     };
 
     std::vector<std::int32_t> labelled, unlabelled;

@@ -27,10 +27,12 @@ class Modes {
  public:
   static constexpr std::int64_t kBlock = 16;  // terms summed before they join the others
 
-  /// Modes to be taken out after `sweeps` sweeps. There are none (count() == 0) where the iteration breaks down.
-  Modes(const Graph& graph, std::int64_t wanted, double gamma, int sweeps, int num_threads)
+  /// Modes to be taken out after `sweeps` sweeps. There are none (count() == 0) where the iteration breaks down, or
+  /// where `proceed`, called between sweeps, says false.
+  template <typename Proceed>
+  Modes(const Graph& graph, std::int64_t wanted, double gamma, int sweeps, int num_threads, const Proceed& proceed)
       : n_(graph.n), m_(wanted), sweeps_(sweeps), threads_(num_threads) {
-    if (m_ == 0 || !find(graph, gamma)) {
+    if (m_ == 0 || !find(graph, gamma, proceed)) {
       m_ = 0;
       solved_.clear(), basis_.clear(), coefficients_.clear();
     }
@@ -95,9 +97,11 @@ class Modes {
   // Sweeps of the iterations for Z and U. More do not pay; fewer leave columns that need hundreds of sweeps.
   static constexpr int kRight = 48, kLeft = 60;
 
-  bool find(const Graph& graph, double gamma) {
+  template <typename Proceed>
+  bool find(const Graph& graph, double gamma, const Proceed& proceed) {
     std::vector<T> right(n_ * m_), left(n_ * m_), other(n_ * m_);
-    if (!iterate(graph, false, kRight, right, other) || !iterate(graph, true, kLeft, left, other)) return false;
+    if (!iterate(graph, false, kRight, right, other, proceed)) return false;
+    if (!iterate(graph, true, kLeft, left, other, proceed)) return false;
     // Z such that V is nearly orthonormal: no cancellation in V c. What V is, is known in float64.
     solved_ = std::move(right);
     basis_.resize(n_ * m_);
@@ -121,11 +125,14 @@ class Modes {
 
   /// Orthogonal iteration with Q, or Q', from a random block. Orthonormalised seldom, or more often where that makes
   /// the columns dependent; false if they are dependent even so.
-  bool iterate(const Graph& graph, bool back, int sweeps, std::vector<T>& x, std::vector<T>& other) const {
+  template <typename Proceed>
+  bool iterate(const Graph& graph, bool back, int sweeps, std::vector<T>& x, std::vector<T>& other,
+               const Proceed& proceed) const {
     for (const int between : {12, 4, 1}) {
       start(back, x);
       bool independent = true;
       for (int s = 1; s <= sweeps && independent; ++s) {
+        if (!proceed()) return false;
         advance(graph, back, x, other);
         if (s % between == 0) independent = orthonormalise(x, other);
       }
