@@ -271,15 +271,16 @@ class Jobs {
   Nearest<T>& nearest_;
 };
 
-/// Integers, where the processor has fast products of them. Bytes pay for many coordinates, unless they are too coarse
-/// for these points: then the bounds of most pairs of close points decide nothing. A block of each set tells.
+/// Integers, where the processor has fast products of them, unless they are too coarse for these points (an outlier
+/// sets the step of all): then the bounds of most pairs of close points decide nothing. A block of each set tells.
 template <typename T>
 void choose_storage(const Points<T>& rows, const Points<T>& columns, std::int64_t k, std::int64_t* indices,
                     T* distances, float* products, Frame& frame) {
   if (!has_integer_products || rows.d > kMostIntegerCoordinates) return;
-  if (rows.d >= kFewestByteCoordinates) {
-    frame.store_as(Storage::int8);
-    const std::int64_t count = std::min<std::int64_t>(rows.n, kBlock);
+  const std::int64_t count = std::min<std::int64_t>(rows.n, kBlock);
+  for (const Storage storage : {Storage::int8, Storage::int16}) {
+    if (storage == Storage::int8 && rows.d < kFewestByteCoordinates) continue;
+    frame.store_as(storage);
     const Filter left(rows, 0, count, frame, 1), right(columns, 0, std::min<std::int64_t>(columns.n, kBlock), frame, 1);
     Nearest<T> nearest(rows, count, columns, frame, k, indices, distances);
     nearest.expect_rows(left);
@@ -287,7 +288,7 @@ void choose_storage(const Points<T>& rows, const Points<T>& columns, std::int64_
     Jobs<T>(left, right, nearest).open(0, 0, products);
     if (nearest.undecided(count) <= 2.5 * static_cast<double>(k) + 8) return;
   }
-  frame.store_as(Storage::int16);
+  frame.store_as(Storage::float32);
 }
 
 /// What a search shares between its stages.
@@ -308,7 +309,8 @@ void run_jobs(const Filter& rows, const Filter& columns, bool open, Nearest<T>& 
   const bool within = nearest.join && &rows == &columns;
   const std::int64_t row_blocks = Jobs<T>::blocks(rows), column_blocks = Jobs<T>::blocks(columns);
   const std::int64_t rounds = column_blocks + within, total = rounds * row_blocks;
-  std::mutex *const row_locks = &locks[rows.first / kBlock], *const column_locks = &locks[columns.first / kBlock];
+  std::mutex* const row_locks = &locks[rows.first / kBlock];
+  std::mutex* const column_locks = nearest.join ? &locks[columns.first / kBlock] : nullptr;
   const Jobs<T> jobs(rows, columns, nearest);
   std::atomic<std::int64_t> next{0};
 
@@ -371,6 +373,7 @@ void search(const Points<T>& rows, const Points<T>& columns, std::int64_t k, std
     for (std::int64_t c = 0; c < (nearest.join ? r : columns.n) && !team.stop; c += range)
       meet(filter_of(columns, c), !nearest.join && c == 0);
   }
+  if (team.stop) return;
 #pragma omp parallel for num_threads(team.threads) schedule(dynamic, 64)
   for (std::int64_t i = 0; i < rows.n; ++i) nearest.finish(i, offset);
 }
@@ -381,6 +384,7 @@ template <typename T>
 bool knn_graph(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
                std::int64_t segments, std::int64_t* indices, T* distances, int num_threads, std::int64_t block_bytes,
                Progress& progress) {
+  num_threads = static_cast<int>(std::min<std::int64_t>(num_threads, n / kBlock + segments + 1));
   std::vector<float> products(static_cast<std::size_t>(num_threads) * kBlock * kBlock);
   std::atomic<bool> stop{false};
   const auto report = [&](double points) {
@@ -417,6 +421,7 @@ bool knn_search(const T* queries, std::int64_t n_queries, const T* base, std::in
                 std::int64_t k, Metric metric, std::int64_t* indices, T* distances, int num_threads,
                 std::int64_t block_bytes, Progress& progress) {
   if (n_queries == 0) return true;
+  num_threads = static_cast<int>(std::min<std::int64_t>(num_threads, n_queries / kBlock + 1));
   std::vector<float> products(static_cast<std::size_t>(num_threads) * kBlock * kBlock);
   std::atomic<bool> stop{false};
   const std::function<void(double)> report = [&](double share) {

@@ -10,13 +10,13 @@
 //                  (= 1 - cos; 1 if x or y is 0)
 //
 // How: a product of narrow integers or float32 over register tiles gives every pair a certified lower bound of its
-// distance (knn_filter.h). Each pair of points is visited once and serves both rows. A row keeps the pairs whose bounds
-// might be among its k smallest; only the distances of those left at the end, little more than k, are computed exactly
-// (knn_points.h). The distance matrix is never stored.
+// distance (knn_filter.h). Each pair of points of different blocks is visited once and serves both rows. A row keeps
+// the pairs whose bounds might be among its k smallest; only the distances of those left at the end, little more than
+// k, are computed exactly (knn_points.h). The distance matrix is never stored.
 //
 // Requires: x finite, (n, d) row-major, squared norms of differences that fit T; 1 <= k < size of every non-empty
-// segment, itself less than 2^32; ptr (segments + 1) ascending from 0 to n. Memory beyond the result: n * (20 k + 80)
-// bytes (32 k + 270 where bytes are multiplied), and at most block_bytes for copies as float32, int16 or int8.
+// segment, itself less than 2^32; ptr (segments + 1) ascending from 0 to n. Memory beyond the result: n * (16 k + 90)
+// bytes (32 k + 280 where bytes are multiplied), and at most block_bytes for copies as float32, int16 or int8.
 #pragma once
 
 #include <cstdint>

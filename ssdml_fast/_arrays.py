@@ -126,10 +126,13 @@ def address(x: Any) -> int:
 
 
 def contiguous(x: Any) -> Any:
-    """Return `x` in C order, itself where it already is."""
+    """Return `x` in C order and aligned, itself where it already is."""
     if is_torch(x):
         return x.detach().contiguous()
-    return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else sys.modules["cupy"].ascontiguousarray(x)
+    if is_cupy(x):
+        return sys.modules["cupy"].ascontiguousarray(x)
+    x = np.ascontiguousarray(x)
+    return x if x.flags.aligned else x.copy()
 
 
 def astype(x: Any, dtype: str) -> Any:
@@ -274,7 +277,8 @@ def as_float(value: Any, name: str, low: float = -math.inf, high: float = math.i
 
 def as_threads(value: Any) -> int:
     """Return a thread count: `value`, or what OMP_NUM_THREADS, threadpoolctl or the processor says where it is None."""
-    return _core.lib.default_threads() if value is None else as_int(value, "num_threads", 1, 4096)
+    number = _core.lib.default_threads() if value is None else as_int(value, "num_threads", 1, 4096)
+    return 1 if _core.forked else number
 
 
 def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:

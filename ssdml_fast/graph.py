@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,10 +53,10 @@ class KnnGraph:
     indices: Any
     distances: Any = None
     ptr: Any = None
-    _validated: bool = field(default=False, repr=False)
+    _validated: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
-        if self._validated:
+    def __post_init__(self, _validated: bool) -> None:
+        if _validated:
             return
         xp = arrays.namespace(self.indices, "indices")
         indices = arrays.as_integers(self.indices, "indices", ndim=2)
@@ -76,7 +76,6 @@ class KnnGraph:
         object.__setattr__(self, "indices", indices)
         object.__setattr__(self, "distances", distances)
         object.__setattr__(self, "ptr", ptr)
-        object.__setattr__(self, "_validated", True)
 
     @classmethod
     def from_scipy(cls, matrix: Any, ptr: Any = None) -> KnnGraph:
@@ -139,7 +138,7 @@ class KnnGraph:
         ----------
         indices : (N, k + 1) integer array
             Neighbours of each point, as a rule the point itself among them. It is left out by index; where an
-            approximate search or a duplicate has displaced it, the last neighbour is left out instead.
+            approximate search or a duplicate has displaced it, the farthest is left out instead.
         distances : (N, k + 1) float32 or float64 array
             Their distances, in any order along a row; smaller is nearer (negate faiss's inner products).
 
@@ -164,17 +163,18 @@ class KnnGraph:
         found = arrays.to_numpy(arrays.as_integers(indices, "indices", ndim=2))
         lengths = arrays.to_numpy(arrays.as_floats(distances, "distances", ndim=2, like=indices))
         arrays.check_shape(lengths, found.shape, "distances", "the shape of indices")
+        arrays.check_finite(lengths, "distances")
         n, columns = found.shape
         if n and columns < 2:
             raise ValueError(f"indices must have at least two columns, found shape {found.shape}")
+        order = np.lexsort((found, lengths))  # along the last axis: by distance, then index
+        found, lengths = (np.take_along_axis(x, order, 1) for x in (found, lengths))
         left_out = found == np.arange(n)[:, None]
         left_out[~left_out.any(axis=1), -1:] = True
         if (left_out.sum(axis=1) > 1).any():
             i = int(np.flatnonzero(left_out.sum(axis=1) > 1)[0])
-            raise ValueError(f"indices must not repeat a neighbour within a row, found indices[{i}] = {found[i]}")
+            raise ValueError(f"indices must not repeat a neighbour within a row, found point {i} twice in indices[{i}]")
         found, lengths = (x[~left_out].reshape(n, max(columns - 1, 0)) for x in (found, lengths))
-        order = np.lexsort((found, lengths))  # along the last axis: by distance, then index
-        found, lengths = (np.take_along_axis(x, order, 1) for x in (found, lengths))
         return cls(arrays.from_numpy(found, like=indices), arrays.from_numpy(lengths, like=indices))
 
     @property

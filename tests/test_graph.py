@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import pickle
 
 import numpy as np
@@ -221,6 +222,27 @@ def test_from_search_takes_what_faiss_answers():
 def test_from_search_without_self_leaves_out_the_last():
     graph = KnnGraph.from_search(np.array([[1, 2], [0, 2], [2, 1]]), np.array([[1.0, 4.0], [1.0, 2.0], [0.0, 2.0]]))
     np.testing.assert_array_equal(graph.indices, [[1], [0], [1]])
+
+
+def test_from_search_without_self_leaves_out_the_farthest_wherever_it_stands():
+    graph = KnnGraph.from_search(np.array([[1, 2, 3]] + [[0, 1, 2, 3][:3]] * 3), np.array([[9.0, 2.0, 1.0]] * 4))
+    np.testing.assert_array_equal(graph.indices[0], [3, 2])
+
+
+def test_replacing_indices_validates_them():
+    graph = KnnGraph(np.array([[1], [0]]))
+    with pytest.raises(ValueError, match="indices"):
+        dataclasses.replace(graph, indices=np.array([[7], [0]]))
+
+
+def test_indices_changed_behind_its_back_are_refused():
+    graph = KnnGraph(np.array([[1], [0]]))
+    affinity = sf.propagate_affinity(graph, np.array([0, -1]))
+    graph.indices[0] = 10**12
+    with pytest.raises(ValueError, match=r"graph\.indices"):
+        sf.propagate_affinity(graph, np.array([0, -1]))
+    with pytest.raises(ValueError, match=r"graph\.indices"):
+        sf.mine_triplets(graph, affinity)
 
 
 def test_from_search_sorts_by_distance_then_index():

@@ -1,5 +1,8 @@
 import concurrent.futures
 import itertools
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -265,6 +268,44 @@ def test_reading_in_ranges_changes_nothing(isa, monkeypatch, d):
     monkeypatch.setattr(knn_graph_op, "BLOCK_BYTES", 1)  # the least there is: one block of points at a time
     assert_identical(sf.knn_graph(base, 7), graph)
     assert_identical(sf.knn_search(queries, base, 7), found)
+
+
+@pytest.mark.parametrize("d", [12, 300])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_outlier_changes_nothing_for_the_others(isa, d, dtype):
+    x = np.random.default_rng(0).standard_normal((700, d)).astype(dtype)
+    x[5] *= 1e6
+    assert_same_graph(sf.knn_graph(x, 6), reference.knn_graph(x, 6), x, "sqeuclidean")
+
+
+def test_unaligned_points_are_copied():
+    x = np.random.default_rng(0).standard_normal((50, 3))
+    shifted = np.frombuffer(b"." + x.tobytes(), np.float64, offset=1).reshape(x.shape)
+    assert not shifted.flags.aligned
+    assert_identical(sf.knn_graph(shifted, 4), sf.knn_graph(x, 4))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_works_in_a_forked_child():
+    x = make_points("gaussian", 1500, 5, np.random.default_rng(0))
+    expected = sf.knn_graph(x, 5, num_threads=2)  # starts threads that the child will not have
+    child = os.fork()
+    if child == 0:
+        os._exit(int(not np.array_equal(sf.knn_graph(x, 5, num_threads=2).indices, expected.indices)))
+    for _ in range(600):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        pytest.fail("the child hangs")
+    assert status == 0
+
+
+def test_more_points_than_can_be_numbered_are_refused():
+    with pytest.raises(ValueError, match=r"base must have fewer than 2\*\*32 points"):
+        knn_graph_op.check_countable(2**32, "base")
 
 
 def test_memory_map_is_read_where_it_lies(tmp_path):

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 ISAS = ("baseline", "avx2", "avx512")  # from the least to the most demanding
 
 
+forked = False
+"""Whether this process is a fork: GNU OpenMP's threads do not survive one, so kernels must then run on one thread."""
+
+
+def _note_fork() -> None:
+    global forked
+    forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 def built() -> tuple[str, ...]:
     """Instruction sets that this installation has kernels for."""
     return tuple(isa for isa in ISAS if importlib.util.find_spec(f"{__name__}.{isa}") is not None)

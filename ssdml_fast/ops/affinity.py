@@ -102,6 +102,7 @@ def propagate_affinity(
 def compute(graph, labels, gamma, tol, num_threads, progress=None):
     """Validate, allocate and run the kernel; returns the fields of EdgeAffinity."""
     n, k = graph.n, graph.k
+    arrays.check_indices(graph.indices, n, "graph.indices", "points")  # validated once, but writable since
     labels = arrays.as_integers(labels, "labels", ndim=1, like=graph.indices)
     arrays.check_shape(labels, (n,), "labels", "one per point of the graph")
     host_labels = arrays.to_numpy(labels)

@@ -62,8 +62,8 @@ def knn_graph(
     -----
     Distances are computed in float64 from direct differences and rounded once, so near-duplicates are told apart, and
     the same graph comes out for any number of threads and any instruction set. Time O(N² d / 2) per segment. Memory
-    O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a ``numpy.memmap`` larger than memory; Ctrl-C is
-    answered within a fraction of a second. Segments hold fewer than 2³² points. This is the graph of Section 2 of
+    O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a float32 or float64 ``numpy.memmap`` larger than
+    memory; Ctrl-C is answered between blocks of points. Segments hold fewer than 2³² points. This is the graph of Section 2 of
     Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, with Q[i, j] = 1/k on
     its edges.
 
@@ -147,6 +147,7 @@ def knn_search(
         raise ValueError(f"base must have {queries.shape[1]} columns like queries, found shape {tuple(base.shape)}")
     if arrays.is_cuda(queries):
         raise RuntimeError("knn_search has no CUDA kernel yet; move queries and base to the CPU")
+    check_countable(len(base), "base")
     k = arrays.as_int(k, "k", 1, len(base), f" with {len(base)} base points")
     metric = arrays.as_choice(metric, "metric", METRICS)
     indices = arrays.empty((len(queries), k), "int64", like=queries)
@@ -167,6 +168,12 @@ def knn_search(
         progress,
     )
     return Neighbors(indices, distances)
+
+
+def check_countable(n, name):
+    """Refuse more points than the kernel's 32-bit candidates can number."""
+    if n >= 2**32:
+        raise ValueError(f"{name} must have fewer than 2**32 points in a segment, found {n}")
 
 
 def as_points(x, name, like=None):
@@ -190,6 +197,7 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
     smallest = int(sizes[sizes > 0].min(initial=n))
     of = "points" if ptr is None else "points in the smallest segment"
     k = arrays.as_int(k, "k", 1, smallest - 1 if n else None, f" with {smallest} {of}")
+    check_countable(int(sizes.max(initial=0)), "x")
     num_threads = arrays.as_threads(num_threads)
 
     indices = arrays.empty((n, k), "int64", like=x)

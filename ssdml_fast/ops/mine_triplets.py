@@ -67,6 +67,7 @@ def mine_triplets(graph: KnnGraph, affinity: EdgeAffinity, anchors: Any = None) 
 def compute(graph, values, anchors):
     """Validate, allocate and run the kernel."""
     n, k = graph.n, graph.k
+    arrays.check_indices(graph.indices, n, "graph.indices", "points")  # validated once, but writable since
     values = arrays.as_floats(values, "affinity.values", ndim=2, like=graph.indices)
     arrays.check_shape(values, (n, k), "affinity.values", "the shape of graph.indices")
     arrays.check_finite(values, "affinity.values")
