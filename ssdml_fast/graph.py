@@ -17,7 +17,7 @@ class KnnGraph:
     """Directed graph in which every point has exactly ``k`` neighbours.
 
     Made by :func:`ssdml_fast.knn_graph`, or from your own neighbour lists: whatever reaches this constructor is
-    validated, so every kernel may rely on the properties below.
+    validated. Leave the arrays as they are afterwards: operations check again only that indices are in range.
 
     Parameters
     ----------

@@ -76,11 +76,8 @@ def test_twin_agrees_with_faiss(metric):
         "inner_product": (faiss.METRIC_INNER_PRODUCT, -1),
     }[metric]
     distances, indices = faiss.knn(x, x, k + 1, metric=faiss_metric)
-    rows = np.arange(len(x))[:, None]
-    itself = indices == rows
-    itself[~itself.any(1), -1] = True  # by inner product a point need not be among its own nearest
-    distances, indices = (a[~itself].reshape(len(x), k) for a in (sign * distances, indices))
-    assert_nearest(reference.knn_graph(x, k, metric), indices, distances, atol=1e-4)
+    found = sf.KnnGraph.from_search(indices, sign * distances)
+    assert_nearest(reference.knn_graph(x, k, metric), found.indices, found.distances, atol=1e-4)
 
 
 def assert_nearest(graph, indices, distances, atol):

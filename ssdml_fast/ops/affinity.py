@@ -69,9 +69,9 @@ def propagate_affinity(
         W* = (1 - gamma) (I - gamma Q)⁻¹ W⁰,    values = (W* + W*ᵀ) / 2 on the edges.
 
     The N x N matrix is never formed: a column of W* is a column of the random walk with restart
-    P = (1 - gamma) (I - gamma Q)⁻¹, or a combination of the C columns of ``class_mass``. Time O(N² (k · sweeps + 128)),
-    with 20 to 50 sweeps on graphs of images and at worst log(tol)/log(gamma), fewer for a larger `tol`; memory
-    O(N (k + C + 128)).
+    P = (1 - gamma) (I - gamma Q)⁻¹, or a combination of the C columns of ``class_mass``. Time O(N² (k · sweeps + M)),
+    with M <= 512 slow modes (about N / 100) taken out of every column; some tens of sweeps on graphs of images, at
+    worst log(tol)/log(gamma). Memory O(N (k + C + M)).
 
     Examples
     --------
