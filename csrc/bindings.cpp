@@ -45,10 +45,11 @@ PYBIND11_MODULE(SSDML_ISA, m) {
          Address ptr, std::int64_t segments, Address indices, Address distances, int num_threads,
          std::int64_t block_bytes, py::object callback) {
         PythonProgress progress(std::move(callback));
-        by_dtype(dtype, [&]<typename T>(T) {
-          progress.watch([&, metric = metric_of(metric)] {
-            return knn_graph(at<const T>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments,
-                             at<std::int64_t>(indices), at<T>(distances), num_threads, block_bytes, progress);
+        return by_point_dtype(dtype, [&]<typename X>(X) {
+          return progress.watch([&, metric = metric_of(metric)] {
+            return knn_graph(at<const X>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments,
+                             at<std::int64_t>(indices), at<Distance<X>>(distances), num_threads, block_bytes,
+                             progress) != Outcome::refused;
           });
         });
       },
@@ -62,10 +63,11 @@ PYBIND11_MODULE(SSDML_ISA, m) {
          std::int64_t d, std::int64_t k, const std::string& metric, Address indices, Address distances, int num_threads,
          std::int64_t block_bytes, py::object callback) {
         PythonProgress progress(std::move(callback));
-        by_dtype(dtype, [&]<typename T>(T) {
-          progress.watch([&, metric = metric_of(metric)] {
-            return knn_search(at<const T>(queries), n_queries, at<const T>(base), n_base, d, k, metric,
-                              at<std::int64_t>(indices), at<T>(distances), num_threads, block_bytes, progress);
+        return by_point_dtype(dtype, [&]<typename X>(X) {
+          return progress.watch([&, metric = metric_of(metric)] {
+            return knn_search(at<const X>(queries), n_queries, at<const X>(base), n_base, d, k, metric,
+                              at<std::int64_t>(indices), at<Distance<X>>(distances), num_threads, block_bytes,
+                              progress) != Outcome::refused;
           });
         });
       },

@@ -28,6 +28,14 @@ auto by_dtype(const std::string& dtype, F f) {
   throw py::type_error("dtype must be float32 or float64, found " + dtype);
 }
 
+/// Calls f(X{}) with the type of points of that name, which may be 16 bits wide.
+template <typename F>
+auto by_point_dtype(const std::string& dtype, F f) {
+  if (dtype == "float16") return f(float16{});
+  if (dtype == "bfloat16") return f(bfloat16{});
+  return by_dtype(dtype, f);
+}
+
 /// Looks for Ctrl-C, and calls a Python function with the share that is done, ten times a second at most.
 class PythonProgress : public Progress {
  public:
@@ -48,7 +56,7 @@ class PythonProgress : public Progress {
     return true;
   }
 
-  /// Runs a kernel without the GIL; what stopped it is raised afterwards.
+  /// Runs a kernel without the GIL; what stopped it, be it at the very end, is raised afterwards.
   template <typename F>
   auto watch(F kernel) {
     auto result = [&] {

@@ -1,12 +1,13 @@
-// A cheap lower bound of the distance of every pair, from a matrix product over register tiles.
+// Cheap lower bounds of the distance of every pair, from a matrix product over register tiles.
 //
-// Points are centred, scaled to at most 1 and stored as float32, or as int16 or int8 where the processor multiplies
-// those two or four times as fast. With y the stored coordinates,
+// Points are centred, scaled to at most 1 and stored as float32, or, where the processor multiplies those two or four
+// times as fast, as int16 or int8 in steps of each point's own. With y the stored coordinates,
 //
 //   bound(i, j) = g_i + g_j - <y_i, y_j>   <=   v(i, j)   <=   bound(i, j) + 2 (slack_i + slack_j)
 //
 // where v is half the squared distance (or minus the inner product) of the points themselves in the scaled coordinates.
-// The slack covers every rounding there is: of coordinates to what is stored, and of float32 sums.
+// The slack covers every rounding there is: of coordinates to what is stored, and of float32 sums. That of bytes is
+// wide, so a pair that they leave undecided gets a closer bound of the same form from int16 copies of its points.
 //
 // A register tile is kTileRows points against kTileVectors vectors of points. Points lie in panels of kPanel,
 // coordinate by coordinate, so that one layout serves both sides of the product whatever the width of a vector.
@@ -16,90 +17,108 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <limits>
+#include <mutex>
 #include <vector>
 
 #include "knn_points.h"
+#include "parallel.h"
 #include "simd.h"
 
 namespace ssdml {
 
-/// What coordinates are stored as: the narrower, the faster and the coarser.
+/// What the coordinates that tiles multiply are stored as: the narrower, the faster and the coarser.
 enum class Storage { float32, int16, int8 };
+
+/// What a unit of the integers that stand for a point is worth, by its largest coordinate and its norm. Sums of
+/// products must fit 32 bits: those of int16 are at most the product of the norms, 46,000 squared.
+template <typename Q>
+double step_of(double widest, double norm) {
+  return (sizeof(Q) == 1 ? widest / 127 : std::max(norm / 46000, widest / 32767)) * (1 + 0x1p-20);
+}
 
 /// The coordinates in which bounds are computed, shared by all filters that are compared with each other.
 struct Frame {
-  Storage storage = Storage::float32;
-  double unit;      // v = unit * squared distance (of unit vectors for cosine), or unit * minus inner product
-  double rounding;  // absolute error of exact distances, and of their rounding to T, in the units of v
+  double scale;      // a power of two, so that scaling does not round
+  double unit;       // v = unit * squared distance (of unit vectors for cosine), or unit * minus inner product
+  double rounding;   // absolute error of exact distances, and of their rounding, in the units of v
+  double raw_error;  // of a point, as its coordinates are divided by the norm and the centre is subtracted
+  double balance8, balance16;  // see Filter, for int8 and int16
   bool centred;
+  bool finite;  // no coordinate is NaN, infinite or beyond the largest
   std::vector<double> centre;
-  double scale;
-  double spread = 0, farthest = 0, longest = 0;  // largest centred coordinate, raw coordinate, centred squared norm
-  double quantum = 1;                            // stored integers are multiples of it
-  double rho = 1;                                // see Filter
 
-  template <typename T>
-  Frame(std::initializer_list<const Points<T>*> sets, int num_threads);
-
-  void store_as(Storage storage_);
+  template <typename X>
+  Frame(std::initializer_list<const Points<X>*> sets, Team& team);
 
   /// A float32 limit that no v exceeds whose exact distance rounds to that of `v`, with room for float32 sums.
   float limit(double v) const { return static_cast<float>(v + std::abs(v) * 0x1p-20 + rounding); }
-
- private:
-  double mean_square_ = 0;
 };
 
-template <typename T>
-Frame::Frame(std::initializer_list<const Points<T>*> sets, int num_threads) {
-  const Points<T>& some = **(sets.end() - 1);
+template <typename X>
+Frame::Frame(std::initializer_list<const Points<X>*> sets, Team& team) {
+  const Points<X>& some = **(sets.end() - 1);
   const std::int64_t d = some.d;
   centred = some.metric != Metric::inner_product;
   centre.assign(d, 0.0);  // any centre will do: that of a sample is nearly the best
   const std::int64_t stride = std::max<std::int64_t>(1, some.n / 1024);
   if (centred) {
-    for (std::int64_t i = 0; i < some.n; i += stride)
-      for (std::int64_t p = 0; p < d; ++p) centre[p] += static_cast<double>(some.row(i)[p]) * some.factor(i);
+    for (std::int64_t i = 0; i < some.n; i += stride) {
+      const double first = some.first_factor(i), second = some.second_factor(i);
+      for (std::int64_t p = 0; p < d; ++p) centre[p] += static_cast<double>(some.row(i)[p]) * first * second;
+    }
     for (double& c : centre) c /= static_cast<double>((some.n + stride - 1) / stride);
   }
-  std::int64_t count = 0;
-  double widest = 0, highest = 0, largest = 0, total = 0;
-  for (const Points<T>* points : sets) {
-    count += points->n;
-#pragma omp parallel for num_threads(num_threads) reduction(max : widest, highest, largest) reduction(+ : total)
-    for (std::int64_t i = 0; i < points->n; ++i) {
-      const T* row = points->row(i);
-      const double factor = points->factor(i);
-      double square = 0;
-#pragma omp simd reduction(+ : square) reduction(max : widest, highest)
-      for (std::int64_t p = 0; p < d; ++p) {
-        const double raw = static_cast<double>(row[p]) * factor, value = raw - centre[p];
-        widest = std::max(widest, std::abs(value));
-        highest = std::max(highest, std::abs(raw));
-        square += value * value;
-      }
-      largest = std::max(largest, square);
-      total += square;
-    }
-  }
-  spread = widest, farthest = highest, longest = largest;
-  // A power of two, so that scaling does not round; not so large that its square overflows.
-  scale = spread > 0 ? std::exp2(std::min(-std::ceil(std::log2(spread)), 500.0)) : 1.0;
-  mean_square_ = total * scale * scale / static_cast<double>(std::max<std::int64_t>(count, 1));
-  unit = centred ? scale * scale / 2 : scale * scale;
-  rounding = unit * (static_cast<double>(d) + 4) * static_cast<double>(std::numeric_limits<T>::denorm_min());
-}
 
-inline void Frame::store_as(Storage storage_) {
-  storage = storage_;
-  if (storage == Storage::float32) return;
-  // Sums of integer products are at most the product of the norms: 46,000 squared fits 32 bits, and so do 2^16 * 2^14.
-  const double finest = storage == Storage::int8 ? spread / 127 : std::max(std::sqrt(longest) / 46000, spread / 32767);
-  quantum = std::max(finest * scale, 0x1p-60);
-  const double lost = static_cast<double>(centre.size()) * quantum * quantum / 12;  // of a point, on average
-  rho = std::max(std::sqrt(mean_square_ / lost), 0x1p-60);
+  double widest = 0, farthest = 0, largest = 0;  // coordinates: centred, not centred, as given
+  double points = 0, lost8 = 0, lost16 = 0;      // squares of what rounding to steps loses, relative
+  bool summable = true;
+  std::mutex merging;
+  for (const Points<X>* set : sets)
+    team.each(set->n, 256, [&](std::int64_t begin, std::int64_t end) {
+      double wide = 0, far = 0, large = 0, counted = 0, sum8 = 0, sum16 = 0;
+      bool all_summable = true;
+      for (std::int64_t i = begin; i < end; ++i) {
+        const X* row = set->row(i);
+        const double first = set->first_factor(i), second = set->second_factor(i);
+        double square = 0, width = 0;
+#pragma omp simd reduction(+ : square) reduction(max : width, far, large)
+        for (std::int64_t p = 0; p < d; ++p) {
+          const double raw = static_cast<double>(row[p]), placed = raw * first * second, value = placed - centre[p];
+          large = std::max(large, std::abs(raw));
+          far = std::max(far, std::abs(placed));
+          width = std::max(width, std::abs(value));
+          square += value * value;
+        }
+        all_summable = all_summable && std::isfinite(square);
+        wide = std::max(wide, width);
+        if (square == 0) continue;
+        const double norm = std::sqrt(square), coarse = step_of<std::int8_t>(width, norm) / norm,
+                     fine = step_of<std::int16_t>(width, norm) / norm;
+        counted += 1;
+        sum8 += coarse * coarse;
+        sum16 += fine * fine;
+      }
+      const std::lock_guard guard(merging);
+      widest = std::max(widest, wide);
+      farthest = std::max(farthest, far);
+      largest = std::max(largest, large);
+      points += counted;
+      lost8 += sum8;
+      lost16 += sum16;
+      summable = summable && all_summable;
+    });
+  finite = summable && largest <= largest_coordinate<X>(d);
+  scale = widest > 0 ? std::exp2(std::min(-std::ceil(std::log2(widest)), 500.0)) : 1.0;  // its square must not overflow
+  unit = centred ? scale * scale / 2 : scale * scale;
+  rounding = unit * (static_cast<double>(d) + 4) * static_cast<double>(std::numeric_limits<Distance<X>>::denorm_min());
+  raw_error = farthest * scale * 0x1p-51 * std::sqrt(static_cast<double>(d));
+  const double losses =
+      std::max(points, 1.0) * 12 / static_cast<double>(d);  // a step loses 1/12 of its square, on average
+  balance8 = std::sqrt(losses / std::max(lost8, 0x1p-60));
+  balance16 = std::sqrt(losses / std::max(lost16, 0x1p-60));
 }
 
 /// The points [first, first + count) of a set.
@@ -113,14 +132,28 @@ class Filter {
 
   using Tile = Vec<float>[kTileRows][kTileVectors];
 
-  std::int64_t first, count;
-  std::vector<float> g, slack;  // NaN and 0 in the places that fill up the last panel
+  /// A part of the bounds of each point; NaN, and no slack, in the places that fill up the last panel.
+  struct Part {
+    std::vector<float> g, slack;
+  };
 
-  template <typename T>
-  Filter(const Points<T>& points, std::int64_t first_, std::int64_t count_, const Frame& frame, int num_threads);
+  std::int64_t first, count;
+  Part tiled;    // of the bounds that products() gives
+  Part refined;  // of those that refine() gives; empty unless int8 is stored
+
+  template <typename X>
+  Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_, const Frame& frame, Storage storage,
+         Team& team);
 
   /// Bytes that a point of d coordinates takes.
-  static std::int64_t bytes_per_point(std::int64_t d, Storage storage) { return groups(d, storage) * 4 + 8; }
+  static std::int64_t bytes_per_point(std::int64_t d, Storage storage) {
+    return groups(d, storage) * 4 + (storage == Storage::int8 ? padded(d) * 2 + 28 : 12);
+  }
+
+  bool refines() const { return !refined.g.empty(); }
+
+  /// The closest bounds there are.
+  const Part& closest() const { return refines() ? refined : tiled; }
 
   /// tile[a][.] = <y_(row + a), y_j> - g_j for the kTileColumns points j of `columns` from `column` on. Both are
   /// numbered from the first point of their filter and lie on a tile.
@@ -133,9 +166,33 @@ class Filter {
       float_products(row, columns, column, tile);
   }
 
+  /// The closer bound of point `row` and point `column` of `columns`. Those asked for next are read ahead, line by
+  /// line: all at once, they would keep this pair waiting.
+  float refine(std::int64_t row, std::int64_t column, const Filter& columns, std::int64_t next_row,
+               std::int64_t next_column) const {
+    constexpr int width = lanes<std::int16_t>;
+    const auto at = [](const Filter& filter, std::int64_t i) { return &filter.fine_[i * filter.fine_depth_]; };
+    const std::int16_t *a = at(*this, row), *b = at(columns, column);
+    const std::int16_t *next_a = at(*this, next_row), *next_b = at(columns, next_column);
+    Vec<std::int32_t> even{}, odd{};
+    for (std::int64_t p = 0; p < fine_depth_; p += 2 * width) {
+      for (const std::int16_t* line : {next_a + p, next_b + p, next_a + p + width, next_b + p + width})
+        __builtin_prefetch(line);
+      even = multiply_add_pairs(as_lanes(a + p), as_lanes(b + p), even);
+      odd = multiply_add_pairs(as_lanes(a + p + width), as_lanes(b + p + width), odd);
+    }
+    const float product = static_cast<float>(sum(even + odd)) * (fine_step_[row] * columns.fine_step_[column]);
+    return refined.g[row] - (product - columns.refined.g[column]);
+  }
+
  private:
+  /// How many 32-bit places d coordinates take.
   static std::int64_t groups(std::int64_t d, Storage storage) {
     return storage == Storage::int8 ? (d + 3) / 4 : storage == Storage::int16 ? (d + 1) / 2 : d;
+  }
+  static std::int64_t padded(std::int64_t d) {
+    constexpr std::int64_t step = 2 * lanes<std::int16_t>;
+    return (d + step - 1) / step * step;
   }
 
   void float_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const;
@@ -143,95 +200,118 @@ class Filter {
   void integer_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const;
 
   Storage storage_;
-  std::int64_t depth_;                // coordinates, or groups of as many as fill 32 bits
-  std::vector<float> y_;              // [panel][coordinate][point], or
-  std::vector<std::int32_t> groups_;  // [panel][group][point]
-  std::vector<std::int32_t> bias_;    // int8: 128 * sum of a point's coordinates, as one side is unsigned, 128 higher
-  float quantum_square_;              // <y_i, y_j> = quantum_square_ * <q_i, q_j>
+  std::int64_t depth_;                  // coordinates, or groups of as many as fill 32 bits
+  std::vector<float> floats_;           // [panel][coordinate][point], or
+  std::vector<std::int32_t> integers_;  // [panel][group][point]
+  std::vector<float> step_;             // of integers_
+  std::vector<std::int32_t> bias_;      // int8: 128 * sum of a point's integers, as one side is unsigned, 128 higher
+  std::int64_t fine_depth_;
+  std::vector<std::int16_t> fine_;  // [point][coordinate], filled up with zeros, where int8 is stored
+  std::vector<float> fine_step_;
 };
 
-template <typename T>
-Filter::Filter(const Points<T>& points, std::int64_t first_, std::int64_t count_, const Frame& frame, int num_threads)
+template <typename X>
+Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_, const Frame& frame, Storage storage,
+               Team& team)
     : first(first_),
       count(count_),
-      storage_(frame.storage),
-      depth_(groups(points.d, frame.storage)),
-      quantum_square_(static_cast<float>(frame.quantum * frame.quantum)) {
+      storage_(storage),
+      depth_(groups(points.d, storage)),
+      fine_depth_(padded(points.d)) {
   const std::int64_t d = points.d, panels = (count + kPanel - 1) / kPanel;
-  const double scale = frame.scale, quantum = frame.quantum;
-  const std::int64_t group = storage_ == Storage::int8 ? 4 : storage_ == Storage::int16 ? 2 : 1;
-  if (storage_ == Storage::float32)
-    y_.assign(static_cast<std::size_t>(panels * depth_ * kPanel), 0.0f);
-  else
-    groups_.assign(static_cast<std::size_t>(panels * depth_ * kPanel), 0);
-  if (storage_ == Storage::int8) bias_.assign(static_cast<std::size_t>(panels * kPanel), 0);
-  g.assign(static_cast<std::size_t>(panels * kPanel), std::numeric_limits<float>::quiet_NaN());
-  slack.assign(g.size(), 0.0f);
-
+  const auto places = static_cast<std::size_t>(panels * kPanel);
+  const auto fill = [places](Part& part) {
+    part.g.assign(places, std::numeric_limits<float>::quiet_NaN());
+    part.slack.assign(places, 0.0f);
+  };
+  fill(tiled);
+  if (storage == Storage::float32) {
+    floats_.assign(places * depth_, 0.0f);
+  } else {
+    integers_.assign(places * depth_, 0);
+    step_.assign(places, 0.0f);
+  }
+  if (storage == Storage::int8) {
+    bias_.assign(places, 0);
+    fill(refined);
+    fine_.assign(places * fine_depth_, 0);
+    fine_step_.assign(places, 0.0f);
+  }
   // Float32 coordinates and sums: <y_i, y_j> is off by at most e |y_i| |y_j| <= e (|y_i|^2 + |y_j|^2) / 2.
-  // Raw coordinates are off by 2^-52 of their size, from dividing by norms and subtracting the centre.
   const double sum_error = (static_cast<double>(d) + 8) * 0x1p-23;
-  const double raw_error = frame.farthest * scale * 0x1p-51 * std::sqrt(static_cast<double>(d));
-#pragma omp parallel num_threads(num_threads)
-  {
+
+  team.each(panels, 4, [&](std::int64_t first_panel, std::int64_t last_panel) {
     std::vector<double> y(d);
-    std::vector<std::int32_t> q(depth_ * group, 0);
-#pragma omp for
-    for (std::int64_t i = 0; i < count; ++i) {
-      const T* row = points.row(first + i);
-      const std::int64_t place = i / kPanel * depth_ * kPanel + i % kPanel;
-      const double factor = points.factor(first + i);
-      double square = 0, lost = 0;  // |y_i|^2, and |y_i - stored y_i|^2 of integers
-#pragma omp simd reduction(+ : square)
+    std::vector<std::int8_t> q8(depth_ * 4, 0);
+    std::vector<std::int16_t> q16(depth_ * 2, 0);
+    for (std::int64_t i = first_panel * kPanel; i < std::min(count, last_panel * kPanel); ++i) {
+      const X* row = points.row(first + i);
+      const double before = points.first_factor(first + i), after = points.second_factor(first + i);
+      double square = 0, widest = 0;
+#pragma omp simd reduction(+ : square) reduction(max : widest)
       for (std::int64_t p = 0; p < d; ++p) {
-        y[p] = (static_cast<double>(row[p]) * factor - frame.centre[p]) * scale;
+        y[p] = (static_cast<double>(row[p]) * before * after - frame.centre[p]) * frame.scale;
+        widest = std::max(widest, std::abs(y[p]));
         square += y[p] * y[p];
       }
-      double own = square * sum_error + raw_error * (std::sqrt(square) + raw_error);
-      if (storage_ == Storage::float32) {
-        for (std::int64_t p = 0; p < d; ++p) y_[place + p * kPanel] = static_cast<float>(y[p]);
-      } else {
-        std::int32_t total = 0;
-#pragma omp simd reduction(+ : lost, total)
-        for (std::int64_t p = 0; p < d; ++p) {
-          const double rounded = std::rint(y[p] / quantum);
-          q[p] = static_cast<std::int32_t>(rounded);
-          total += q[p];
-          lost += (y[p] - rounded * quantum) * (y[p] - rounded * quantum);
-        }
-        const auto part = [&](std::int64_t p, int bits, int shift) {
-          return static_cast<std::int32_t>((static_cast<std::uint32_t>(q[p]) & ((1u << bits) - 1)) << shift);
-        };
-        if (storage_ == Storage::int16)
-          for (std::int64_t p = 0; p < depth_; ++p)
-            groups_[place + p * kPanel] = part(2 * p, 16, 0) | part(2 * p + 1, 16, 16);
-        else
-          for (std::int64_t p = 0; p < depth_; ++p)
-            groups_[place + p * kPanel] =
-                part(4 * p, 8, 0) | part(4 * p + 1, 8, 8) | part(4 * p + 2, 8, 16) | part(4 * p + 3, 8, 24);
-        if (storage_ == Storage::int8) bias_[i] = total * 128;
-        // |<y_i, y_j> - <q_i, q_j>| <= |y_i| e_j + e_i |q_j|, and 2 r e <= rho e^2 + r^2 / rho splits that into a part
-        // of each point; the frame's rho makes it nearly sharp for points of average size.
-        const double size = std::sqrt(square) + std::sqrt(lost);
-        own += (frame.rho * lost + size * size / frame.rho) / 2;
-      }
+      const double norm = std::sqrt(square);
+      double own = square * sum_error + frame.raw_error * (norm + frame.raw_error);
       if (points.metric == Metric::cosine && points.inverse_norm[first + i] == 0)
-        own += scale * scale / 2;  // its distances are 1, not 1/2
-      own = own * 1.01 + 0x1p-120;
-      slack[i] = static_cast<float>(own);
-      g[i] = static_cast<float>((frame.centred ? square / 2 : 0.0) - own);
+        own += frame.scale * frame.scale / 2;  // its distances are 1, not 1/2
+      const auto set = [&](Part& part, double lost_to_steps) {
+        const double slack = (own + lost_to_steps) * 1.01 + 0x1p-120;
+        part.slack[i] = static_cast<float>(slack);
+        part.g[i] = static_cast<float>((frame.centred ? square / 2 : 0.0) - slack);
+      };
+      const std::int64_t place = i / kPanel * depth_ * kPanel + i % kPanel;
+      if (storage == Storage::float32) {
+        for (std::int64_t p = 0; p < d; ++p) floats_[place + p * kPanel] = static_cast<float>(y[p]);
+        set(tiled, 0);
+        continue;
+      }
+      // Rounds to multiples of a step; returns what is lost. With e the norm of the error, |<y_i, y_j> - <q_i, q_j>| <=
+      // |y_i| e_j + e_i |q_j|, and 2 r e <= b e^2 + r^2 / b splits that into a part of each point; the frame's balance
+      // b makes it nearly sharp for the average point.
+      const auto round = [&]<typename Q>(Q* q, float& step, double balance) {
+        step = static_cast<float>(std::max(step_of<Q>(widest, norm), 0x1p-60));
+        const double exactly = step, inverse = 1 / exactly;
+        double lost = 0;
+#pragma omp simd reduction(+ : lost)
+        for (std::int64_t p = 0; p < d; ++p) {
+          const double rounded = std::rint(y[p] * inverse);
+          q[p] = static_cast<Q>(static_cast<std::int32_t>(rounded));
+          lost += (y[p] - rounded * exactly) * (y[p] - rounded * exactly);
+        }
+        const double size = norm + std::sqrt(lost);
+        return (balance * lost + size * size / balance) / 2;
+      };
+      const auto place_groups = [&](const auto* q) {
+        constexpr int group = 4 / sizeof *q;
+        for (std::int64_t p = 0; p < depth_; ++p) std::memcpy(&integers_[place + p * kPanel], q + p * group, 4);
+      };
+      if (storage == Storage::int16) {
+        set(tiled, round(q16.data(), step_[i], frame.balance16));
+        place_groups(q16.data());
+      } else {
+        set(tiled, round(q8.data(), step_[i], frame.balance8));
+        place_groups(q8.data());
+        std::int32_t total = 0;
+        for (std::int64_t p = 0; p < d; ++p) total += q8[p];
+        bias_[i] = 128 * total;
+        set(refined, round(&fine_[i * fine_depth_], fine_step_[i], frame.balance16));
+      }
     }
-  }
+  });
 }
 
 inline void Filter::float_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const {
-  const float* left = &y_[row / kPanel * depth_ * kPanel + row % kPanel];
-  const float* right = &columns.y_[column / kPanel * depth_ * kPanel + column % kPanel];
+  const float* left = &floats_[row / kPanel * depth_ * kPanel + row % kPanel];
+  const float* right = &columns.floats_[column / kPanel * depth_ * kPanel + column % kPanel];
   Vec<float> acc[kTileRows][kTileVectors];
 #pragma GCC unroll 8
   for (int a = 0; a < kTileRows; ++a)
 #pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) acc[a][v] = -load(&columns.g[column + v * lanes<float>]);
+    for (int v = 0; v < kTileVectors; ++v) acc[a][v] = -load(&columns.tiled.g[column + v * lanes<float>]);
   for (std::int64_t p = 0; p < depth_; ++p, left += kPanel, right += kPanel) {
     Vec<float> b[kTileVectors];
 #pragma GCC unroll 3
@@ -252,8 +332,8 @@ inline void Filter::float_products(std::int64_t row, const Filter& columns, std:
 template <typename Q>
 inline void Filter::integer_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const {
   constexpr bool bytes = sizeof(Q) == 1;
-  const std::int32_t* left = &groups_[row / kPanel * depth_ * kPanel + row % kPanel];
-  const std::int32_t* right = &columns.groups_[column / kPanel * depth_ * kPanel + column % kPanel];
+  const std::int32_t* left = &integers_[row / kPanel * depth_ * kPanel + row % kPanel];
+  const std::int32_t* right = &columns.integers_[column / kPanel * depth_ * kPanel + column % kPanel];
   Vec<std::int32_t> acc[kTileRows][kTileVectors];
 #pragma GCC unroll 8
   for (int a = 0; a < kTileRows; ++a)
@@ -274,13 +354,14 @@ inline void Filter::integer_products(std::int64_t row, const Filter& columns, st
         acc[a][v] = bytes ? multiply_add_bytes(b[v], value, acc[a][v]) : multiply_add_pairs(b[v], value, acc[a][v]);
     }
   }
-  const Vec<float> quantum_square = broadcast(quantum_square_);
-#pragma GCC unroll 8
-  for (int a = 0; a < kTileRows; ++a)
 #pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v)
-      tile[a][v] =
-          multiply_add<float>(to_float(acc[a][v]), quantum_square, -load(&columns.g[column + v * lanes<float>]));
+  for (int v = 0; v < kTileVectors; ++v) {
+    const Vec<float> step = load(&columns.step_[column + v * lanes<float>]);
+    const Vec<float> g = load(&columns.tiled.g[column + v * lanes<float>]);
+#pragma GCC unroll 8
+    for (int a = 0; a < kTileRows; ++a)
+      tile[a][v] = multiply_add<float>(to_float(acc[a][v]), step * step_[row + a], -g);
+  }
 }
 
 }  // namespace ssdml

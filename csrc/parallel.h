@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #ifdef _OPENMP
@@ -35,6 +36,63 @@ class Progress {
   /// Called now and then, between pieces of work, by the thread that called the kernel only. `share` in [0, 1] is done.
   /// A false answer asks the kernel to return soon; its results are then incomplete.
   virtual bool update(double share) = 0;
+};
+
+/// The progress of a part of some work, from the share `before` of the whole to `after`.
+class PartialProgress : public Progress {
+ public:
+  PartialProgress(Progress& whole, double before, double after) : whole_(whole), before_(before), after_(after) {}
+  bool update(double share) override { return whole_.update(before_ + share * (after_ - before_)); }
+
+ private:
+  Progress& whole_;
+  double before_, after_;
+};
+
+/// Threads that work on one thing and stop together.
+class Team {
+ public:
+  Team(int threads, Progress& progress) : threads(threads), progress_(progress) {}
+
+  const int threads;
+
+  bool stopped() const { return stop_.load(std::memory_order_relaxed); }
+
+  /// To be called between pieces of work; only the first thread of the team's parallel region reports.
+  void poll(double share) {
+    if (thread_index() != 0) return;
+    share_ = share;
+    if (!progress_.update(share)) stop_ = true;
+  }
+  void poll() { poll(share_); }
+
+  /// Calls f(first, last) for pieces of [0, n) of at most `piece` each, until all are done or the team is stopped.
+  template <typename F>
+  void each(std::int64_t n, std::int64_t piece, F f) {
+    const std::int64_t pieces = (n + piece - 1) / piece;
+    const int workers = static_cast<int>(std::clamp<std::int64_t>(pieces, 1, threads));
+#pragma omp parallel for num_threads(workers) schedule(dynamic)
+    for (std::int64_t p = 0; p < pieces; ++p) {
+      if (stopped()) continue;
+      f(p * piece, std::min(n, (p + 1) * piece));
+      poll();
+    }
+  }
+
+ private:
+  Progress& progress_;
+  std::atomic<bool> stop_{false};
+  double share_ = 0;
+};
+
+/// The progress of a team within another: it stops with the other, and reports nothing.
+class StopWith : public Progress {
+ public:
+  explicit StopWith(const Team& team) : team_(team) {}
+  bool update(double) override { return !team_.stopped(); }
+
+ private:
+  const Team& team_;
 };
 
 }  // namespace ssdml

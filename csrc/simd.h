@@ -106,10 +106,32 @@ inline Vec<std::int32_t> multiply_add_bytes(Vec<std::int32_t>, Vec<std::int32_t>
 inline Vec<std::int32_t> multiply_add_pairs(Vec<std::int32_t>, Vec<std::int32_t>, Vec<std::int32_t> c) { return c; }
 #endif
 
+/// A vector of int16, two to a lane.
+inline Vec<std::int32_t> as_lanes(const std::int16_t* p) {
+  Vec<std::int32_t> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+/// Sum of all lanes.
+inline std::int32_t sum(Vec<std::int32_t> a) {
+#if defined(__AVX512VNNI__)  // _mm512_reduce_add_epi32, which GCC 12 takes for reading an uninitialised variable
+  a += __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  a += __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  a += __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  return a[0] + a[1];
+#else
+  std::int32_t total = 0;
+  for (int r = 0; r < lanes<std::int32_t>; ++r) total += a[r];
+  return total;
+#endif
+}
+
 /// Each integer as a float.
 inline Vec<float> to_float(Vec<std::int32_t> a) { return __builtin_convertvector(a, Vec<float>); }
 
-/// The larger of each pair of numbers, neither of them NaN.
+/// The larger, and the smaller, of each pair of numbers, neither of them NaN.
 inline Vec<float> maximum(Vec<float> a, Vec<float> b) { return a > b ? a : b; }
+inline Vec<float> minimum(Vec<float> a, Vec<float> b) { return a < b ? a : b; }
 
 }  // namespace ssdml

@@ -163,13 +163,16 @@ def check_shape(x: Any, shape: tuple[int, ...], name: str, what: str) -> None:
 
 def check_finite(x: Any, name: str, limit: float | None = None) -> None:
     """Refuse NaN, infinities and, where a limit is given, entries of larger magnitude."""
-    view = x if is_cuda(x) else to_numpy(x)
-    if 0 in view.shape:
+    if 0 in x.shape:
         return
-    largest = max(float(view.max()), -float(view.min()))  # NaN and infinities reach here, without a temporary
+    if is_torch(x):
+        low, high = x.detach().aminmax()
+    else:
+        low, high = x.min(), x.max()
+    largest = max(float(high), -float(low))  # NaN and infinities reach here, without a temporary
     if math.isfinite(largest) and largest <= (math.inf if limit is None else limit):
         return
-    host = to_numpy(x)
+    host = to_numpy(at_least_float32(x))
     wrong = ~np.isfinite(host)
     expected = "finite"
     if not wrong.any():
@@ -285,4 +288,11 @@ def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     """Return `value` where it is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, found {value!r}")
+    return value
+
+
+def as_callable(value: Any, name: str) -> Any:
+    """Return `value` where it can be called or is None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, found {value!r}")
     return value

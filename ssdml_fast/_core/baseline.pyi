@@ -22,7 +22,7 @@ def knn_graph(
     num_threads: int,
     block_bytes: int,
     progress: Callable[[float], object] | None,
-) -> None: ...
+) -> bool: ...
 def knn_search(
     dtype: str,
     queries: int,
@@ -37,7 +37,7 @@ def knn_search(
     num_threads: int,
     block_bytes: int,
     progress: Callable[[float], object] | None,
-) -> None: ...
+) -> bool: ...
 def propagate_affinity(
     dtype: str,
     indices: int,

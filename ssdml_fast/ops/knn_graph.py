@@ -62,8 +62,8 @@ def knn_graph(
     -----
     Distances are computed in float64 from direct differences and rounded once, so near-duplicates are told apart, and
     the same graph comes out for any number of threads and any instruction set. Time O(N² d / 2) per segment. Memory
-    O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a float32 or float64 ``numpy.memmap`` larger than
-    memory; Ctrl-C is answered between blocks of points. Segments hold fewer than 2³² points. This is the graph of
+    O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a ``numpy.memmap`` (or a torch tensor on a mapped
+    file) larger than memory; Ctrl-C is answered between blocks of points. Segments hold fewer than 2³² points. This is the graph of
     Section 2 of Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, with
     Q[i, j] = 1/k on its edges.
 
@@ -141,6 +141,7 @@ def knn_search(
     queries = as_points(queries, "queries")
     base = as_points(base, "base", like=queries)
     dtype = arrays.dtype_name(queries)
+    progress = arrays.as_callable(progress, "progress")
     if arrays.dtype_name(base) != dtype:
         raise TypeError(f"base must be of the type of queries, {dtype}, found {arrays.dtype_name(base)}")
     if base.shape[1] != queries.shape[1]:
@@ -151,8 +152,8 @@ def knn_search(
     k = arrays.as_int(k, "k", 1, len(base), f" with {len(base)} base points")
     metric = arrays.as_choice(metric, "metric", METRICS)
     indices = arrays.empty((len(queries), k), "int64", like=queries)
-    distances = arrays.empty((len(queries), k), dtype, like=queries)
-    _core.lib.knn_search(
+    distances = arrays.empty((len(queries), k), distance_type(dtype), like=queries)
+    finite = _core.lib.knn_search(
         dtype,
         arrays.address(queries),
         len(queries),
@@ -167,6 +168,9 @@ def knn_search(
         BLOCK_BYTES,
         progress,
     )
+    if not finite:
+        check_coordinates(queries, "queries")
+        check_coordinates(base, "base")
     return Neighbors(indices, distances)
 
 
@@ -177,12 +181,22 @@ def check_countable(n, name):
 
 
 def as_points(x, name, like=None):
-    """Return points as contiguous float32 or float64, finite and small enough that their distances are."""
-    x = arrays.as_floats(x, name, ndim=2, like=like, halves=True)
+    """Return points in C order, as they are or, for half precisions on a CUDA device, in float32."""
+    x = arrays.check_floats(x, name, ndim=2, like=like)
     if x.shape[1] == 0:
         raise ValueError(f"{name} must have at least one column, found shape {tuple(x.shape)}")
-    arrays.check_finite(x, name, limit=math.sqrt(float(np.finfo(arrays.dtype_name(x)).max) / x.shape[1]) / 2)
-    return x
+    return arrays.contiguous(arrays.at_least_float32(x) if arrays.is_cuda(x) else x)
+
+
+def check_coordinates(x, name):
+    """Refuse coordinates that are not finite, or so large that distances overflow; CPU kernels see for themselves."""
+    largest = float(np.finfo(distance_type(arrays.dtype_name(x))).max)
+    arrays.check_finite(x, name, limit=math.sqrt(largest / x.shape[1]) / 2)
+
+
+def distance_type(dtype):
+    """Name the type of distances between points of type `dtype`."""
+    return "float64" if dtype == "float64" else "float32"
 
 
 def compute(x, k, metric, ptr, num_threads, progress=None):
@@ -199,13 +213,15 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
     k = arrays.as_int(k, "k", 1, smallest - 1 if n else None, f" with {smallest} {of}")
     check_countable(int(sizes.max(initial=0)), "x")
     num_threads = arrays.as_threads(num_threads)
+    progress = arrays.as_callable(progress, "progress")
 
     indices = arrays.empty((n, k), "int64", like=x)
-    distances = arrays.empty((n, k), dtype, like=x)
+    distances = arrays.empty((n, k), distance_type(dtype), like=x)
     bounds = np.ascontiguousarray(bounds, np.int64)
     arguments = (dtype, arrays.address(x), n, d, k, metric)
     results = (arrays.address(indices), arrays.address(distances))
     if arrays.is_cuda(x):
+        check_coordinates(x, "x")
         cuda = _core.cuda()
         with arrays.on_device(x) as stream:
             device_bounds = arrays.from_numpy(bounds, like=x)
@@ -213,8 +229,8 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
             cuda.knn_graph(
                 *arguments, arrays.address(device_bounds), len(sizes), *results, arrays.address(work), stream
             )
-    else:
-        _core.lib.knn_graph(
-            *arguments, arrays.address(bounds), len(sizes), *results, num_threads, BLOCK_BYTES, progress
-        )
+    elif not _core.lib.knn_graph(
+        *arguments, arrays.address(bounds), len(sizes), *results, num_threads, BLOCK_BYTES, progress
+    ):
+        check_coordinates(x, "x")
     return indices, distances, ptr

@@ -33,18 +33,30 @@ def knn_search(queries, base, k, metric="sqeuclidean") -> Neighbors:
 
 
 def pairwise_distances(x, y, metric) -> np.ndarray:
-    """Distances from the rows of `x` to those of `y`: in float64 from direct differences, rounded once to x.dtype."""
+    """Distances from the rows of `x` to those of `y`: in float64 from direct differences, rounded once."""
     x64, y64 = x.astype(np.float64), y.astype(np.float64)
     if metric == "inner_product":
         d = -(x64 @ y64.T)
     elif metric == "cosine":
-        x_norms, y_norms = np.sqrt((x64**2).sum(1)), np.sqrt((y64**2).sum(1))
-        x_unit = x64 * (1 / np.where(x_norms == 0, 1, x_norms))[:, None]
-        y_unit = y64 * (1 / np.where(y_norms == 0, 1, y_norms))[:, None]
+        x_unit, y_unit = unit_vectors(x64), unit_vectors(y64)
         d = ((x_unit[:, None] - y_unit[None]) ** 2).sum(2) / 2  # = 1 - cos, exact for near-duplicates too
-        d[(x_norms[:, None] == 0) | (y_norms[None] == 0)] = 1  # a zero vector has no direction
+        d[~x_unit.any(1)[:, None] | ~y_unit.any(1)[None]] = 1  # a zero vector has no direction
     else:
-        d = ((x64[:, None] - y64[None]) ** 2).sum(2)
+        differences = x64[:, None] - y64[None]
+        d = (differences**2).sum(2)
         if metric == "euclidean":
-            d = np.sqrt(d)
-    return d.astype(x.dtype)
+            lift = lift_of(d)
+            d = np.sqrt(((differences * lift[..., None]) ** 2).sum(2)) / lift
+    return d.astype(np.float64 if x.dtype == np.float64 else np.float32)
+
+
+def unit_vectors(x) -> np.ndarray:
+    """Rows of `x` divided by their norms; zero vectors as they are."""
+    x = x * lift_of((x**2).sum(1))[:, None]
+    norms = np.sqrt((x**2).sum(1))
+    return x * (1 / np.where(norms == 0, 1, norms))[:, None]
+
+
+def lift_of(squares) -> np.ndarray:
+    """A power of two to multiply with before squaring where squares would lose digits to underflow, 1 elsewhere."""
+    return np.where(squares < 2.0**-900, 2.0**600, 1.0)
