@@ -124,8 +124,8 @@ Frame::Frame(std::initializer_list<const Points<X>*> sets, Team& team) {
 /// The points [first, first + count) of a set.
 class Filter {
  public:
-  static constexpr int kTileVectors = 3;
-  static constexpr int kTileRows = vector_registers == 32 ? 8 : 4;
+  static constexpr int kTileVectors = vector_registers == 32 ? 3 : 2;
+  static constexpr int kTileRows = vector_registers == 32 ? 8 : 6;
   static constexpr int kTileColumns = kTileVectors * lanes<float>;
   static constexpr int kPanel = 48;
   static_assert(kPanel % kTileColumns == 0 && kPanel % kTileRows == 0);
@@ -158,9 +158,9 @@ class Filter {
   /// tile[a][.] = <y_(row + a), y_j> - g_j for the kTileColumns points j of `columns` from `column` on. Both are
   /// numbered from the first point of their filter and lie on a tile.
   void products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const {
-    if (has_integer_products && storage_ == Storage::int8)
+    if (has_byte_products && storage_ == Storage::int8)
       integer_products<std::int8_t>(row, columns, column, tile);
-    else if (has_integer_products && storage_ == Storage::int16)
+    else if (has_pair_products && storage_ == Storage::int16)
       integer_products<std::int16_t>(row, columns, column, tile);
     else
       float_products(row, columns, column, tile);

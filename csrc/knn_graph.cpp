@@ -6,6 +6,8 @@
 #include <functional>
 #include <limits>
 #include <mutex>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "knn_filter.h"
@@ -368,7 +370,7 @@ inline double undecided(const Filter& rows, const Filter& columns, bool join, st
 template <typename X>
 Storage choose_storage(const Points<X>& rows, const Points<X>& columns, std::int64_t k, const Frame& frame,
                        Team& team) {
-  if (!has_integer_products || rows.d > kMostIntegerCoordinates) return Storage::float32;
+  if (!has_pair_products || rows.d > kMostIntegerCoordinates) return Storage::float32;
   const bool join = &rows == &columns;
   const auto sample = [&](const Points<X>& points, std::vector<X>& copy) {
     const std::int64_t count = std::min<std::int64_t>(points.n, kBlock);
@@ -386,7 +388,7 @@ Storage choose_storage(const Points<X>& rows, const Points<X>& columns, std::int
     const Filter right(some_columns, 0, some_columns.n, frame, storage, team);
     return undecided(left, right, join, k, columns.n) * costs < saves;
   };
-  if (pays(Storage::int8, d / 64, d / 16 + 40)) return Storage::int8;
+  if (has_byte_products && pays(Storage::int8, d / 64, d / 16 + 40)) return Storage::int8;
   if (pays(Storage::int16, d / 32, d * 0.6 + 40)) return Storage::int16;
   return Storage::float32;
 }
@@ -492,8 +494,8 @@ Outcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Me
   const auto share = [&](std::int64_t s) { return static_cast<double>(ptr[s]) / static_cast<double>(n); };
   team.each(segments, 1, [&](std::int64_t s, std::int64_t) {
     if (refused || size(s) > small || size(s) == 0) return;
-    StopWith with(team);
-    Team alone(1, with);
+    PolledWithin within(team);
+    Team alone(1, within);
     if (search_segment(s, alone) == Outcome::refused) refused = true;
     team.poll(share(s));
   });
@@ -512,8 +514,39 @@ Outcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std:
                    std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, int num_threads,
                    std::int64_t block_bytes, Progress& progress) {
   Team team(num_threads, progress);
-  const Points<X> rows(queries, n_queries, d, metric, team), columns(base, n_base, d, metric, team);
-  return search(rows, columns, k, 0, indices, distances, block_bytes, team);
+  if (n_queries >= num_threads * kBlock || n_base < 2 * kBlock) {
+    const Points<X> rows(queries, n_queries, d, metric, team), columns(base, n_base, d, metric, team);
+    return search(rows, columns, k, 0, indices, distances, block_bytes, team);
+  }
+  // Too few queries to share: each thread searches a part of the base, and the parts are merged.
+  const std::int64_t part = std::max<std::int64_t>((n_base + num_threads - 1) / num_threads, kBlock);
+  const std::int64_t parts = (n_base + part - 1) / part;
+  std::vector<std::int64_t> part_indices(parts * n_queries * k);
+  std::vector<Distance<X>> part_distances(part_indices.size());
+  const auto size = [&](std::int64_t p) { return std::min(part, n_base - p * part); };
+  std::atomic<bool> refused{false};
+  team.each(parts, 1, [&](std::int64_t p, std::int64_t) {
+    PolledWithin within(team);
+    Team alone(1, within);
+    const Points<X> rows(queries, n_queries, d, metric, alone), columns(base + p * part * d, size(p), d, metric, alone);
+    const std::int64_t place = p * n_queries * k;
+    if (search(rows, columns, std::min(k, size(p)), p * part, &part_indices[place], &part_distances[place],
+               block_bytes / parts, alone) == Outcome::refused)
+      refused = true;
+  });
+  if (team.stopped() || refused) return refused ? Outcome::refused : Outcome::stopped;
+  std::vector<std::pair<Distance<X>, std::int64_t>> found;
+  for (std::int64_t i = 0; i < n_queries; ++i) {
+    found.clear();
+    for (std::int64_t p = 0; p < parts; ++p)
+      for (std::int64_t r = 0, count = std::min(k, size(p)); r < count; ++r) {
+        const std::int64_t place = p * n_queries * k + i * count + r;
+        found.emplace_back(part_distances[place], part_indices[place]);
+      }
+    std::partial_sort(found.begin(), found.begin() + k, found.end());
+    for (std::int64_t r = 0; r < k; ++r) std::tie(distances[i * k + r], indices[i * k + r]) = found[r];
+  }
+  return Outcome::complete;
 }
 
 #define SSDML_INSTANTIATE(X)                                                                                      \

@@ -62,9 +62,13 @@ class Team {
   void poll(double share) {
     if (thread_index() != 0) return;
     share_ = share;
-    if (!progress_.update(share)) stop_ = true;
+    poll_here();
   }
-  void poll() { poll(share_); }
+
+  /// The same by a thread that is known to be the first.
+  void poll_here() {
+    if (!progress_.update(share_)) stop_ = true;
+  }
 
   /// Calls f(first, last) for pieces of [0, n) of at most `piece` each, until all are done or the team is stopped.
   template <typename F>
@@ -75,7 +79,7 @@ class Team {
     for (std::int64_t p = 0; p < pieces; ++p) {
       if (stopped()) continue;
       f(p * piece, std::min(n, (p + 1) * piece));
-      poll();
+      poll(share_);
     }
   }
 
@@ -85,14 +89,18 @@ class Team {
   double share_ = 0;
 };
 
-/// The progress of a team within another: it stops with the other, and reports nothing.
-class StopWith : public Progress {
+/// The progress of a team of one within each thread of another: it stops with the other, and polls for it.
+class PolledWithin : public Progress {
  public:
-  explicit StopWith(const Team& team) : team_(team) {}
-  bool update(double) override { return !team_.stopped(); }
+  explicit PolledWithin(Team& team) : team_(team), first_(thread_index() == 0) {}
+  bool update(double) override {
+    if (first_) team_.poll_here();
+    return !team_.stopped();
+  }
 
  private:
-  const Team& team_;
+  Team& team_;
+  const bool first_;
 };
 
 }  // namespace ssdml

@@ -89,21 +89,36 @@ inline std::uint32_t mask_greater_equal(Vec<float> a, Vec<float> b) {
 #endif
 }
 
-/// Whether there are instructions that multiply and sum small integers, four bytes or two int16 to a lane.
+/// c[r] + the sum over the two int16 of lane r of a times b: twice as fast as float32 products where has_pair_products.
 #if defined(__AVX512VNNI__)
-inline constexpr bool has_integer_products = true;
-inline Vec<std::int32_t> multiply_add_bytes(Vec<std::int32_t> a, Vec<std::int32_t> b, Vec<std::int32_t> c) {
-  return (Vec<std::int32_t>)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
-}
+inline constexpr bool has_pair_products = true;
 inline Vec<std::int32_t> multiply_add_pairs(Vec<std::int32_t> a, Vec<std::int32_t> b, Vec<std::int32_t> c) {
   return (Vec<std::int32_t>)_mm512_dpwssd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
 }
+#elif defined(__AVX2__)
+inline constexpr bool has_pair_products = true;
+inline Vec<std::int32_t> multiply_add_pairs(Vec<std::int32_t> a, Vec<std::int32_t> b, Vec<std::int32_t> c) {
+  return c + (Vec<std::int32_t>)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+#elif defined(__SSE2__)
+inline constexpr bool has_pair_products = true;
+inline Vec<std::int32_t> multiply_add_pairs(Vec<std::int32_t> a, Vec<std::int32_t> b, Vec<std::int32_t> c) {
+  return c + (Vec<std::int32_t>)_mm_madd_epi16((__m128i)a, (__m128i)b);
+}
 #else
-inline constexpr bool has_integer_products = false;
-/// c[r] + sum over the four bytes of lane r of a (unsigned) times b (signed). Not to be called here.
-inline Vec<std::int32_t> multiply_add_bytes(Vec<std::int32_t>, Vec<std::int32_t>, Vec<std::int32_t> c) { return c; }
-/// c[r] + sum over the two int16 of lane r of a times b. Not to be called here.
+inline constexpr bool has_pair_products = false;
 inline Vec<std::int32_t> multiply_add_pairs(Vec<std::int32_t>, Vec<std::int32_t>, Vec<std::int32_t> c) { return c; }
+#endif
+
+/// c[r] + the sum over the four bytes of lane r of a (unsigned) times b (signed): four times as fast.
+#if defined(__AVX512VNNI__)
+inline constexpr bool has_byte_products = true;
+inline Vec<std::int32_t> multiply_add_bytes(Vec<std::int32_t> a, Vec<std::int32_t> b, Vec<std::int32_t> c) {
+  return (Vec<std::int32_t>)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
+}
+#else
+inline constexpr bool has_byte_products = false;
+inline Vec<std::int32_t> multiply_add_bytes(Vec<std::int32_t>, Vec<std::int32_t>, Vec<std::int32_t> c) { return c; }
 #endif
 
 /// A vector of int16, two to a lane.

@@ -357,6 +357,8 @@ def test_concurrent_calls(isa):
 @pytest.mark.parametrize("num_threads", [2, 3])
 def test_search_gives_the_same_bits_for_any_thread_count(isa, num_threads):
     queries, base = two_sets(700, 900, 20, np.float64)
+    few = sf.knn_search(queries[:9], base, 500, num_threads=num_threads)  # more than a thread's part of the base
+    assert_identical(few, sf.knn_search(queries[:9], base, 500, num_threads=1))
     assert_identical(
         sf.knn_search(queries, base, 9, num_threads=num_threads), sf.knn_search(queries, base, 9, num_threads=1)
     )

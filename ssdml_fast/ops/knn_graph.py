@@ -63,9 +63,9 @@ def knn_graph(
     Distances are computed in float64 from direct differences and rounded once, so near-duplicates are told apart, and
     the same graph comes out for any number of threads and any instruction set. Time O(N² d / 2) per segment. Memory
     O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a ``numpy.memmap`` (or a torch tensor on a mapped
-    file) larger than memory; Ctrl-C is answered between blocks of points. Segments hold fewer than 2³² points. This is the graph of
-    Section 2 of Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, with
-    Q[i, j] = 1/k on its edges.
+    file) larger than memory; Ctrl-C is answered between blocks of points. Segments hold fewer than 2³² points. This is
+    the graph of Section 2 of Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021,
+    with Q[i, j] = 1/k on its edges.
 
     Examples
     --------

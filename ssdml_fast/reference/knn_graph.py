@@ -40,7 +40,7 @@ def pairwise_distances(x, y, metric) -> np.ndarray:
     elif metric == "cosine":
         x_unit, y_unit = unit_vectors(x64), unit_vectors(y64)
         d = ((x_unit[:, None] - y_unit[None]) ** 2).sum(2) / 2  # = 1 - cos, exact for near-duplicates too
-        d[~x_unit.any(1)[:, None] | ~y_unit.any(1)[None]] = 1  # a zero vector has no direction
+        d[(x64 == 0).all(1)] = d[:, (y64 == 0).all(1)] = 1  # a zero vector has no direction
     else:
         differences = x64[:, None] - y64[None]
         d = (differences**2).sum(2)
