@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import reference
+    from . import nn, optim, reference
     from ._config import show_config
     from .graph import EdgeAffinity, KnnGraph, Neighbors
     from .ops.affinity import ConvergenceWarning, propagate_affinity
@@ -31,6 +31,8 @@ _HOME = {
     "knn_graph": "ops.knn_graph",
     "knn_search": "ops.knn_graph",
     "mine_triplets": "ops.mine_triplets",
+    "nn": "nn",
+    "optim": "optim",
     "propagate_affinity": "ops.affinity",
     "reference": "reference",
     "show_config": "_config",
@@ -48,6 +50,8 @@ __all__ = [
     "knn_graph",
     "knn_search",
     "mine_triplets",
+    "nn",
+    "optim",
     "propagate_affinity",
     "reference",
     "show_config",
@@ -58,7 +62,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_HOME[name]}")
-    value = module if name == "reference" else getattr(module, name)
+    value = module if _HOME[name] == name else getattr(module, name)
     globals()[name] = value
     return value
 

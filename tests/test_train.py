@@ -217,8 +217,8 @@ def test_training_improves_and_returns_its_best(tiny, fitted):
 
 def test_L_stays_orthogonal_and_moves(tiny, fitted):
     assert all(record["orthogonality_error"] <= 1e-5 for record in fitted.history)
-    start = untrained(small_net(), tiny[0], TINY.metric_dim, TINY.seed).L
-    assert (fitted.model.L - start).abs().max() > 1e-2
+    start = untrained(small_net(), tiny[0], TINY.metric_dim, TINY.seed).metric.L
+    assert (fitted.model.metric.L - start).abs().max() > 1e-2
 
 
 def test_training_repeats_exactly_and_leaves_global_generators_alone(tiny, fitted):
