@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .graph import EdgeAffinity, KnnGraph, Neighbors
     from .ops.affinity import ConvergenceWarning, propagate_affinity
     from .ops.angular_loss import angular_loss, angular_loss_and_grad
+    from .ops.graph_modes import graph_modes
     from .ops.knn_graph import knn_graph, knn_search
+    from .ops.mine_class_triplets import mine_class_triplets
     from .ops.mine_triplets import mine_triplets
     from .ops.stiefel import cayley_update
 
@@ -28,8 +30,10 @@ _HOME = {
     "angular_loss": "ops.angular_loss",
     "angular_loss_and_grad": "ops.angular_loss",
     "cayley_update": "ops.stiefel",
+    "graph_modes": "ops.graph_modes",
     "knn_graph": "ops.knn_graph",
     "knn_search": "ops.knn_graph",
+    "mine_class_triplets": "ops.mine_class_triplets",
     "mine_triplets": "ops.mine_triplets",
     "nn": "nn",
     "optim": "optim",
@@ -47,8 +51,10 @@ __all__ = [
     "angular_loss",
     "angular_loss_and_grad",
     "cayley_update",
+    "graph_modes",
     "knn_graph",
     "knn_search",
+    "mine_class_triplets",
     "mine_triplets",
     "nn",
     "optim",
