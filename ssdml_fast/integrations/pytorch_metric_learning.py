@@ -109,12 +109,13 @@ class AngularLoss(BaseMetricLossFunction):
     their mean.
 
     The library's own ``AngularLoss`` sums over all negatives of a pair and leaves out a constant: with unit vectors and
-    t = tan² alpha the m of :func:`ssdml_fast.angular_loss` is
+    t = tan² alpha, the m of :func:`ssdml_fast.angular_loss` is
 
         m = 4 t (z_i + z_p)·z_q - 2 (1 + t) z_i·z_p + 2 - 6 t,
 
-    and its exponent is this without 2 - 6 t. The two losses are equal for one negative per pair and t = 1/3, that is
-    for alpha = 30 degrees; elsewhere they weigh triplets differently.
+    and its exponent is this without 2 - 6 t. So for unit vectors the two losses are equal where a pair has one negative
+    and t = 1/3, that is alpha = 30 degrees; elsewhere they weigh triplets differently. (It does not normalise negatives
+    itself; this one does.)
 
     Examples
     --------
