@@ -79,10 +79,9 @@ PYBIND11_MODULE(cuda, m) {
          std::int64_t width, std::uint64_t seed, bool balanced, std::int64_t n_triplets, Address triplets,
          Address stream) {
         const py::gil_scoped_release nogil;
-        cuda::mine_class_triplets(
-            {at<const std::int64_t>(points), at<const std::int64_t>(starts), n_groups, n_anchor_groups,
-             at<const std::int64_t>(nearest), width, seed, balanced},
-            n_triplets, at<std::int64_t>(triplets), at<void>(stream));
+        cuda::mine_class_triplets({at<const std::int64_t>(points), at<const std::int64_t>(starts), n_groups,
+                                   n_anchor_groups, at<const std::int64_t>(nearest), width, seed, balanced},
+                                  n_triplets, at<std::int64_t>(triplets), at<void>(stream));
       },
       py::arg("points"), py::arg("starts"), py::arg("n_groups"), py::arg("n_anchor_groups"), py::arg("nearest"),
       py::arg("width"), py::arg("seed"), py::arg("balanced"), py::arg("n_triplets"), py::arg("triplets"),

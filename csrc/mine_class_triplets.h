@@ -2,9 +2,9 @@
 //
 // The points form a circle, group after group. Triplet t depends on (seed, t) alone:
 //
-//   anchor    uniform over the points of the first n_anchor_groups groups; balanced: over these groups, then in its group
+//   anchor    uniform over the points of the first n_anchor_groups groups; balanced: over these groups, then within
 //   positive  uniform over the other points of the anchor's group
-//   negative  uniform over the points of all other groups; balanced: over these groups, then in its group;
+//   negative  uniform over the points of all other groups; balanced: over these groups, then within;
 //             with `nearest`: uniform over the first min(width, points outside the anchor's group) of the anchor's row
 //
 // Requires: points (P); starts (n_groups + 1), where group g is points[starts[g]] .. points[starts[g + 1] - 1] and not

@@ -1,7 +1,7 @@
 """torch optimisers for parameters with orthonormal columns, beside ordinary ones in groups of their own.
 
-In a group with ``stiefel=True`` (the default) every parameter is a batch (..., d, l) of matrices with LᵀL = I, and stays
-one; a group with ``stiefel=False`` is updated as torch's own optimiser of that name would.
+In a group with ``stiefel=True`` (the default) every parameter is a batch (..., d, l) of matrices with LᵀL = I, and
+stays one; a group with ``stiefel=False`` is updated as by torch's own optimiser of that name.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class _StiefelOptimizer(Optimizer):
             self.param_groups.pop()
             raise
 
-    def _with_gradient(self, group: dict[str, Any]) -> list[Tensor]:
-        """The parameters of a group that have a gradient."""
-        parameters = [p for p in group["params"] if p.grad is not None]
-        if any(p.grad.layout is not torch.strided for p in parameters):
+    def _with_gradient(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters of a group that have a gradient, and the gradients of what is to be minimised."""
+        pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
+        if any(grad.layout is not torch.strided for _, grad in pairs):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-        return parameters
+        return [p for p, _ in pairs], [-grad if group["maximize"] else grad for _, grad in pairs]
 
 
 class CayleySGD(_StiefelOptimizer):
@@ -84,7 +84,8 @@ class CayleySGD(_StiefelOptimizer):
     solved for rather than iterated, and the momentum is carried along the curve by the rotation that moves L, which
     keeps it tangent and its length, rather than projected. Time O(d l² + l³) per matrix and step.
 
-    Where Lᵀ grad is symmetric, as for every function of L Lᵀ, a step without momentum is ``cayley_update(L, grad, lr)``.
+    Where Lᵀ grad is symmetric, as for every function of L Lᵀ, a step without momentum is that of
+    ``cayley_update(L, grad, lr)``.
 
     Examples
     --------
@@ -120,35 +121,34 @@ class CayleySGD(_StiefelOptimizer):
         """Move every parameter that has a gradient; returns what `closure`, called first, returns."""
         loss = _call(closure)
         for group in self.param_groups:
-            parameters = self._with_gradient(group)
+            parameters, gradients = self._with_gradient(group)
             if group["stiefel"]:
-                for L in parameters:
-                    self._move(L, group)
+                for L, gradient in zip(parameters, gradients, strict=True):
+                    self._move(L, gradient, group)
             else:
-                self._move_ordinary(parameters, group)
+                self._move_ordinary(parameters, gradients, group)
         return loss
 
-    def _move(self, L: Tensor, group: dict[str, Any]) -> None:
-        direction = -L.grad if group["maximize"] else L.grad
+    def _move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         if not group["momentum"]:
-            L.copy_(_along_cayley(L, direction, group["lr"])[0])
+            L.copy_(_along_cayley(L, gradient, group["lr"])[0])
             return
         state = self.state[L]
         if "momentum_buffer" in state:
-            direction = direction + group["momentum"] * state["momentum_buffer"]
-        moved, state["momentum_buffer"] = _along_cayley(L, direction, group["lr"], transport=True)
+            gradient = gradient + group["momentum"] * state["momentum_buffer"]
+        moved, state["momentum_buffer"] = _along_cayley(L, gradient, group["lr"], transport=True)
         L.copy_(moved)
 
-    def _move_ordinary(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _move_ordinary(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         buffers = [self.state[p].get("momentum_buffer") for p in parameters]
         sgd(
             parameters,
-            [p.grad for p in parameters],
+            gradients,
             buffers,
             lr=group["lr"],
             momentum=group["momentum"],
             weight_decay=group["weight_decay"],
-            maximize=group["maximize"],
+            maximize=False,  # the gradients have that sign already
             dampening=0,
             nesterov=False,
         )
@@ -238,14 +238,14 @@ class CayleyAdam(_StiefelOptimizer):
         """Move every parameter that has a gradient; returns what `closure`, called first, returns."""
         loss = _call(closure)
         for group in self.param_groups:
-            parameters = self._with_gradient(group)
+            parameters, gradients = self._with_gradient(group)
             for parameter in parameters:
                 self._prepare(parameter, group["stiefel"])
             if group["stiefel"]:
-                for L in parameters:
-                    self._move(L, group)
+                for L, gradient in zip(parameters, gradients, strict=True):
+                    self._move(L, gradient, group)
             else:
-                self._move_ordinary(parameters, group)
+                self._move_ordinary(parameters, gradients, group)
         return loss
 
     def _prepare(self, parameter: Tensor, stiefel: bool) -> None:
@@ -257,9 +257,8 @@ class CayleyAdam(_StiefelOptimizer):
                 parameter.new_zeros((*parameter.shape[:-2], 1, 1)) if stiefel else torch.zeros_like(parameter)
             )
 
-    def _move(self, L: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[L], group["betas"]
-        gradient = -L.grad if group["maximize"] else L.grad
         state["step"] += 1
         steps = state["step"].item()
         first = torch.lerp(state["exp_avg"], gradient, 1 - beta1)
@@ -268,11 +267,11 @@ class CayleyAdam(_StiefelOptimizer):
         moved, state["exp_avg"] = _along_cayley(L, first, group["lr"], scale, transport=True)
         L.copy_(moved)
 
-    def _move_ordinary(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _move_ordinary(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         states = [self.state[p] for p in parameters]
         adam(
             parameters,
-            [p.grad for p in parameters],
+            gradients,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -283,7 +282,7 @@ class CayleyAdam(_StiefelOptimizer):
             lr=group["lr"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
-            maximize=group["maximize"],
+            maximize=False,  # the gradients have that sign already
         )
 
 
@@ -379,7 +378,7 @@ class RiemannianCG(_StiefelOptimizer):
         """
         settings = self.param_groups[0]
         first_loss = _call(closure)
-        cost, gradient = self._cost(float(first_loss)), self._gradient()
+        cost, gradient = self._cost(first_loss), self._gradient()
         direction = [-g for g in gradient]
         guess = None
         for _ in range(settings["max_iter"]):
@@ -390,7 +389,8 @@ class RiemannianCG(_StiefelOptimizer):
                 direction = [-g for g in gradient]
                 slope = -_inner(gradient, gradient)
             length = _inner(direction, direction) ** 0.5
-            new_cost, step, guess = self._search(closure, cost, slope, direction, 1 / length if guess is None else guess)
+            guess = 1 / length if guess is None else guess
+            new_cost, step, guess = self._search(closure, cost, slope, direction, guess)
             if step * length < settings["min_step"]:
                 break
             new_gradient = self._gradient()
@@ -415,7 +415,7 @@ class RiemannianCG(_StiefelOptimizer):
         while True:
             for (p, stiefel), origin, d in zip(self._points(), start, direction, strict=True):
                 p.copy_(_qr_retraction(origin, step * d) if stiefel else origin + step * d)
-            new_cost = self._cost(float(_call(closure)))
+            new_cost = self._cost(_call(closure))
             evaluations += 1
             if new_cost <= cost + 0.5 * step * slope or evaluations == 10:  # NaN is never small enough
                 break
@@ -429,17 +429,16 @@ class RiemannianCG(_StiefelOptimizer):
     def _points(self) -> Iterable[tuple[Tensor, bool]]:
         return ((p, group["stiefel"]) for group in self.param_groups for p in group["params"])
 
-    def _cost(self, value: Any) -> Any:
-        """A loss, or its gradient, as that of what is minimised."""
-        return -value if self.param_groups[0]["maximize"] else value
+    def _cost(self, loss: Any) -> float:
+        """What is to be minimised."""
+        return -float(loss) if self.param_groups[0]["maximize"] else float(loss)
 
     def _gradient(self) -> list[Tensor]:
         """Riemannian gradient of the cost at the parameters, after the closure has left the Euclidean one there."""
+        found = dict[Tensor, Tensor]()
         for group in self.param_groups:
-            self._with_gradient(group)
-        return self._project(
-            [torch.zeros_like(p) if p.grad is None else self._cost(p.grad) for p, _ in self._points()]
-        )
+            found.update(zip(*self._with_gradient(group), strict=True))
+        return self._project([found.get(p, torch.zeros_like(p)) for p, _ in self._points()])
 
     def _project(self, vectors: list[Tensor]) -> list[Tensor]:
         """To the tangent spaces at the parameters."""
@@ -470,14 +469,19 @@ def _check_orthonormal(L: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} must have shape (..., d, l) with 1 <= l <= d in a group with stiefel=True, found {tuple(L.shape)}"
         )
-    wide = L.double()
-    gram = wide.mT @ wide
-    drift = float((gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)).abs().amax()) if L.numel() else 0.0
+    drift = _drift(L)
     if not drift <= TOLERANCE[arrays.dtype_name(L)]:
         raise ValueError(
             f"{name} must have orthonormal columns in a group with stiefel=True, found |LᵀL - I| as large as "
             f"{drift:.2g}; initialise it with torch.nn.init.orthogonal_, or set stiefel=False"
         )
+
+
+def _drift(L: Tensor) -> float:
+    """Largest absolute entry of LᵀL - I, 0 for an empty batch."""
+    wide = L.double()
+    error = wide.mT @ wide - torch.eye(L.shape[-1], dtype=wide.dtype, device=wide.device)
+    return float(error.abs().max()) if error.numel() else 0.0
 
 
 def _along_cayley(
@@ -490,7 +494,7 @@ def _along_cayley(
     is the matrix moved to.
     """
     inner = L.mT @ direction
-    ambient = direction - L @ ((inner - inner.mT) / 4)  # F, but for some L times a symmetric matrix, which A is blind to
+    ambient = direction - L @ ((inner - inner.mT) / 4)  # F, up to L times a symmetric matrix, which cancels in A
     moved = cayley_update(L, ambient if scale is None else scale * ambient, step)
     if not transport:
         return moved, None

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import scipy.spatial.distance
 import torch
-from strategies import seeds
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import seeds
 
 import ssdml_fast as sf
 from ssdml_fast.nn import AngularLoss, OrthogonalMetric
@@ -32,7 +32,7 @@ def test_starts_orthonormal_and_reproducibly(d, data, seed, dtype):
 
 
 def test_start_is_uniform():
-    """Rotating the drawn L changes nothing of its distribution: entries have mean 0 and variance 1/d, signs included."""
+    """As under every rotation the distribution is the same, entries have mean 0, signs included, and variance 1/d."""
     L = torch.stack([OrthogonalMetric(4, 3, generator=seeded(i)).L.detach() for i in range(2000)])
     torch.testing.assert_close(L.mean(0), torch.zeros(4, 3), rtol=0, atol=0.05)
     torch.testing.assert_close(L.var(0), torch.full((4, 3), 0.25), rtol=0, atol=0.03)

@@ -20,7 +20,7 @@ from ..ops.angular_loss import angular_loss
 from ..ops.knn_graph import knn_graph
 from ..ops.mine_triplets import mine_triplets
 
-__all__ = ["AngularLoss", "AffinityMiner"]
+__all__ = ["AffinityMiner", "AngularLoss"]
 
 
 class AffinityMiner(BaseMiner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -73,10 +74,9 @@ def graph_modes(graph: KnnGraph, n: int | None = None, metric: str = "sqeuclidea
     cosine_of = COSINES[arrays.as_choice(metric, "metric", tuple(COSINES))]
     arrays.check_indices(graph.indices, graph.n, "graph.indices", "points")  # validated once, but writable since
 
-    tails = np.repeat(np.arange(graph.n), graph.k)
-    heads = arrays.to_numpy(graph.indices).ravel()
-    weights = np.maximum(cosine_of(arrays.to_numpy(graph.distances).astype(np.float64).ravel()), 0) ** 3
-    directed = coo_array((weights, (tails, heads)), shape=(graph.n, graph.n)).tocsr()
+    weights = np.maximum(cosine_of(arrays.to_numpy(graph.distances).astype(np.float64)), 0) ** 3
+    rows, columns = np.repeat(np.arange(graph.n), graph.k), arrays.to_numpy(graph.indices).ravel()
+    directed = coo_array((weights.ravel(), (rows, columns)), shape=(graph.n, graph.n)).tocsr()
     mutual = directed.minimum(directed.T).tocoo()  # 0 where either direction is missing
     edges = np.lexsort((mutual.data, mutual.row))
     tails, heads, weights = mutual.row[edges], mutual.col[edges], mutual.data[edges]
@@ -87,7 +87,7 @@ def graph_modes(graph: KnnGraph, n: int | None = None, metric: str = "sqeuclidea
     component = connected_components(mutual, directed=False)[1]
     ptr = np.array([0, graph.n]) if graph.ptr is None else arrays.to_numpy(graph.ptr)
     modes = [np.empty(0, np.int64)]
-    for low, high in zip(ptr[:-1], ptr[1:], strict=True):
+    for low, high in pairwise(ptr):
         if low == high:
             continue
         of_point = component[low:high] - component[low:high].min()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def _nearest_outside(z, points, starts, n_anchor_groups, width, num_threads):
     """For each possible anchor, the `width` points of other groups nearest to it, or as many as there are."""
     width = min(width, len(points))
     nearest = arrays.from_numpy(np.zeros((starts[n_anchor_groups], width), np.int64), like=z)
-    for low, high in zip(starts[:n_anchor_groups], starts[1:], strict=False):
+    for low, high in pairwise(starts[: n_anchor_groups + 1]):
         others = arrays.from_numpy(np.sort(np.concatenate([points[:low], points[high:]])), like=z)
         own = arrays.from_numpy(points[low:high], like=z)
         found = knn_search(z[own], z[others], min(width, len(others)), num_threads=num_threads).indices

@@ -19,7 +19,7 @@ def graph_modes(graph, n=None, metric="sqeuclidean"):
     }[metric]
     np.put_along_axis(weights, graph.indices, np.maximum(cosines, 0) ** 3, axis=1)
     weights = np.minimum(weights, weights.T)  # an edge needs both directions
-    degree = [np.cumsum(np.sort(row))[-1] for row in weights]  # one by one in ascending order
+    degree = np.array([np.cumsum(np.sort(row))[-1] for row in weights])  # one by one in ascending order
 
     modes = []
     for low, high in pairwise([0, graph.n] if graph.ptr is None else graph.ptr):
@@ -28,7 +28,7 @@ def graph_modes(graph, n=None, metric="sqeuclidean"):
             component = reach(weights, i)
             if len(component) > len(largest):  # of equal ones the first stays
                 largest = component
-        peaks = [i for i in sorted(largest) if degree[i] > max((degree[j] for j in neighbours(weights, i)), default=degree[i])]
+        peaks = [i for i in sorted(largest) if len(largest) > 1 and degree[i] > degree[neighbours(weights, i)].max()]
         modes += sorted(peaks, key=lambda i: -degree[i])[:n]
     return np.array(modes, np.int64)
 
