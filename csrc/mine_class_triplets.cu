@@ -11,7 +11,7 @@ __global__ void mine(ClassTriplets source, std::int64_t n_triplets, std::int64_t
 
 }  // namespace
 
-void mine_class_triplets(const ClassTriplets& source, std::int64_t n_triplets, std::int64_t* triplets, void* stream) {
+void mine_class_triplets(ClassTriplets source, std::int64_t n_triplets, std::int64_t* triplets, void* stream) {
   launch("mine_class_triplets", static_cast<cudaStream_t>(stream), threads_for(n_triplets), mine, source, n_triplets,
          triplets);
 }

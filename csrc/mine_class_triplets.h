@@ -41,36 +41,43 @@ struct ClassTriplets {
     const std::int64_t start = starts[group], end = starts[group + 1], total = starts[n_groups];
     const std::int64_t size = end - start, outside = total - size;
     out[0] = points[anchor];
-    out[1] = points[start + (anchor - start + 1 + random.below(2, size - 1)) % size];  // 1 .. size - 1 places on
+    out[1] = points[start + around(anchor - start + 1 + random.below(2, size - 1), size)];  // 1 .. size - 1 places on
     if (nearest) {
       out[2] = nearest[anchor * width + random.below(4, width < outside ? width : outside)];
     } else if (balanced) {
-      const std::int64_t other = (group + 1 + random.below(3, n_groups - 1)) % n_groups;
+      const std::int64_t other = around(group + 1 + random.below(3, n_groups - 1), n_groups);
       out[2] = points[starts[other] + random.below(4, starts[other + 1] - starts[other])];
     } else {
-      out[2] = points[(end + random.below(4, outside)) % total];
+      out[2] = points[around(end + random.below(4, outside), total)];
     }
   }
 
  private:
+  /// A position less than twice around a circle of `length`.
+  SSDML_HOST_DEVICE static std::int64_t around(std::int64_t position, std::int64_t length) {
+    return position < length ? position : position - length;
+  }
+
   /// The group that holds a position: the last that starts no later.
   SSDML_HOST_DEVICE std::int64_t group_of(std::int64_t position) const {
     std::int64_t low = 0, high = n_anchor_groups;
     while (high - low > 1) {
       const std::int64_t middle = low + (high - low) / 2;
-      (starts[middle] <= position ? low : high) = middle;
+      const bool above = starts[middle] <= position;
+      low = above ? middle : low;
+      high = above ? high : middle;
     }
     return low;
   }
 };
 
 /// triplets[t] = triplet t, for t = 0 .. n_triplets - 1.
-void mine_class_triplets(const ClassTriplets& source, std::int64_t n_triplets, std::int64_t* triplets, int num_threads);
+void mine_class_triplets(ClassTriplets source, std::int64_t n_triplets, std::int64_t* triplets, int num_threads);
 
 namespace cuda {
 
 /// The same from device memory, on `stream`.
-void mine_class_triplets(const ClassTriplets& source, std::int64_t n_triplets, std::int64_t* triplets, void* stream);
+void mine_class_triplets(ClassTriplets source, std::int64_t n_triplets, std::int64_t* triplets, void* stream);
 
 }  // namespace cuda
 

@@ -105,7 +105,7 @@ def compute(posteriors, n_triplets, min_confidence, seed, balanced, z, n_nearest
         if len(z) != len(posteriors):
             raise ValueError(f"z must have {len(posteriors)} rows like posteriors, found shape {tuple(z.shape)}")
 
-    points, starts, n_anchor_groups = _group(posteriors, min_confidence)
+    points, starts, n_anchor_groups = _group(arrays.to_numpy(posteriors), min_confidence)
     if len(starts) < 3 or n_anchor_groups == 0:
         return arrays.empty((0, 3), "int64", like=posteriors)
     nearest = None if z is None else _nearest_outside(z, points, starts, n_anchor_groups, n_nearest, num_threads)
@@ -136,14 +136,16 @@ def _group(posteriors, min_confidence):
 
     Returns the points, where each class starts (and the last ends), and the number of classes of two points or more.
     """
-    xp = arrays.namespace(posteriors, "posteriors")
-    confidence = arrays.to_numpy(xp.amax(posteriors, 1)).astype(np.float64)  # compared in float64 by every library
+    classes = posteriors.argmax(1)
+    confidence = posteriors[np.arange(len(classes)), classes].astype(np.float64)  # so that min_confidence is not rounded
     points = np.flatnonzero(confidence >= min_confidence)
-    classes = arrays.to_numpy(posteriors.argmax(1))[points]
+    classes = classes[points]
     sizes = np.bincount(classes, minlength=posteriors.shape[1])
-    alone = sizes == 1
-    points = points[np.lexsort((classes, alone[classes]))]  # stable: within a class by index
-    sizes = np.concatenate([sizes[sizes > 1], sizes[alone]])
+    kept = np.concatenate([np.flatnonzero(sizes > 1), np.flatnonzero(sizes == 1)])
+    place = np.empty(len(sizes), np.min_scalar_type(len(sizes)))  # the narrower, the faster NumPy sorts
+    place[kept] = np.arange(len(kept))
+    points = points[np.argsort(place[classes], kind="stable")]  # within a class by index
+    sizes = sizes[kept]
     return points, np.concatenate([[0], np.cumsum(sizes)]), int((sizes > 1).sum())
 
 
