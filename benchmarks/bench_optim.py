@@ -179,22 +179,32 @@ def _parametrized(start, rate):
     return lambda: layer.weight, torch.optim.SGD(layer.parameters(), rate)
 
 
-def pymanopt_run(rate):
-    pymanopt = pytest.importorskip("pymanopt")
-    scatter, best, start = problem()
-    manifold = pymanopt.manifolds.Stiefel(D, WIDTH)
-    cost = pymanopt.function.numpy(manifold)(lambda L: unexplained(scatter, L))
-    gradient = pymanopt.function.numpy(manifold)(lambda L: -2 * scatter @ L)
-    optimizer = pymanopt.optimizers.ConjugateGradient(max_iterations=CG_ITERATIONS + 1, verbosity=0)
-    result = optimizer.run(pymanopt.Problem(manifold, cost, euclidean_gradient=gradient), initial_point=start)
-    return (result.point if result.cost <= -best * (1 - TOLERANCE) else None), CG_ITERATIONS
+def pymanopt_run(backend):
+    """With torch's autograd, as ours, or with the gradient given in NumPy."""
+
+    def run(rate):
+        pymanopt = pytest.importorskip("pymanopt")
+        scatter, best, start = problem()
+        manifold, settings = pymanopt.manifolds.Stiefel(D, WIDTH), {}
+        if backend == "torch":
+            matrix = torch.from_numpy(scatter)
+            cost = pymanopt.function.pytorch(manifold)(lambda L: unexplained(matrix, L))
+        else:
+            cost = pymanopt.function.numpy(manifold)(lambda L: unexplained(scatter, L))
+            settings["euclidean_gradient"] = pymanopt.function.numpy(manifold)(lambda L: -2 * scatter @ L)
+        optimizer = pymanopt.optimizers.ConjugateGradient(max_iterations=CG_ITERATIONS + 1, verbosity=0)
+        result = optimizer.run(pymanopt.Problem(manifold, cost, **settings), initial_point=start)
+        return (result.point if result.cost <= -best * (1 - TOLERANCE) else None), CG_ITERATIONS
+
+    return run
 
 
 CG_ITERATIONS = 30
 RUNS = {
     "to-subspace-CG": {
         "ssdml_fast": torch_run(_ours("RiemannianCG", max_iter=CG_ITERATIONS)),
-        "pymanopt ConjugateGradient": pymanopt_run,
+        "pymanopt CG, torch": pymanopt_run("torch"),
+        "pymanopt CG, gradient in NumPy": pymanopt_run("numpy"),
     },
     "to-subspace-SGD": {
         "ssdml_fast": torch_run(_ours("CayleySGD")),

@@ -508,9 +508,9 @@ def _tangent(L: Tensor, ambient: Tensor) -> Tensor:
 
 
 def _qr_retraction(L: Tensor, direction: Tensor) -> Tensor:
-    """The Q of L + direction, with the signs that make R's diagonal positive."""
+    """The Q of L + direction, which for a tangent direction has full rank, with signs that make R's diagonal positive."""
     q, r = torch.linalg.qr(L + direction)
-    return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)[..., None, :]
+    return q * r.diagonal(dim1=-2, dim2=-1).sgn()[..., None, :]
 
 
 def _inner(a: list[Tensor], b: list[Tensor]) -> float:

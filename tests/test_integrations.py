@@ -72,6 +72,7 @@ def test_accepts_what_miners_return(miner):
     embeddings, labels = batch()
     indices = miner(embeddings, labels)
     loss = AngularLoss()(embeddings, labels, indices)
+    assert AngularLoss()(embeddings, indices_tuple=indices) == loss  # the tuple says all
     loss.backward()
     assert loss > 0 and embeddings.grad.abs().sum() > 0
 

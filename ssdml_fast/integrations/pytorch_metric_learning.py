@@ -142,8 +142,8 @@ class AngularLoss(BaseMetricLossFunction):
         ref_labels: Tensor | None,
     ) -> dict[str, dict[str, Any]]:
         """Losses of the triplets, in the form that reducers read; called by pytorch-metric-learning."""
-        if labels is None and (indices_tuple is None or len(indices_tuple) != 3):
-            raise ValueError("labels must be given, or indices_tuple of three, found neither")
+        if labels is None and indices_tuple is None:
+            raise ValueError("labels or indices_tuple must be given, found neither")
         indices = loss_and_miner_utils.convert_to_triplets(indices_tuple, labels, ref_labels, t_per_anchor="all")
         if len(indices[0]) == 0:
             return self.zero_losses()
