@@ -1,4 +1,4 @@
-"""Triplets drawn by propagated class: ours beside the same draw in NumPy, and pytorch-metric-learning's random triplets.
+"""Triplets drawn by class: ours beside the same draw in NumPy, and pytorch-metric-learning's random triplets.
 
 The peers' random numbers are others, so their triplets are held to the rule, ours to the twin's.
 """

@@ -84,14 +84,20 @@ class OrthogonalMetric(nn.Module):
         """The (d, d) positive semi-definite matrix L Lᵀ, of rank l; differentiable in L."""
         return self.L @ self.L.T
 
-    @torch.no_grad()
     def orthogonality_error(self) -> float:
         """Largest absolute entry of LᵀL - I."""
-        wide = self.L.double()
-        return float((wide.T @ wide).sub_(torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)).abs().max())
+        return orthogonality_error(self.L)
 
     def extra_repr(self) -> str:
         return "d={}, l={}".format(*self.L.shape)
+
+
+@torch.no_grad()
+def orthogonality_error(L: Tensor) -> float:
+    """Largest absolute entry of LᵀL - I for (..., d, l) matrices, in float64; 0 for an empty batch."""
+    wide = L.double()
+    error = wide.mT @ wide - torch.eye(L.shape[-1], dtype=wide.dtype, device=wide.device)
+    return float(error.abs().max()) if error.numel() else 0.0
 
 
 class AngularLoss(nn.Module):

@@ -16,6 +16,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from torch.optim.sgd import sgd
 
 from . import _arrays as arrays
+from .nn import orthogonality_error
 from .ops.stiefel import TOLERANCE, cayley_update
 
 __all__ = ["CayleyAdam", "CayleySGD", "RiemannianCG"]
@@ -469,19 +470,12 @@ def _check_orthonormal(L: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} must have shape (..., d, l) with 1 <= l <= d in a group with stiefel=True, found {tuple(L.shape)}"
         )
-    drift = _drift(L)
+    drift = orthogonality_error(L)
     if not drift <= TOLERANCE[arrays.dtype_name(L)]:
         raise ValueError(
             f"{name} must have orthonormal columns in a group with stiefel=True, found |LᵀL - I| as large as "
             f"{drift:.2g}; initialise it with torch.nn.init.orthogonal_, or set stiefel=False"
         )
-
-
-def _drift(L: Tensor) -> float:
-    """Largest absolute entry of LᵀL - I, 0 for an empty batch."""
-    wide = L.double()
-    error = wide.mT @ wide - torch.eye(L.shape[-1], dtype=wide.dtype, device=wide.device)
-    return float(error.abs().max()) if error.numel() else 0.0
 
 
 def _along_cayley(
@@ -508,9 +502,9 @@ def _tangent(L: Tensor, ambient: Tensor) -> Tensor:
 
 
 def _qr_retraction(L: Tensor, direction: Tensor) -> Tensor:
-    """The Q of L + direction, which for a tangent direction has full rank, with signs that make R's diagonal positive."""
+    """The Q of L + direction, with the signs that make R's diagonal positive."""
     q, r = torch.linalg.qr(L + direction)
-    return q * r.diagonal(dim1=-2, dim2=-1).sgn()[..., None, :]
+    return q * r.diagonal(dim1=-2, dim2=-1).sgn()[..., None, :]  # never 0: (L + D)ᵀ(L + D) = I + DᵀD for tangent D
 
 
 def _inner(a: list[Tensor], b: list[Tensor]) -> float:

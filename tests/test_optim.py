@@ -145,6 +145,19 @@ def test_one_sgd_step_is_geoopts():
     torch.testing.assert_close(L.detach(), theirs.detach(), rtol=0, atol=1e-12)
 
 
+def test_momentum_is_carried_as_geoopt_carries_it():
+    L, manifold = matrix((9, 4)), geoopt.CanonicalStiefel()
+    start, grad = L.detach().clone(), gaussian(9, 4)
+    direction = geoopt.EuclideanStiefel().egrad2rgrad(start, grad)
+    lift = direction - start @ (start.T @ direction) / 2  # geoopt's retraction along it follows the same curve
+    L.grad = grad
+    optimizer = CayleySGD([L], 0.3, momentum=0.5)
+    optimizer.step()
+    torch.testing.assert_close(L.detach(), manifold.retr(start, -0.3 * lift), rtol=0, atol=1e-12)
+    carried = manifold.transp_follow_retr(start, -0.3 * lift, direction)
+    torch.testing.assert_close(optimizer.state[L]["momentum_buffer"], carried, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", FIRST_ORDER)
 def test_a_batch_is_a_loop(name):
     together, grads = matrix((2, 3, 6, 4)), [gaussian(2, 3, 6, 4, seed=i) for i in range(4)]
@@ -357,6 +370,9 @@ def test_copies_keep_their_settings(name):
     optimizer = OPTIMIZERS[name]([matrix((6, 3))], maximize=True)
     copied = copy.deepcopy(optimizer)
     assert copied.defaults.items() >= optimizer.defaults.items()
+    loaded = OPTIMIZERS[name]([matrix((6, 3))])
+    loaded.load_state_dict(optimizer.state_dict())
+    assert loaded.state_dict() == optimizer.state_dict()
     L = copied.param_groups[0]["params"][0]
     before = L.sum().item()
     copied.step(closure_of(copied, lambda: L.sum()))

@@ -137,8 +137,8 @@ def _group(posteriors, min_confidence):
     Returns the points, where each class starts (and the last ends), and the number of classes of two points or more.
     """
     classes = posteriors.argmax(1)
-    confidence = posteriors[np.arange(len(classes)), classes].astype(np.float64)  # so that min_confidence is not rounded
-    points = np.flatnonzero(confidence >= min_confidence)
+    confidence = posteriors[np.arange(len(classes)), classes]
+    points = np.flatnonzero(confidence.astype(np.float64) >= min_confidence)  # float32 would round min_confidence
     classes = classes[points]
     sizes = np.bincount(classes, minlength=posteriors.shape[1])
     kept = np.concatenate([np.flatnonzero(sizes > 1), np.flatnonzero(sizes == 1)])
