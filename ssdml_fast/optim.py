@@ -395,8 +395,9 @@ class RiemannianCG(_StiefelOptimizer):
             if step * length < settings["min_step"]:
                 break
             new_gradient = self._gradient()
-            change = [new - old for new, old in zip(new_gradient, self._project(gradient), strict=True)]
             direction = self._project(direction)
+            # The old gradient would be projected too, but only its products with tangent vectors are taken.
+            change = [new - old for new, old in zip(new_gradient, gradient, strict=True)]
             curvature = _inner(change, direction)
             beta = max(0.0, _inner(new_gradient, change) / curvature) if curvature else 1.0
             direction = [beta * d - g for d, g in zip(direction, new_gradient, strict=True)]

@@ -98,6 +98,22 @@ def test_one_way_neighbours_and_obtuse_angles_are_no_edges():
     np.testing.assert_array_equal(sf.graph_modes(star), [0])
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_equal_degrees_are_equal_in_any_order_of_the_points(seed):
+    """Two joined points with three leaves each, of the same weights in opposite order: neither is higher."""
+    a, b, leaves, others = 0, 1, (2, 3, 4, 5, 6, 7), (8, 9, 10, 11)
+    lengths = np.random.default_rng(seed).uniform(0.1, 0.6, 3)
+    of_leaf = dict(zip(leaves, [*lengths, *lengths[::-1]], strict=True))
+    rows = [{b: 0.05, **{leaf: of_leaf[leaf] for leaf in leaves[:3]}}, {a: 0.05, **{j: of_leaf[j] for j in leaves[3:]}}]
+    rows += [{(a if i < 3 else b): of_leaf[leaf], 8: 0.7, 9: 0.8, 10: 0.9} for i, leaf in enumerate(leaves)]
+    rows += [{a: 1.5, **{j: 0.1 for j in others if j != i}} for i in others]  # a smaller component, all alike
+    ordered = [sorted(row.items(), key=lambda entry: entry[1]) for row in rows]
+    graph = KnnGraph(
+        np.array([[j for j, _ in row] for row in ordered]), np.array([[d for _, d in row] for row in ordered])
+    )
+    assert len(sf.graph_modes(graph, metric="cosine")) == 0
+
+
 def test_modes_are_anchors():
     x = make_points("sphere", 100, 3, np.random.default_rng(0))
     graph = sf.knn_graph(x, 6)

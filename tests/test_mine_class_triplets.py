@@ -118,6 +118,18 @@ def test_hard_negatives_are_uniform_over_the_nearest():
     np.testing.assert_allclose(shares(negative[anchor >= 2], 6), [1 / 2, 1 / 2, 0, 0, 0, 0], atol=0.02)  # only two
 
 
+def test_of_equally_near_negatives_those_of_smaller_index_count():
+    posteriors = np.eye(3)[[0, 0, 2, 1, 2, 1]]
+    anchor, _, negative = sf.mine_class_triplets(posteriors, 200, z=np.zeros((6, 2)), n_nearest=2).T
+    assert set(negative[anchor < 2]) == {2, 3} and set(negative[anchor >= 2]) == {0, 1}
+
+
+@pytest.mark.parametrize("classes", [255, 256, 300])
+def test_many_classes(classes):
+    case = {"posteriors": np.eye(classes)[np.random.default_rng(0).integers(0, classes, 900)], "n_triplets": 300}
+    np.testing.assert_array_equal(sf.mine_class_triplets(**case), reference.mine_class_triplets(**case))
+
+
 def test_a_longer_draw_begins_with_the_shorter_and_other_seeds_differ():
     posteriors = np.eye(3)[np.arange(300) % 3]
     long = sf.mine_class_triplets(posteriors, 500)

@@ -531,6 +531,30 @@ def test_cg_steps_back_from_where_the_objective_is_not_defined():
     assert objective() < first
 
 
+def test_cg_stays_where_the_objective_is_defined_nowhere_else():
+    L = matrix((4, 2))
+    before = L.detach().clone()
+    optimizer = RiemannianCG([L])
+    optimizer.step(closure_of(optimizer, lambda: (L if torch.equal(L, before) else L * float("nan")).sum()))
+    assert torch.equal(L, before)
+
+
+def test_cg_begins_anew_along_the_gradient_when_its_direction_climbs():
+    """Gradients as no smooth function has them, of which the third climbs along the conjugate direction."""
+    script = iter([[-1.0, 3.0], [0.0, -3.0], [2.0, 2.0], [1.0, 1.0]])
+    x = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    points = []
+
+    def closure():
+        points.append(x.detach().clone())
+        x.grad = torch.tensor(next(script), dtype=torch.float64)
+        return -1e3 * len(points)  # any step is accepted
+
+    RiemannianCG([x], max_iter=3, stiefel=False).step(closure)
+    last_move = points[3] - points[2]
+    torch.testing.assert_close(last_move / last_move.norm(), -torch.full((2,), 0.5, dtype=torch.float64).sqrt())
+
+
 def test_cg_takes_parameters_without_gradient_as_constant():
     L, still = matrix((6, 3)), matrix((6, 3), seed=1)
     before = still.detach().clone()
