@@ -174,6 +174,12 @@ def test_cuda_agrees_with_cpu(case):
     np.testing.assert_array_equal(sf.mine_class_triplets(**on_device).cpu(), sf.mine_class_triplets(**case))
 
 
+@pytest.mark.gpu
+def test_cuda_refuses_hard_negatives():
+    with pytest.raises(RuntimeError, match="knn_search has no CUDA kernel"):
+        sf.mine_class_triplets(torch.eye(2).repeat(3, 1).cuda(), 5, z=torch.rand(6, 2).cuda())
+
+
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
