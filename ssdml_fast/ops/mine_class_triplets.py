@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _arrays as arrays
 from .. import _core
-from .knn_graph import as_points, knn_search
+from .knn_graph import as_points, check_coordinates, knn_search
 
 
 def mine_class_triplets(
@@ -102,6 +102,7 @@ def compute(posteriors, n_triplets, min_confidence, seed, balanced, z, n_nearest
     num_threads = arrays.as_threads(num_threads)
     if z is not None:
         z = as_points(z, "z", like=posteriors)
+        check_coordinates(z, "z")
         if len(z) != len(posteriors):
             raise ValueError(f"z must have {len(posteriors)} rows like posteriors, found shape {tuple(z.shape)}")
 
