@@ -7,6 +7,7 @@
 #include "affinity.h"
 #include "angular_loss.h"
 #include "knn_graph.h"
+#include "mine_class_triplets.h"
 #include "mine_triplets.h"
 #include "parallel.h"
 #include "simd.h"
@@ -105,6 +106,20 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       },
       py::arg("dtype"), py::arg("indices"), py::arg("distances"), py::arg("affinity"), py::arg("k"), py::arg("anchors"),
       py::arg("n_anchors"), py::arg("triplets"), py::arg("num_threads"));
+
+  m.def(
+      "mine_class_triplets",
+      [](Address points, Address starts, std::int64_t n_groups, std::int64_t n_anchor_groups, Address nearest,
+         std::int64_t width, std::uint64_t seed, bool balanced, std::int64_t n_triplets, Address triplets,
+         int num_threads) {
+        const py::gil_scoped_release nogil;
+        mine_class_triplets({at<const std::int64_t>(points), at<const std::int64_t>(starts), n_groups, n_anchor_groups,
+                             at<const std::int64_t>(nearest), width, seed, balanced},
+                            n_triplets, at<std::int64_t>(triplets), num_threads);
+      },
+      py::arg("points"), py::arg("starts"), py::arg("n_groups"), py::arg("n_anchor_groups"), py::arg("nearest"),
+      py::arg("width"), py::arg("seed"), py::arg("balanced"), py::arg("n_triplets"), py::arg("triplets"),
+      py::arg("num_threads"));
 
   m.def(
       "angular_loss",

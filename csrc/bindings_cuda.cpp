@@ -7,6 +7,7 @@
 #include "angular_loss.h"
 #include "bindings.h"
 #include "knn_graph.h"
+#include "mine_class_triplets.h"
 #include "mine_triplets.h"
 #include "parallel.h"
 #include "stiefel.h"
@@ -71,6 +72,20 @@ PYBIND11_MODULE(cuda, m) {
       },
       py::arg("dtype"), py::arg("indices"), py::arg("distances"), py::arg("affinity"), py::arg("k"), py::arg("anchors"),
       py::arg("n_anchors"), py::arg("triplets"), py::arg("stream"));
+
+  m.def(
+      "mine_class_triplets",
+      [](Address points, Address starts, std::int64_t n_groups, std::int64_t n_anchor_groups, Address nearest,
+         std::int64_t width, std::uint64_t seed, bool balanced, std::int64_t n_triplets, Address triplets,
+         Address stream) {
+        const py::gil_scoped_release nogil;
+        cuda::mine_class_triplets({at<const std::int64_t>(points), at<const std::int64_t>(starts), n_groups,
+                                   n_anchor_groups, at<const std::int64_t>(nearest), width, seed, balanced},
+                                  n_triplets, at<std::int64_t>(triplets), at<void>(stream));
+      },
+      py::arg("points"), py::arg("starts"), py::arg("n_groups"), py::arg("n_anchor_groups"), py::arg("nearest"),
+      py::arg("width"), py::arg("seed"), py::arg("balanced"), py::arg("n_triplets"), py::arg("triplets"),
+      py::arg("stream"));
 
   m.def("angular_loss_workspace", &cuda::angular_loss_workspace, py::arg("n"), py::arg("n_triplets"));
 

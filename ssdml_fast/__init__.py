@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import reference
+    from . import nn, optim, reference
     from ._config import show_config
     from .graph import EdgeAffinity, KnnGraph, Neighbors
     from .ops.affinity import ConvergenceWarning, propagate_affinity
     from .ops.angular_loss import angular_loss, angular_loss_and_grad
+    from .ops.graph_modes import graph_modes
     from .ops.knn_graph import knn_graph, knn_search
+    from .ops.mine_class_triplets import mine_class_triplets
     from .ops.mine_triplets import mine_triplets
     from .ops.stiefel import cayley_update
 
@@ -28,9 +30,13 @@ _HOME = {
     "angular_loss": "ops.angular_loss",
     "angular_loss_and_grad": "ops.angular_loss",
     "cayley_update": "ops.stiefel",
+    "graph_modes": "ops.graph_modes",
     "knn_graph": "ops.knn_graph",
     "knn_search": "ops.knn_graph",
+    "mine_class_triplets": "ops.mine_class_triplets",
     "mine_triplets": "ops.mine_triplets",
+    "nn": "nn",
+    "optim": "optim",
     "propagate_affinity": "ops.affinity",
     "reference": "reference",
     "show_config": "_config",
@@ -45,9 +51,13 @@ __all__ = [
     "angular_loss",
     "angular_loss_and_grad",
     "cayley_update",
+    "graph_modes",
     "knn_graph",
     "knn_search",
+    "mine_class_triplets",
     "mine_triplets",
+    "nn",
+    "optim",
     "propagate_affinity",
     "reference",
     "show_config",
@@ -58,7 +68,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_HOME[name]}")
-    value = module if name == "reference" else getattr(module, name)
+    value = module if _HOME[name] == name else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -13,6 +13,7 @@ from .graph import KnnGraph
 from .ops import affinity as affinity_op
 from .ops import angular_loss as angular_loss_op
 from .ops import knn_graph as knn_graph_op
+from .ops import mine_class_triplets as mine_class_triplets_op
 from .ops import mine_triplets as mine_triplets_op
 from .ops import stiefel as stiefel_op
 
@@ -81,6 +82,22 @@ def _mine_triplets_fake(indices, distances, affinity, anchors):
 
 _library.impl("mine_triplets", _mine_triplets, _KEY)
 torch.library.register_fake("ssdml_fast::mine_triplets", _mine_triplets_fake, lib=_library)
+
+
+# ---- mine_class_triplets ---------------------------------------------------------------------------------------------
+_library.define(
+    "mine_class_triplets(Tensor posteriors, int n_triplets, float min_confidence, int seed, bool balanced, Tensor? z, "
+    "int n_nearest, int? num_threads) -> Tensor"
+)
+
+
+def _mine_class_triplets_fake(posteriors, n_triplets, min_confidence, seed, balanced, z, n_nearest, num_threads):
+    count = torch.library.get_ctx().new_dynamic_size()  # n_triplets or, where none can be drawn, 0
+    return posteriors.new_empty((count, 3), dtype=torch.int64)
+
+
+_library.impl("mine_class_triplets", mine_class_triplets_op.compute, _KEY)
+torch.library.register_fake("ssdml_fast::mine_class_triplets", _mine_class_triplets_fake, lib=_library)
 
 
 # ---- angular_loss ----------------------------------------------------------------------------------------------------

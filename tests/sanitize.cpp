@@ -9,6 +9,7 @@
 #include "affinity.h"
 #include "angular_loss.h"
 #include "knn_graph.h"
+#include "mine_class_triplets.h"
 #include "mine_triplets.h"
 #include "stiefel.h"
 
@@ -80,6 +81,23 @@ void update(std::int64_t batch, std::int64_t d, std::int64_t l, double step, int
   cayley_update(L.data(), grad.data(), batch, d, l, step, updated.data(), threads);
 }
 
+/// Draws among groups of these sizes, those of one point last; with rows of `width` nearest for each possible anchor.
+void draw(const Indices& sizes, std::int64_t width, std::uint64_t seed, int threads) {
+  Indices starts{0};
+  std::int64_t n_anchor_groups = 0;
+  for (const std::int64_t size : sizes) {
+    starts.push_back(starts.back() + size);
+    n_anchor_groups += size > 1;
+  }
+  const Indices points(starts.back(), 7), nearest(starts[n_anchor_groups] * width, 7);
+  const auto n_groups = static_cast<std::int64_t>(sizes.size());
+  Indices triplets(1000 * 3);
+  for (const bool balanced : {false, true})
+    for (const std::int64_t* negatives : {static_cast<const std::int64_t*>(nullptr), nearest.data()})
+      mine_class_triplets({points.data(), starts.data(), n_groups, n_anchor_groups, negatives, width, seed, balanced},
+                          1000, triplets.data(), threads);
+}
+
 template <typename T>
 void all(int threads) {
   partition<T>(0, 3, 2, {0}, 0, threads);
@@ -104,6 +122,9 @@ int main() {
   for (int threads : {1, 2}) {
     all<float>(threads);
     all<double>(threads);
+    draw({2, 1}, 1, 0, threads);
+    draw({2, 2}, 5, ~std::uint64_t{0}, threads);
+    draw({300, 2, 7, 1, 1, 1}, 3, 1, threads);
   }
   std::puts("every kernel stayed within its arrays");
 }

@@ -20,7 +20,7 @@ from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.models.digits import digits_net
 from ssdml_fast.models.metric import untrained
 from ssdml_fast.train import Config, fit
-from ssdml_fast.train.mining import class_posteriors, correct_triplets, mine, mine_class_triplets
+from ssdml_fast.train.mining import class_posteriors, correct_triplets, mine
 from ssdml_fast.train.partition import count, partitions
 from ssdml_fast.train.run import RunError, RunFolder, write_atomically
 
@@ -76,35 +76,6 @@ def posterior_matrices():
     return st.tuples(st.integers(1, 60), st.integers(1, 6), st.integers(0, 2**31)).map(
         lambda s: np.random.default_rng(s[2]).dirichlet(np.full(s[1], 0.3), s[0])
     )
-
-
-@settings(deadline=None)
-@given(posterior_matrices(), st.integers(0, 200), st.floats(0, 1), st.integers(0, 2**63 - 1))
-def test_drawn_triplets_are_of_the_right_classes(posteriors, n_triplets, min_confidence, seed):
-    triplets = mine_class_triplets(posteriors, n_triplets, min_confidence, seed)
-    classes, confidence = posteriors.argmax(1), posteriors.max(1)
-    sizes = np.bincount(classes[confidence >= min_confidence])
-    possible = (sizes > 1).any() and (sizes > 0).sum() > 1
-    assert triplets.shape == (n_triplets if possible else 0, 3) and triplets.dtype == np.int64
-    anchor, positive, negative = triplets.T
-    assert (confidence[triplets] >= min_confidence).all()
-    assert (classes[anchor] == classes[positive]).all() and (classes[anchor] != classes[negative]).all()
-    assert (anchor != positive).all()
-    np.testing.assert_array_equal(triplets, mine_class_triplets(posteriors, n_triplets, min_confidence, seed))
-
-
-def test_drawn_triplets_are_uniform():
-    posteriors = np.eye(3)[[0, 0, 0, 1, 1, 2]]
-    anchor, positive, negative = mine_class_triplets(posteriors, 60_000, 1.0, seed=0).T
-
-    def shares(drawn):
-        return np.bincount(drawn, minlength=6) / len(drawn)
-
-    np.testing.assert_allclose(shares(anchor), [0.2, 0.2, 0.2, 0.2, 0.2, 0], atol=0.01)  # point 5 has no partner
-    np.testing.assert_allclose(shares(positive[anchor == 0]), [0, 1 / 2, 1 / 2, 0, 0, 0], atol=0.02)
-    np.testing.assert_allclose(shares(negative[anchor < 3]), [0, 0, 0, 1 / 3, 1 / 3, 1 / 3], atol=0.02)
-    np.testing.assert_allclose(shares(negative[anchor == 4]), [1 / 4, 1 / 4, 1 / 4, 0, 0, 1 / 4], atol=0.02)
-    assert not np.array_equal(*(mine_class_triplets(posteriors, 50, 1.0, seed) for seed in (0, 1)))
 
 
 def test_posteriors_are_class_mass_normalised():
@@ -217,8 +188,8 @@ def test_training_improves_and_returns_its_best(tiny, fitted):
 
 def test_L_stays_orthogonal_and_moves(tiny, fitted):
     assert all(record["orthogonality_error"] <= 1e-5 for record in fitted.history)
-    start = untrained(small_net(), tiny[0], TINY.metric_dim, TINY.seed).L
-    assert (fitted.model.L - start).abs().max() > 1e-2
+    start = untrained(small_net(), tiny[0], TINY.metric_dim, TINY.seed).metric.L
+    assert (fitted.model.metric.L - start).abs().max() > 1e-2
 
 
 def test_training_repeats_exactly_and_leaves_global_generators_alone(tiny, fitted):

@@ -63,6 +63,19 @@ def mine_triplets(
     triplets: int,
     num_threads: int,
 ) -> None: ...
+def mine_class_triplets(
+    points: int,
+    starts: int,
+    n_groups: int,
+    n_anchor_groups: int,
+    nearest: int,
+    width: int,
+    seed: int,
+    balanced: bool,
+    n_triplets: int,
+    triplets: int,
+    num_threads: int,
+) -> None: ...
 def angular_loss(
     dtype: str,
     y: int,

@@ -46,6 +46,19 @@ def mine_triplets(
     triplets: int,
     stream: int,
 ) -> None: ...
+def mine_class_triplets(
+    points: int,
+    starts: int,
+    n_groups: int,
+    n_anchor_groups: int,
+    nearest: int,
+    width: int,
+    seed: int,
+    balanced: bool,
+    n_triplets: int,
+    triplets: int,
+    stream: int,
+) -> None: ...
 def angular_loss_workspace(n: int, n_triplets: int) -> int: ...
 def angular_loss(
     dtype: str,

@@ -6,7 +6,9 @@ arrays, trust their arguments, and need time and memory quadratic (affinity: cub
 
 from .affinity import propagate_affinity
 from .angular_loss import angular_loss, angular_loss_and_grad
+from .graph_modes import graph_modes
 from .knn_graph import knn_graph, knn_search
+from .mine_class_triplets import mine_class_triplets
 from .mine_triplets import mine_triplets
 from .stiefel import cayley_update
 
@@ -14,8 +16,10 @@ __all__ = [
     "angular_loss",
     "angular_loss_and_grad",
     "cayley_update",
+    "graph_modes",
     "knn_graph",
     "knn_search",
+    "mine_class_triplets",
     "mine_triplets",
     "propagate_affinity",
 ]

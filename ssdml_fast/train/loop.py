@@ -100,9 +100,10 @@ def fit(
     Notes
     -----
     On each partition: embed, :func:`ssdml_fast.knn_graph`, :func:`ssdml_fast.propagate_affinity`, choose triplets
-    (see :mod:`ssdml_fast.train.mining`), then per mini-batch one :func:`ssdml_fast.cayley_update` of L along the
-    gradient of the mean :func:`ssdml_fast.angular_loss`, and with that L one Adam step on the network. Random choices
-    depend only on the seed and the position in the training, and the caller's global generators are left as they were.
+    (see :mod:`ssdml_fast.train.mining`), then per mini-batch one step of :class:`ssdml_fast.optim.CayleySGD` on L
+    along the gradient of the mean :func:`ssdml_fast.angular_loss`, and with that L one Adam step on the network.
+    Random choices depend only on the seed and the position in the training, and the caller's global generators are
+    left as they were.
 
     Source: Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, Algorithm 1.
 
@@ -150,6 +151,7 @@ class _Training:
         self.config = config
         self.model = untrained(network, images, config.metric_dim, config.seed)
         self.optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
+        self.metric_optimizer = sf.optim.CayleySGD(self.model.metric.parameters(), config.metric_step)  # has no state
         self.per_round = count(labels, config.partition_size)
         self.epochs = config.rounds * self.per_round * config.epochs
         self.partitions_done = 0
@@ -207,7 +209,7 @@ class _Training:
 
     def one_epoch(self, images: Tensor, triplets: Tensor) -> float:
         """Go once through the triplets in mini-batches; return the mean loss, NaN once an embedding is not finite."""
-        model, alpha = self.model, self.config.alpha
+        model, L, alpha = self.model, self.model.metric.L, self.config.alpha
         model.network.train()
         losses = []
         for batch in triplets.split(self.config.batch_size):
@@ -215,9 +217,9 @@ class _Training:
             z = model.network(images[examples])
             if not torch.isfinite(z).all():
                 return math.nan
-            _, _, grad_L = sf.angular_loss_and_grad(z.detach(), batch, model.L, alpha, reduction="mean")
-            model.L = sf.cayley_update(model.L, grad_L, self.config.metric_step)
-            loss = sf.angular_loss(z, batch, model.L, alpha, reduction="mean")
+            _, _, L.grad = sf.angular_loss_and_grad(z.detach(), batch, L, alpha, reduction="mean")
+            self.metric_optimizer.step()
+            loss = sf.angular_loss(z, batch, L.detach(), alpha, reduction="mean")
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -236,7 +238,7 @@ class _Training:
             record
             | {"epochs": self.epochs, "score": score}
             | {f"val_{name}": value for name, value in figures.items()}
-            | {"orthogonality_error": self.model.orthogonality_error()}
+            | {"orthogonality_error": self.model.metric.orthogonality_error()}
         )
         best = self.best
         if best is self.history[-1]:

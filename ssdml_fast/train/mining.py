@@ -42,7 +42,7 @@ def mine(z: Tensor, labels: np.ndarray, config: Config, rng: np.random.Generator
     min_confidence = float(np.quantile(posteriors.max(1), 1 - config.confident))
     near = correct_triplets(neighborhood, posteriors, min_confidence, rng)
     n_drawn = config.triplets_per_example * len(labels)
-    drawn = mine_class_triplets(posteriors, n_drawn, min_confidence, int(rng.integers(2**63)))
+    drawn = sf.mine_class_triplets(posteriors, n_drawn, min_confidence, int(rng.integers(2**63)))
     return np.concatenate([near, drawn]), len(near)
 
 
@@ -116,56 +116,3 @@ def correct_triplets(
     own = classes[kept[wrong, 0]]
     kept[wrong, 2] = pool[(ends[own] + rng.integers(len(pool) - sizes[own])) % len(pool)]  # a circle without own run
     return kept
-
-
-def mine_class_triplets(posteriors: np.ndarray, n_triplets: int, min_confidence: float, seed: int) -> np.ndarray:
-    """Draw triplets at random among the confidently classed points.
-
-    The anchor is uniform over the confident points that have a partner in their class and a point outside it, the
-    positive uniform over the other confident points of the anchor's class, and the negative uniform over the
-    confident points of all other classes.
-
-    Parameters
-    ----------
-    posteriors : (N, C) array
-        Class probabilities of each point; a point's class is its most probable one.
-    n_triplets : int
-        Triplets to draw, with replacement.
-    min_confidence : float
-        Least probability of its class that makes a point confident.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    (n_triplets, 3) int64 array
-        Anchor, positive, negative: three distinct points. Empty if no point can be an anchor.
-
-    Notes
-    -----
-    O(N C + n_triplets) time after an O(N log N) sort by class.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> posteriors = np.array([[0.9, 0.1], [0.2, 0.8], [0.8, 0.2], [0.5, 0.5]])
-    >>> np.unique(mine_class_triplets(posteriors, 100, 0.7, seed=0), axis=0)
-    array([[0, 2, 1],
-           [2, 0, 1]])
-    """
-    rng = np.random.default_rng(seed)
-    points = np.flatnonzero(posteriors.max(1) >= min_confidence)
-    classes = posteriors[points].argmax(1)
-    by_class = np.argsort(classes, kind="stable")
-    points, classes = points[by_class], classes[by_class]  # each class is now one run of consecutive positions
-    sizes = np.bincount(classes, minlength=posteriors.shape[1])
-    starts = np.cumsum(sizes) - sizes
-
-    eligible = np.flatnonzero((sizes[classes] > 1) & (sizes[classes] < len(points)))
-    if len(eligible) == 0:
-        return np.empty((0, 3), np.int64)
-    anchor = eligible[rng.integers(len(eligible), size=n_triplets)]
-    start, size = starts[classes[anchor]], sizes[classes[anchor]]
-    positive = start + (anchor - start + 1 + rng.integers(size - 1)) % size  # 1 … size - 1 places on, in a circle
-    negative = (start + size + rng.integers(len(points) - size)) % len(points)  # the circle of all, own run left out
-    return points[np.stack([anchor, positive, negative], 1)]
