@@ -36,7 +36,7 @@ auto by_point_dtype(const std::string& dtype, F f) {
   return by_dtype(dtype, f);
 }
 
-/// Looks for Ctrl-C, and calls a Python function with the share that is done, ten times a second at most.
+/// Looks for Ctrl-C, and calls a Python function with the share that is done: ten times a second at most, and at the end.
 class PythonProgress : public Progress {
  public:
   explicit PythonProgress(py::object callback) : callback_(std::move(callback)) {}
@@ -56,7 +56,7 @@ class PythonProgress : public Progress {
     return true;
   }
 
-  /// Runs a kernel without the GIL; what stopped it, be it at the very end, is raised afterwards.
+  /// Runs a kernel without the GIL; what stopped it is raised afterwards.
   template <typename F>
   auto watch(F kernel) {
     auto result = [&] {
@@ -64,6 +64,7 @@ class PythonProgress : public Progress {
       return kernel();
     }();
     if (raised_) std::rethrow_exception(raised_);
+    if (!callback_.is_none()) callback_(1.0);
     return result;
   }
 

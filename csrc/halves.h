@@ -10,13 +10,15 @@ namespace ssdml {
 struct float16 {
   std::uint16_t bits;
 
-  /// Exact. Without a branch, and without meeting a subnormal float32, which processors may be told to flush to zero.
+  /// Exact. Without branches, so that loops become vectors, and without meeting a subnormal float32, which processors
+  /// may be told to flush to zero.
   explicit operator double() const {
-    const std::uint32_t subnormal = (bits & 0x7c00u) == 0, special = (bits & 0x7c00u) == 0x7c00u;
-    const std::uint32_t exponent = 112 + subnormal + 112 * special;
-    const float magnitude = std::bit_cast<float>(((bits & 0x7fffu) << 13) + (exponent << 23));
-    const float value = magnitude - (subnormal ? 0x1p-14f : 0.0f);
-    return bits & 0x8000u ? -value : value;
+    const std::uint32_t exponent = bits & 0x7c00u;
+    const std::uint32_t shift = exponent == 0 ? 113 : exponent == 0x7c00u ? 224 : 112;  // subnormal, infinite or NaN
+    const std::uint32_t offset = exponent == 0 ? 113u << 23 : 0;                        // 2^-14
+    const float magnitude =
+        std::bit_cast<float>(((bits & 0x7fffu) << 13) + (shift << 23)) - std::bit_cast<float>(offset);
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | ((bits & 0x8000u) << 16));
   }
 };
 

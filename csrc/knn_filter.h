@@ -21,6 +21,7 @@
 #include <initializer_list>
 #include <limits>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "knn_points.h"
@@ -53,24 +54,45 @@ struct Frame {
   template <typename X>
   Frame(std::initializer_list<const Points<X>*> sets, Team& team);
 
+  /// The mean of most of a sample, without the farthest, as bounds are the closer the less far points are from it.
+  template <typename X>
+  void set_centre(const Points<X>& points);
+
   /// A float32 limit that no v exceeds whose exact distance rounds to that of `v`, with room for float32 sums.
   float limit(double v) const { return static_cast<float>(v + std::abs(v) * 0x1p-20 + rounding); }
 };
+
+template <typename X>
+void Frame::set_centre(const Points<X>& points) {
+  const std::int64_t d = points.d, count = std::min<std::int64_t>(points.n, 1024);
+  std::vector<std::pair<double, std::int64_t>> sample;  // squared distance from the centre so far, and which point
+  const auto placed = [&](std::int64_t i, std::int64_t p) {
+    return static_cast<double>(points.row(i)[p]) * points.first_factor(i) * points.second_factor(i);
+  };
+  const auto average = [&] {
+    std::fill(centre.begin(), centre.end(), 0.0);
+    for (const auto& [distance, i] : sample)
+      for (std::int64_t p = 0; p < d; ++p) centre[p] += placed(i, p) / static_cast<double>(sample.size());
+  };
+  for (std::int64_t s = 0; s < count; ++s) sample.emplace_back(0.0, s * points.n / count);
+  average();
+  for (auto& [distance, i] : sample) {
+    for (std::int64_t p = 0; p < d; ++p) distance += (placed(i, p) - centre[p]) * (placed(i, p) - centre[p]);
+    if (std::isnan(distance)) return;  // to be refused
+  }
+  const auto kept = static_cast<std::ptrdiff_t>(sample.size() - sample.size() / 16);
+  std::nth_element(sample.begin(), sample.begin() + kept - 1, sample.end());
+  sample.resize(kept);
+  average();
+}
 
 template <typename X>
 Frame::Frame(std::initializer_list<const Points<X>*> sets, Team& team) {
   const Points<X>& some = **(sets.end() - 1);
   const std::int64_t d = some.d;
   centred = some.metric != Metric::inner_product;
-  centre.assign(d, 0.0);  // any centre will do: that of a sample is nearly the best
-  const std::int64_t stride = std::max<std::int64_t>(1, some.n / 1024);
-  if (centred) {
-    for (std::int64_t i = 0; i < some.n; i += stride) {
-      const double first = some.first_factor(i), second = some.second_factor(i);
-      for (std::int64_t p = 0; p < d; ++p) centre[p] += static_cast<double>(some.row(i)[p]) * first * second;
-    }
-    for (double& c : centre) c /= static_cast<double>((some.n + stride - 1) / stride);
-  }
+  centre.assign(d, 0.0);
+  if (centred) set_centre(some);
 
   double widest = 0, farthest = 0, largest = 0;  // coordinates: centred, not centred, as given
   double points = 0, lost8 = 0, lost16 = 0;      // squares of what rounding to steps loses, relative

@@ -380,13 +380,14 @@ Storage choose_storage(const Points<X>& rows, const Points<X>& columns, std::int
     return Points<X>(copy.data(), count, points.d, points.metric, team);
   };
   std::vector<X> row_copy, column_copy;
-  const Points<X> some_rows = sample(rows, row_copy), some_columns = sample(columns, column_copy);
-  // Cycles per pair: what a tile saves over one of twice the width, and what an undecided pair costs.
+  const Points<X> some_rows = sample(rows, row_copy);
+  const Points<X> some_columns = join ? some_rows : sample(columns, column_copy);
   const auto d = static_cast<double>(rows.d);
+  // Cycles per pair: what a tile saves over one of twice the width, and what an undecided pair costs.
   const auto pays = [&](Storage storage, double saves, double costs) {
     const Filter left(some_rows, 0, some_rows.n, frame, storage, team);
-    const Filter right(some_columns, 0, some_columns.n, frame, storage, team);
-    return undecided(left, right, join, k, columns.n) * costs < saves;
+    const auto share = [&](const Filter& right) { return undecided(left, right, join, k, columns.n); };
+    return (join ? share(left) : share(Filter(some_columns, 0, some_columns.n, frame, storage, team))) * costs < saves;
   };
   if (has_byte_products && pays(Storage::int8, d / 64, d / 16 + 40)) return Storage::int8;
   if (pays(Storage::int16, d / 32, d * 0.6 + 40)) return Storage::int16;
@@ -491,20 +492,22 @@ Outcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Me
   constexpr std::int64_t small = 4 * kBlock;
   Team team(num_threads, progress);
   std::atomic<bool> refused{false};
-  const auto share = [&](std::int64_t s) { return static_cast<double>(ptr[s]) / static_cast<double>(n); };
+  std::atomic<std::int64_t> done{0};
+  const auto share = [n](std::int64_t points) { return static_cast<double>(points) / static_cast<double>(n); };
   team.each(segments, 1, [&](std::int64_t s, std::int64_t) {
     if (refused || size(s) > small || size(s) == 0) return;
     PolledWithin within(team);
     Team alone(1, within);
     if (search_segment(s, alone) == Outcome::refused) refused = true;
-    team.poll(share(s));
+    team.poll(share(done += size(s)));
   });
   for (std::int64_t s = 0; s < segments && !team.stopped() && !refused; ++s) {
     if (size(s) <= small) continue;
-    PartialProgress part(progress, share(s), share(s + 1));
+    PartialProgress part(progress, share(done), share(done + size(s)));
     Team all(static_cast<int>(std::min<std::int64_t>(num_threads, size(s) / kBlock)), part);
     const Outcome outcome = search_segment(s, all);
     if (outcome != Outcome::complete) return outcome;
+    done += size(s);
   }
   return team.stopped() ? Outcome::stopped : refused ? Outcome::refused : Outcome::complete;
 }

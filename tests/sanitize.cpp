@@ -3,6 +3,8 @@
 // Buffers are exactly as long as the contracts say, so that one step too far is seen.
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -21,6 +23,13 @@ namespace {
 struct Silent : Progress {
   bool update(double) override { return true; }
 } silent;
+
+/// Asks to stop at the n-th poll.
+struct Stopping : Progress {
+  explicit Stopping(int n) : left(n) {}
+  bool update(double) override { return --left > 0; }
+  int left;
+};
 
 std::mt19937 generator(0);
 
@@ -60,6 +69,28 @@ void partition(std::int64_t n, std::int64_t d, std::int64_t k, const Indices& pt
   const auto count = static_cast<std::int64_t>(triplets.size()) / 3;
   std::vector<T> losses(count), grad(n * d);
   angular_loss<T>(x.data(), n, d, triplets.data(), count, 0.7, nullptr, losses.data(), grad.data(), threads);
+}
+
+/// Stops a search at every poll there is, and lets it refuse a point.
+void stop(int threads) {
+  std::vector<float> x = points<float>(1500, 40, 0);
+  Indices indices(1500 * 3);
+  std::vector<float> distances(1500 * 3);
+  const Indices ptr{0, 100, 1500};
+  const auto graph = [&](Progress& progress) {
+    return knn_graph(x.data(), 1500, 40, 3, Metric::cosine, ptr.data(), 2, indices.data(), distances.data(), threads, 1,
+                     progress);
+  };
+  const auto search = [&](Progress& progress) {
+    return knn_search(x.data(), 700, x.data(), 1500, 40, 3, Metric::cosine, indices.data(), distances.data(), threads,
+                      1, progress);
+  };
+  for (int polls = 1;; ++polls) {
+    Stopping first(polls), second(polls);
+    if ((graph(first) == Outcome::complete) + (search(second) == Outcome::complete) == 2) break;
+  }
+  x[777] = std::numeric_limits<float>::quiet_NaN();
+  if (graph(silent) != Outcome::refused || search(silent) != Outcome::refused) std::abort();
 }
 
 template <typename T>
@@ -122,6 +153,7 @@ int main() {
   for (int threads : {1, 2}) {
     all<float>(threads);
     all<double>(threads);
+    stop(threads);
     draw({2, 1}, 1, 0, threads);
     draw({2, 2}, 5, ~std::uint64_t{0}, threads);
     draw({300, 2, 7, 1, 1, 1}, 3, 1, threads);

@@ -1,7 +1,10 @@
 import concurrent.futures
 import itertools
+import mmap
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -13,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from strategies import DTYPES, LAYOUTS, LIBRARIES, METRICS, make_points, point_sets, relayout, to_torch
 
 import ssdml_fast as sf
-from ssdml_fast import _torch, reference
+from ssdml_fast import _core, _torch, reference
 from ssdml_fast.ops import knn_graph as knn_graph_op
 from ssdml_fast.reference.knn_graph import pairwise_distances
 
@@ -67,17 +70,18 @@ def test_twin_agrees_with_sklearn(metric, case):
     assert_nearest(reference.knn_graph(x, k, metric), indices, distances, atol=1e-5)
 
 
+@pytest.mark.parametrize(("find", "n", "d"), [(reference.knn_graph, 300, 20), (sf.knn_graph, 4000, 96)])
 @pytest.mark.parametrize("metric", ["sqeuclidean", "inner_product"])
-def test_twin_agrees_with_faiss(metric):
+def test_agrees_with_faiss(metric, find, n, d):
     faiss = pytest.importorskip("faiss")
-    x, k = make_points("gaussian", 300, 20, np.random.default_rng(0)).astype(np.float32), 7
+    x, k = make_points("gaussian", n, d, np.random.default_rng(0)).astype(np.float32), 7
     faiss_metric, sign = {
         "sqeuclidean": (faiss.METRIC_L2, 1),
         "inner_product": (faiss.METRIC_INNER_PRODUCT, -1),
     }[metric]
     distances, indices = faiss.knn(x, x, k + 1, metric=faiss_metric)
     found = sf.KnnGraph.from_search(indices, sign * distances)
-    assert_nearest(reference.knn_graph(x, k, metric), found.indices, found.distances, atol=1e-4)
+    assert_nearest(find(x, k, metric), found.indices, found.distances, atol=1e-4)
 
 
 def assert_nearest(graph, indices, distances, atol):
@@ -283,7 +287,7 @@ def test_reading_in_ranges_changes_nothing(isa, monkeypatch, d):
 @pytest.mark.parametrize("d", [12, 300])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_outlier_changes_nothing_for_the_others(isa, d, dtype):
-    x = np.random.default_rng(0).standard_normal((700, d)).astype(dtype)
+    x = np.random.default_rng(0).standard_normal((400, d)).astype(dtype)
     x[5] *= 1e6
     assert_same_graph(sf.knn_graph(x, 6), reference.knn_graph(x, 6), x, "sqeuclidean")
 
@@ -318,12 +322,74 @@ def test_more_points_than_can_be_numbered_are_refused():
         knn_graph_op.check_countable(2**32, "base")
 
 
-def test_memory_map_is_read_where_it_lies(tmp_path):
-    x = make_points("gaussian", 300, 5, np.random.default_rng(0)).astype(np.float32)
-    x.tofile(tmp_path / "points")
-    mapped = np.memmap(tmp_path / "points", np.float32, "r", shape=x.shape)
-    assert knn_graph_op.as_points(mapped, "x").ctypes.data == mapped.ctypes.data
-    assert_identical(sf.knn_graph(mapped, 5), sf.knn_graph(x, 5))
+FROM_DISK = """
+import resource, sys
+import numpy as np, torch, ssdml_fast as sf
+from ssdml_fast.ops import knn_graph as op
+
+path, library, dtype, n, d = *sys.argv[1:4], *map(int, sys.argv[4:])
+if library == "numpy":
+    x = np.memmap(path, dtype, "r", shape=(n, d))
+else:
+    x = torch.from_file(path, shared=True, size=n * d, dtype=getattr(torch, dtype)).view(n, d)
+op.BLOCK_BYTES = 2 << 20
+sf.knn_graph(np.zeros((2000, 4)), 3)  # threads are started before the limit
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+limit = int(status["VmData"].split()[0]) * 1024 + (12 << 20)
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # counts what is allocated, not what is mapped from a file
+graph = sf.knn_graph(x, 4)
+found = sf.knn_search(x[:50], x, 4)
+np.savez(path + ".npz", graph=graph.indices, found=found.indices)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
+@pytest.mark.parametrize(
+    ("library", "dtype"), [("numpy", "float32"), ("numpy", "float16"), ("torch", "float32"), ("torch", "bfloat16")]
+)
+def test_points_on_disk_are_not_brought_into_memory(tmp_path, library, dtype):
+    n, d = 3000, 3000
+    x = torch.from_numpy(make_points("clusters", n, d, np.random.default_rng(0))).to(getattr(torch, dtype))
+    x.view(torch.uint8).numpy().tofile(tmp_path / "points")  # 18 or 36 MB; 12 MB beyond what is in use are allowed
+    arguments = [str(tmp_path / "points"), library, dtype, str(n), str(d)]
+    subprocess.run([sys.executable, "-c", FROM_DISK, *arguments], check=True, timeout=300)
+    found = np.load(tmp_path / "points.npz")
+    x = x.float().numpy()
+    np.testing.assert_array_equal(found["graph"], sf.knn_graph(x, 4).indices)
+    np.testing.assert_array_equal(found["found"], sf.knn_search(x[:50], x, 4).indices)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs memory that is only reserved")
+def test_sizes_beyond_32_bits(isa):
+    """A segment so far along that its places in x and in the results pass 2³¹: only its own pages are ever touched."""
+    x = make_points("gaussian", 60, 3, np.random.default_rng(0)).astype(np.float32)
+    first, k = 2**30 + 3, 3
+    mapped = [
+        mmap.mmap(-1, (first + 60) * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+        for size in (12, 24, 12)
+    ]
+    points, indices, distances = (
+        np.frombuffer(memory, dtype).reshape(-1, 3)
+        for memory, dtype in zip(mapped, (np.float32, np.int64, np.float32), strict=True)
+    )
+    points[first:] = x
+    ptr = np.array([first, first + 60])
+    _core.lib.knn_graph(
+        "float32", points.ctypes.data, first + 60, 3, k, "sqeuclidean", ptr.ctypes.data, 1, indices.ctypes.data,
+        distances.ctypes.data, 1, 1 << 20, None,
+    )  # fmt: skip
+    expected = sf.knn_graph(x, k)
+    np.testing.assert_array_equal(indices[first:], expected.indices + first)
+    np.testing.assert_array_equal(distances[first:], expected.distances)
+
+
+@pytest.mark.parametrize("ptr", [None, np.array([0, 300, 5000, 5100, 6000])])
+def test_progress_rises_to_one(ptr):
+    x = make_points("gaussian", 6000, 200, np.random.default_rng(0))
+    shares = []
+    sf.knn_graph(x, 10, ptr=ptr, num_threads=1, progress=shares.append)
+    assert shares == sorted(shares) and shares[-1] == 1 and shares[0] >= 0
+    assert len(shares) > 1 or ptr is not None
 
 
 # --- backends agree ---------------------------------------------------------------------------------------------------
@@ -392,12 +458,24 @@ def test_torch_layouts():
         np.testing.assert_array_equal(sf.knn_graph(view, 4).indices, sf.knn_graph(view.numpy().copy(), 4).indices)
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**-20])  # float16 is subnormal below 2**-14
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precisions_are_computed_in_float32(dtype):
-    x = torch.randn(40, 5).to(dtype)
-    graph, expected = sf.knn_graph(x, 4), sf.knn_graph(x.float(), 4)
-    assert torch.equal(graph.indices, expected.indices) and torch.equal(graph.distances, expected.distances)
-    assert graph.distances.dtype == torch.float32
+def test_half_precisions_are_computed_in_float32(isa, dtype, scale):
+    x = (scale * torch.randn(400, 5)).to(dtype)
+    for metric in METRICS:
+        graph, expected = sf.knn_graph(x, 4, metric), sf.knn_graph(x.float(), 4, metric)
+        assert torch.equal(graph.indices, expected.indices) and torch.equal(graph.distances, expected.distances)
+        assert graph.distances.dtype == torch.float32
+    found, expected = sf.knn_search(x[:7], x, 3), sf.knn_search(x[:7].float(), x.float(), 3)
+    assert torch.equal(found.indices, expected.indices) and torch.equal(found.distances, expected.distances)
+
+
+def test_every_float16_is_read_right(isa):
+    x = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    x = x[np.isfinite(x)].reshape(-1, 1)
+    origin = np.zeros((1, 1), np.float16)
+    found = sf.knn_search(x, origin, 1, "euclidean")
+    np.testing.assert_array_equal(found.distances[:, 0], np.abs(x[:, 0]).astype(np.float32))
 
 
 def test_torch_input_may_require_grad():
@@ -469,6 +547,7 @@ def with_entry(x, value):
         (ValueError, "num_threads", {"num_threads": -2}),
         (TypeError, "num_threads", {"num_threads": 1.5}),
         (TypeError, "num_threads", {"num_threads": True}),
+        (TypeError, "progress", {"progress": 1}),
     ],
 )
 @pytest.mark.parametrize("library", LIBRARIES)
