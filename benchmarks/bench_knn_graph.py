@@ -22,12 +22,23 @@ SHAPES = {
 }
 FULL = {
     "uniform-9100x784-k10": ("uniform", 9100, 784, 10),
+    "outliers-9100x128-k10": ("outliers", 9100, 128, 10),
+    "lognormal-9100x128-k10": ("lognormal", 9100, 128, 10),
     "clustered-5864x1024-k50": ("clustered", 5864, 1024, 50),
     "uniform-5864x1024-k50": ("uniform", 5864, 1024, 50),
     "clustered-40000x128-k10": ("clustered", 40_000, 128, 10),
     "uniform-40000x128-k10": ("uniform", 40_000, 128, 10),
     "clustered-200000x128-k10": ("clustered", 200_000, 128, 10),
 }
+GROWTH = {  # of time with N, d and k, each from the same middle
+    f"growth-{n}x{d}-k{k}": ("clustered", n, d, k)
+    for n, d, k in [
+        *((n, 128, 10) for n in (5_000, 10_000, 20_000, 40_000, 80_000)),
+        *((10_000, d, 10) for d in (8, 32, 512, 2048)),
+        *((10_000, 128, k) for k in (1, 30, 100, 300)),
+    ]
+}
+SEARCHES = {"q10000-n40000x128-k10": (10_000, 40_000, 10), "q100-n200000x128-k10": (100, 200_000, 10)}
 
 
 def ours(x, k):
@@ -65,7 +76,34 @@ METHODS = {"ssdml_fast": ours, "faiss.knn": faiss_knn, "scikit-learn brute": sci
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [*SHAPES, *full_only(FULL)])
 def test_knn_graph(race, shape, method):
-    kind, n, d, k = {**SHAPES, **FULL}[shape]
+    compare(race, shape, method)
+
+
+@pytest.mark.parametrize("method", ["ssdml_fast", "faiss.knn"])
+@pytest.mark.parametrize("shape", full_only(GROWTH))
+def test_growth(race, shape, method):
+    compare(race, shape, method)
+
+
+@pytest.mark.parametrize("method", ["ssdml_fast", "faiss.knn"])
+@pytest.mark.parametrize("shape", full_only(SEARCHES))
+def test_knn_search(race, shape, method):
+    n_queries, n_base, k = SEARCHES[shape]
+    x = points("clustered", n_queries + n_base, 128)
+    queries, base = x[:n_queries], x[n_queries:]
+    if method == "ssdml_fast":
+        race(lambda: sf.knn_search(queries, base, k).indices, lambda found: None)
+    else:
+        faiss = pytest.importorskip("faiss")
+        expected = sf.knn_search(queries, base, k).indices
+        race(
+            lambda: faiss.knn(queries, base, k)[1],
+            lambda found: assert_same_neighbours(base, found, expected, queries),
+        )
+
+
+def compare(race, shape, method):
+    kind, n, d, k = {**SHAPES, **FULL, **GROWTH}[shape]
     x = points(kind, n, d)
 
     def check(found):
@@ -74,7 +112,8 @@ def test_knn_graph(race, shape, method):
         else:
             assert_same_neighbours(x, without_self(np.asarray(found), k), graph(kind, n, d, k).indices)
 
-    race(METHODS[method](x, k), check, targets={"faiss.knn": target(shape)})
+    # Each pair of points is multiplied once: what a method without that symmetry computes counts double.
+    race(METHODS[method](x, k), check, targets={"faiss.knn": target(shape)}, flops=n * n * d)
 
 
 def target(shape):
@@ -101,12 +140,13 @@ def assert_nearest(x, found, sample=40):
         np.testing.assert_array_equal(found[i], np.lexsort((np.arange(len(x)), distances))[:k])
 
 
-def assert_same_neighbours(x, found, expected):
+def assert_same_neighbours(x, found, expected, queries=None):
     """The same sets everywhere, except that neighbours closer than float32 can tell apart may replace one another."""
     wide = x.astype(np.float64)
+    from_ = wide if queries is None else queries.astype(np.float64)
     # What rounding may do to |x|² + |y|² - 2<x, y> of unit vectors.
-    tie = 16 * np.finfo(np.float32).eps
+    tie = 16 * np.finfo(np.float32).eps * (wide**2).sum(1).max()
     for i in np.flatnonzero((np.sort(found, 1) != np.sort(expected, 1)).any(1)):
         instead, missed = np.setdiff1d(found[i], expected[i]), np.setdiff1d(expected[i], found[i])
         assert len(instead) == len(missed), f"repeated neighbours of point {i}"
-        assert ((wide[instead] - wide[i]) ** 2).sum(1).max() - ((wide[missed] - wide[i]) ** 2).sum(1).min() < tie
+        assert ((wide[instead] - from_[i]) ** 2).sum(1).max() - ((wide[missed] - from_[i]) ** 2).sum(1).min() < tie

@@ -15,17 +15,25 @@ import ssdml_fast as sf
 
 @functools.cache
 def points(kind: str, n: int, d: int) -> np.ndarray:
-    """(n, d) float32 unit vectors: "uniform" on the sphere, "clustered" or "mnist"."""
+    """(n, d) float32 unit vectors: "uniform" on the sphere, "clustered", "lognormal" coordinates or "mnist".
+
+    "outliers" are uniform ones, of which every hundredth is three times as long.
+    """
     rng = np.random.default_rng(0)
-    if kind == "uniform":  # no structure: the hardest input for any method that prunes
+    if kind in ("uniform", "outliers"):  # no structure: the hardest input for any method that prunes
         x = rng.standard_normal((n, d))
+    elif kind == "lognormal":  # a few coordinates of each point are much larger than the others
+        x = np.exp(2 * rng.standard_normal((n, d)))
     elif kind == "clustered":  # ten clusters of intrinsic dimension 16 with some noise around, like a trained embedding
         centres = 1.5 * rng.standard_normal((10, 16))
         latent = centres[rng.integers(0, 10, n)] + rng.standard_normal((n, 16))
         x = latent @ rng.standard_normal((16, d)) + 0.05 * rng.standard_normal((n, d))
     else:
         x = _mnist_images()[:n].reshape(n, d).astype(np.float64)
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    if kind == "outliers":
+        x[::100] *= 3
+    return x.astype(np.float32)
 
 
 def _mnist_images() -> np.ndarray:

