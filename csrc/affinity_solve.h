@@ -209,12 +209,12 @@ class PanelSolver {
   }
 
   const Graph& graph_;
-  double gamma_, tol_;
-  bool or_give_up_;
+  double gamma_ = 0, tol_ = 0;
+  bool or_give_up_ = false;
   Solved solved_;
-  double scale_;                // what v counts for
-  double rounding_[kWidth<P>];  // error of the entries of each column by rounding so far
-  double size_[kWidth<P>];      // largest |v|
+  double scale_ = 1;                 // what v counts for
+  double rounding_[kWidth<P>] = {};  // error of the entries of each column by rounding so far
+  double size_[kWidth<P>] = {};      // largest |v|
   Lines<P> v_, swept_;
   std::vector<double> coefficients_;  // (modes, kWidth) of the panel
   std::vector<char> reached_;         // points that any column of the panel has reached
