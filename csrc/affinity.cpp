@@ -56,9 +56,9 @@ struct Outcome {
   double error = 0;
 };
 
-template <typename T>
+template <typename T, typename Proceed>
 ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64_t classes, double tol,
-                        std::int64_t& sweeps) {
+                        std::int64_t& sweeps, const Proceed& proceed) {
   constexpr int width = kWidth<double>;
   const Graph& graph = part.graph;
   const std::int64_t columns = classes + 1, panels = (columns + width - 1) / width;
@@ -67,8 +67,10 @@ ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64
   double error = 0;
   std::vector<PanelSolver<double>> solvers;
   for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, graph.n * width, modes.count());
+  std::atomic<bool> stop{false};
 #pragma omp parallel for num_threads(static_cast<int>(solvers.size())) schedule(dynamic) reduction(max : most, error)
   for (std::int64_t q = 0; q < panels; ++q) {
+    if (stop) continue;
     PanelSolver<double>& solver = solvers[thread_index()];
     const std::int64_t begin = q * width, end = std::min<std::int64_t>(begin + width, columns);
     solver.clear();
@@ -88,6 +90,7 @@ ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64
     std::int64_t number = 0;
     for (std::int64_t p = 0; p < graph.n; ++p)
       for (std::int64_t c = begin; c < end; ++c) result.mass[p * columns + c] = solver.entry(number++);
+    if (thread_index() == 0 && !proceed(0)) stop = true;
   }
   sweeps = std::max(sweeps, most);
   result.error = error;
@@ -182,7 +185,7 @@ void solve_component(const Component& part, const Modes<T>& modes, std::int64_t 
                      std::vector<std::int32_t>& unlabelled, std::vector<double>& mass, Outcome& outcome,
                      const Proceed& proceed) {
   if (labelled && mass.empty()) {
-    ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps);
+    ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps, proceed);
     if (last || solved.error <= part.tol / 3) {
       mass = std::move(solved.mass);
       outcome.error = std::max(outcome.error, 3 * solved.error);  // of 2 mass - total

@@ -10,6 +10,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "random.h"
+
 namespace ssdml::walk {
 
 template <typename T>
@@ -109,13 +111,8 @@ struct Graph {
 /// Reproducible random entries in [-1, 1).
 template <typename T>
 void random_entries(std::uint64_t seed, T* x, std::int64_t count) {
-  std::uint64_t state = seed;
-  for (std::int64_t e = 0; e < count; ++e) {
-    std::uint64_t z = state += 0x9e3779b97f4a7c15u;  // splitmix64
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    x[e] = static_cast<T>(static_cast<double>((z ^ (z >> 31)) >> 40) * 0x1p-23 - 1);
-  }
+  const Random random{seed, 0};
+  for (std::int64_t e = 0; e < count; ++e) x[e] = static_cast<T>(random.below(e, 1 << 24)) * T(0x1p-23) - T(1);
 }
 
 /// Points component by component, each in the order of depth-first searches along nearest neighbours, large ones in

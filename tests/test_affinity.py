@@ -127,16 +127,17 @@ def clustered(n, k):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("gamma", [0.999, 0.9])
-@pytest.mark.parametrize("tol", [1e-3, 1e-6])
 @pytest.mark.parametrize("neighbours", [circulant, chain, popular, clustered])
 @pytest.mark.parametrize("dtype, n", [(np.float64, 700), (np.float32, 2100)])
-def test_error_bound_holds_with_slow_modes(dtype, n, neighbours, tol, gamma, weighted):
+def test_error_bound_holds_with_slow_modes(dtype, n, neighbours, gamma, weighted):
     rng = np.random.default_rng(1)
     indices = neighbours(n, 6)
     weights = rng.random(indices.shape) ** 4 + 1e-3 if weighted else None
     graph = KnnGraph(indices, np.zeros(indices.shape, dtype), weights=weights)
     y = np.where(rng.random(n) < 0.05, rng.integers(0, 3, n), -1)
-    assert_within_bound(sf.propagate_affinity(graph, y, gamma, tol), exact(graph, y, gamma), tol)
+    twin = exact(graph, y, gamma)
+    for tol in (1e-3, 1e-6):
+        assert_within_bound(sf.propagate_affinity(graph, y, gamma, tol), twin, tol)
 
 
 def test_slow_modes_leave_few_sweeps(isa):
