@@ -1,4 +1,4 @@
-"""Affinities on the edges: ours beside the dense closed form and sparse iterations, all to 1e-6.
+"""Affinities on the edges, all to 1e-6, beside the dense closed form and sparse iterations; and class posteriors.
 
 SciPy's BiCGStab is left out: on these graphs it stops at errors of 1e-4 and more.
 """
@@ -13,7 +13,8 @@ import pytest
 import scipy.linalg
 import scipy.sparse.linalg
 import torch
-from inputs import full_only, graph, labels
+from inputs import full_only, graph, labels, mnist_classes, mnist_labels
+from sklearn.semi_supervised import LabelSpreading
 
 import ssdml_fast as sf
 
@@ -25,6 +26,12 @@ SMALL = {
 LARGE = {
     "clustered-9100x128-k10": ("clustered", 9100, 128, 10),
     "mnist-9100x784-k10": ("mnist", 9100, 784, 10),
+    "plane-9100x2-k10": ("plane", 9100, 2, 10),
+}
+HUGE = {  # where no dense peer fits: ours alone, to see how it grows
+    "mnist-20000x784-k10": ("mnist", 20_000, 784, 10),
+    "mnist-50000x784-k10": ("mnist", 50_000, 784, 10),
+    "clustered-100000x128-k10": ("clustered", 100_000, 128, 10),
 }
 
 
@@ -120,8 +127,22 @@ def on_edges(walk, labelled, graph, y):
     return (walk[rows, graph.indices] + walk[graph.indices, rows]) / 2
 
 
+def scipy_solve(graph, y):
+    """All columns of the closed form by one LU factorisation."""
+
+    def call():
+        matrix = np.eye(graph.n)
+        np.put_along_axis(matrix, graph.indices, -GAMMA / graph.k, axis=1)
+        right = np.eye(graph.n) * (1 - GAMMA)
+        walk = scipy.linalg.solve(matrix, right, overwrite_a=True, overwrite_b=True, check_finite=False)
+        return on_edges(walk, walk @ sources(y), graph, y)
+
+    return call
+
+
 DENSE = {
     "ssdml_fast": ours,
+    "scipy solve float64": scipy_solve,
     "scipy inv float64": scipy_inv(np.float64),
     "scipy inv float32": scipy_inv(np.float32),
     "torch inv float32": torch_inv(np.float32),
@@ -149,3 +170,103 @@ def test_propagate_affinity(race, shape, method):
 
     targets = dict.fromkeys(DENSE, 30) if shape in LARGE else {}
     race(METHODS[method](graph(*points_of), labels(points_of[1])), check, targets)
+
+
+def exact_rows(graph, y, points):
+    """Values of some unlabelled points with unlabelled neighbours, by power iteration on the columns they need."""
+    columns = np.unique(np.concatenate([points, graph.indices[points].ravel()]))
+    assert (y[columns] < 0).all()
+    step, restart = GAMMA * transition(graph), np.zeros((graph.n, len(columns)))
+    restart[columns, np.arange(len(columns))] = 1 - GAMMA
+    walk = restart
+    for _ in range(1800):  # GAMMA^1800 = 1e-8
+        walk = step @ walk + restart
+    near, own = graph.indices[points], np.searchsorted(columns, points)
+    return (walk[points[:, None], np.searchsorted(columns, near)] + walk[near, own[:, None]]) / 2
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("shape", "method"), [(shape, f"ssdml_fast tol={tol}") for shape in HUGE for tol in (1e-6, 1e-5)]
+)
+def test_growth(race, shape, method):
+    kind, n, *rest = HUGE[shape]
+    here, y, tol = graph(kind, n, *rest), labels(n), float(method.partition("=")[2])
+    unlabelled = np.flatnonzero((y < 0) & (y[here.indices] < 0).all(1))
+    points = np.random.default_rng(2).choice(unlabelled, 2, replace=False)
+
+    def check(affinity):
+        assert affinity.error_bound <= tol
+        np.testing.assert_allclose(affinity.values[points], exact_rows(here, y, points), rtol=0, atol=tol + 1e-8)
+
+    race(lambda: sf.propagate_affinity(here, y, GAMMA, tol), check)
+
+
+# ---- class posteriors ------------------------------------------------------------------------------------------------
+
+
+def our_posteriors(graph, y):
+    return lambda: sf.propagate_labels(graph, y, GAMMA, TOL).posteriors
+
+
+def scipy_cg(graph, y):
+    """The same system, class by class, in the symmetric form that conjugate gradients need."""
+    edges = transition(graph)
+    weights = edges + edges.T
+    root = np.sqrt(weights.sum(1))
+    matrix = scipy.sparse.eye_array(graph.n) - GAMMA * scipy.sparse.diags_array(1 / root) @ weights @ (
+        scipy.sparse.diags_array(1 / root)
+    )
+    matrix = matrix.tocsr()
+
+    def call():
+        mass = np.empty((graph.n, 10))
+        for c in range(10):
+            solved, failed = scipy.sparse.linalg.cg(matrix, root * (y == c), rtol=1e-10)
+            assert not failed
+            mass[:, c] = solved / root
+        mass /= mass.sum(0)
+        return mass / mass.sum(1, keepdims=True)
+
+    return call
+
+
+def label_spreading(max_iter, tol):
+    """scikit-learn's own normalisation, so close to these posteriors, not equal."""
+
+    def method(graph, y):
+        edges = transition(graph)
+        weights, rows = (edges + edges.T).tocsr(), np.zeros((graph.n, 1))
+
+        def call():
+            model = LabelSpreading(kernel=lambda *_: weights, alpha=GAMMA, max_iter=max_iter, tol=tol)
+            return model.fit(rows, y).label_distributions_
+
+        return call
+
+    return method
+
+
+POSTERIORS = {
+    "ssdml_fast": our_posteriors,
+    "scipy cg": scipy_cg,
+    "sklearn LabelSpreading, 30 steps": label_spreading(30, 1e-3),
+    "sklearn LabelSpreading, to 1e-6": label_spreading(10_000, 1e-6),
+}
+
+
+@pytest.mark.filterwarnings("ignore:max_iter=30 was reached")
+@pytest.mark.parametrize("method", POSTERIORS)
+@pytest.mark.parametrize("shape", ["posteriors-mnist-9100-k10", *full_only(["posteriors-mnist-50000-k10"])])
+def test_propagate_labels(race, shape, method):
+    n = int(shape.split("-")[2])
+    here, y, classes = graph("mnist", n, 784, 10), mnist_labels(n), mnist_classes(n)
+    expected = our_posteriors(here, y)()
+
+    def check(posteriors):
+        right = [np.mean(p.argmax(1)[y < 0] == classes[y < 0]) for p in (posteriors, expected)]
+        assert right[0] <= right[1] + 0.02
+        if "LabelSpreading" not in method:
+            np.testing.assert_allclose(posteriors, expected, rtol=0, atol=2 * TOL)
+
+    race(POSTERIORS[method](here, y), check)

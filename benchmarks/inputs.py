@@ -17,9 +17,11 @@ import ssdml_fast as sf
 def points(kind: str, n: int, d: int) -> np.ndarray:
     """(n, d) float32 unit vectors: "uniform" on the sphere, "clustered", "lognormal" coordinates or "mnist".
 
-    "outliers" are uniform ones, of which every hundredth is three times as long.
+    "outliers" are uniform ones, of which every hundredth is three times as long; "plane" are uniform in a cube.
     """
     rng = np.random.default_rng(0)
+    if kind == "plane":  # few dimensions: the slowest walks
+        return rng.random((n, d), np.float32)
     if kind in ("uniform", "outliers"):  # no structure: the hardest input for any method that prunes
         x = rng.standard_normal((n, d))
     elif kind == "lognormal":  # a few coordinates of each point are much larger than the others
@@ -37,11 +39,20 @@ def points(kind: str, n: int, d: int) -> np.ndarray:
 
 
 def _mnist_images() -> np.ndarray:
+    return np.frombuffer(_mnist_file("train-images-idx3-ubyte.gz"), np.uint8, offset=16).reshape(-1, 28, 28)
+
+
+@functools.cache
+def mnist_classes(n: int) -> np.ndarray:
+    """(n,) digits of the "mnist" points."""
+    return np.frombuffer(_mnist_file("train-labels-idx1-ubyte.gz"), np.uint8, offset=8)[:n].astype(np.int64)
+
+
+def _mnist_file(name: str) -> bytes:
     folder = os.environ.get("SSDML_MNIST")
     if not folder:
-        pytest.skip("SSDML_MNIST does not name a folder with MNIST's train-images-idx3-ubyte.gz")
-    data = gzip.decompress((Path(folder) / "train-images-idx3-ubyte.gz").read_bytes())
-    return np.frombuffer(data, np.uint8, offset=16).reshape(-1, 28, 28)
+        pytest.skip(f"SSDML_MNIST does not name a folder with MNIST's {name}")
+    return gzip.decompress((Path(folder) / name).read_bytes())
 
 
 @functools.cache
@@ -55,6 +66,15 @@ def labels(n: int) -> np.ndarray:
     """(n,) labels: ten random points of each of ten classes, -1 elsewhere; their place does not affect the work."""
     y = np.full(n, -1)
     y[np.random.default_rng(1).permutation(n)[:100]] = np.arange(100) % 10
+    return y
+
+
+@functools.cache
+def mnist_labels(n: int) -> np.ndarray:
+    """(n,) digits of ten "mnist" points of each class, -1 elsewhere."""
+    classes, y = mnist_classes(n), np.full(n, -1)
+    for c in range(10):
+        y[np.random.default_rng(c).choice(np.flatnonzero(classes == c), 10, replace=False)] = c
     return y
 
 

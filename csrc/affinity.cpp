@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <vector>
 
 #include "affinity_modes.h"
+#include "affinity_relax.h"
 #include "affinity_solve.h"
 #include "affinity_walk.h"
 
@@ -14,15 +14,14 @@ namespace ssdml {
 namespace {
 
 using namespace walk;
-
-/// How many slow modes to take out of a component of n points. Their number grows with n; finding and removing them
-/// costs as much as some ten sweeps.
+/// How many slow modes to take out of a component of n points: a multiple of kWidth. More leave fewer sweeps, but
+/// finding and removing them costs more than it saves.
 std::int64_t modes_for(std::int64_t n) {
   if (n < 512) return 0;
-  return static_cast<std::int64_t>(
-      std::bit_ceil(static_cast<std::uint64_t>(std::clamp<std::int64_t>(n / 100, n < 1024 ? 32 : 64, 512))));
+  return 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
 }
-constexpr int kSweepsBeforeModes = 8;
+constexpr int kSweepsBeforeModes = 4;  // until the columns of popular points are smooth enough for float32
+constexpr double kOmega = 1.3;         // best where few modes are slow; adapted where many are
 constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
 constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
 
@@ -57,9 +56,9 @@ struct Outcome {
   double error = 0;
 };
 
-template <typename T>
+template <typename T, typename Proceed>
 ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64_t classes, double tol,
-                        std::int64_t& sweeps) {
+                        std::int64_t& sweeps, const Proceed& proceed) {
   constexpr int width = kWidth<double>;
   const Graph& graph = part.graph;
   const std::int64_t columns = classes + 1, panels = (columns + width - 1) / width;
@@ -68,8 +67,10 @@ ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64
   double error = 0;
   std::vector<PanelSolver<double>> solvers;
   for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, graph.n * width, modes.count());
+  std::atomic<bool> stop{false};
 #pragma omp parallel for num_threads(static_cast<int>(solvers.size())) schedule(dynamic) reduction(max : most, error)
   for (std::int64_t q = 0; q < panels; ++q) {
+    if (stop) continue;
     PanelSolver<double>& solver = solvers[thread_index()];
     const std::int64_t begin = q * width, end = std::min<std::int64_t>(begin + width, columns);
     solver.clear();
@@ -89,10 +90,34 @@ ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64
     std::int64_t number = 0;
     for (std::int64_t p = 0; p < graph.n; ++p)
       for (std::int64_t c = begin; c < end; ++c) result.mass[p * columns + c] = solver.entry(number++);
+    if (thread_index() == 0 && !proceed(0)) stop = true;
   }
   sweeps = std::max(sweeps, most);
   result.error = error;
   return result;
+}
+
+/// Orders places so that panels are of columns that need about as many sweeps: groups of ascending popularity, 1' Q^t,
+/// and within a group as they lie in memory.
+void group_by_popularity(const Graph& graph, std::vector<std::int32_t>& places) {
+  constexpr int kGroups = 8, kSweeps = 6;
+  std::vector<double> popularity(graph.n, 1.0), swept(graph.n);
+  for (int t = 0; t < kSweeps; ++t) {
+    for (std::int64_t p = 0; p < graph.n; ++p) {
+      const Edges edges = graph.edges_in(p);
+      swept[p] = 0;
+      for (std::int64_t e = 0; e < edges.count; ++e)
+        swept[p] += (edges.share ? edges.share[e] : 1.0 / graph.k) * popularity[edges.at[e]];
+    }
+    popularity.swap(swept);
+  }
+  std::stable_sort(places.begin(), places.end(),
+                   [&](std::int32_t p, std::int32_t q) { return popularity[p] < popularity[q]; });
+  const auto panels = static_cast<std::int64_t>(places.size()) / kWidth<float>;
+  for (std::int64_t g = 0; g < kGroups; ++g) {
+    const auto end = g + 1 == kGroups ? places.end() : places.begin() + panels * (g + 1) / kGroups * kWidth<float>;
+    std::sort(places.begin() + panels * g / kGroups * kWidth<float>, end);
+  }
 }
 
 /// Solves the columns of `places` in panels of P and writes them. With `or_give_up`, those that P cannot get within tol
@@ -153,19 +178,15 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
   return again;
 }
 
-/// Labelled columns of W*, class mass, and the columns of `unlabelled`, all in precision T; those given up are left in
-/// `unlabelled`. Returns whether class mass was reached.
+/// Class mass and the columns of `unlabelled` in precision T; those given up are left in `unlabelled`, and `mass`
+/// empty.
 template <typename T, typename Proceed>
-void solve_component(const Component& part, std::int64_t classes, bool last, bool& classes_left,
+void solve_component(const Component& part, const Modes<T>& modes, std::int64_t classes, bool last, bool labelled,
                      std::vector<std::int32_t>& unlabelled, std::vector<double>& mass, Outcome& outcome,
                      const Proceed& proceed) {
-  const Modes<T> modes(part.graph, modes_for(part.graph.n), part.gamma, kSweepsBeforeModes, part.num_threads,
-                       [&] { return proceed(0); });
-  if (!proceed(0)) return;
-  if (classes_left) {
-    ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps);
+  if (labelled && mass.empty()) {
+    ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps, proceed);
     if (last || solved.error <= part.tol / 3) {
-      classes_left = false;
       mass = std::move(solved.mass);
       outcome.error = std::max(outcome.error, 3 * solved.error);  // of 2 mass - total
     }
@@ -176,20 +197,20 @@ void solve_component(const Component& part, std::int64_t classes, bool last, boo
 }  // namespace
 
 template <typename T>
-AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k,
+AffinityReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                                   const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
                                   T* class_mass, int num_threads, Progress& progress) {
   if (n == 0) return {0, 0.0, true};
   const Components components(indices, n, k);
   std::vector<double> forward(n * k), backward(n * k);
-  const double target = std::max(tol - unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
+  const double target = std::max(tol - 1.02 * unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
   Outcome outcome;
   bool proceeding = true;
   std::int64_t points_done = 0;
   std::fill_n(class_mass, n * classes, T(0));
 
   for (std::int64_t s = 0; s < components.count() && proceeding; ++s) {
-    const Graph graph(indices, k, components[s], components.place);
+    const Graph graph(indices, weights, k, components[s], components.place);
     const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
     const auto proceed = [&](std::int64_t columns) {
       return proceeding =
@@ -205,12 +226,23 @@ AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, s
       else
         part.write(p, [](std::int64_t) { return 0.0; });  // no walk arrives where no edge does
     }
-    bool classes_left = !labelled.empty();
+    group_by_popularity(graph, unlabelled);
     std::vector<double> mass;
-    if (sizeof(T) == 4 && graph.n >= kSmall && target > kFloatTol)
-      solve_component<float>(part, classes, false, classes_left, unlabelled, mass, outcome, proceed);
-    if (proceeding && (classes_left || !unlabelled.empty()))
-      solve_component<double>(part, classes, true, classes_left, unlabelled, mass, outcome, proceed);
+    const auto solve = [&]<typename M>(const Modes<M>& modes, bool last) {
+      if (proceeding)
+        solve_component(part, modes, classes, last, !labelled.empty(), unlabelled, mass, outcome, proceed);
+    };
+    const auto find_modes = [&]<typename M>(M) {
+      return Modes<M>(graph, modes_for(graph.n), {gamma, kOmega}, kSweepsBeforeModes, num_threads,
+                      [&] { return proceed(0); });
+    };
+    if (sizeof(T) == 4 && graph.n >= kSmall && target > kFloatTol) {
+      const Modes<float> modes = find_modes(float{});
+      solve(modes, false);
+      if (!unlabelled.empty() || (mass.empty() && !labelled.empty())) solve(Modes<double>(graph, modes), true);
+    } else {
+      solve(find_modes(double{}), true);
+    }
 
     if (!labelled.empty() && proceeding)
       for (std::int64_t p = 0; p < graph.n; ++p)
@@ -233,9 +265,11 @@ AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, s
   return {outcome.sweeps, outcome.error + 1.01 * unit_roundoff<T> * largest, proceeding};
 }
 
-template AffinityReport propagate_affinity(const std::int64_t*, std::int64_t, std::int64_t, const std::int64_t*,
-                                           std::int64_t, double, double, float*, float*, int, Progress&);
-template AffinityReport propagate_affinity(const std::int64_t*, std::int64_t, std::int64_t, const std::int64_t*,
-                                           std::int64_t, double, double, double*, double*, int, Progress&);
+template AffinityReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
+                                           const std::int64_t*, std::int64_t, double, double, float*, float*, int,
+                                           Progress&);
+template AffinityReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
+                                           const std::int64_t*, std::int64_t, double, double, double*, double*, int,
+                                           Progress&);
 
 }  // namespace ssdml

@@ -1,6 +1,7 @@
-// Affinities propagated along a kNN graph, on its edges only.
+// Affinities propagated along a kNN graph, on its edges only, and class posteriors.
 //
-// With Q[i, j] = 1/k for the k neighbours j of i and P = (1 - gamma) (I - gamma Q)^-1, the random walk with restart:
+// With Q[i, j] the share of edge i -> j in its row's weights, 1/k without weights, and P = (1 - gamma) (I - gamma
+// Q)^-1, the random walk with restart, propagate_affinity computes
 //
 //   W* = P W0,  W0[i, j] = 1 if i = j, else +1 / -1 for labelled i, j of equal / different class, else 0
 //   values[i, r] = (W*[i, j] + W*[j, i]) / 2  for j = indices[i, r]
@@ -11,16 +12,18 @@
 // kept.
 //
 // How: the walk's own series, P b = (1 - gamma) (b + gamma Q b + ...) + gamma^t P Q^t b, in which a term is one sweep
-// over the graph. P is row-stochastic, so what is cut off lies in gamma^t [min, max] of Q^t b, and no rounding error
-// grows. The slow modes of Q (weakly connected clusters) are found once per component and taken out of every column,
-// after which some tens of sweeps suffice for any gamma. affinity_walk.h has the sweep, affinity_modes.h the modes,
-// affinity_solve.h the series and its error bound.
+// over the graph; after a few of them the slow modes of Q (weakly connected clusters), which are found once per
+// component, are taken out of every column, and relaxation makes quick work of the rest for any gamma. P is
+// row-stochastic, so what is cut off is within the range of the residual, and no rounding error grows. affinity_walk.h
+// has the graph and its sweep, affinity_modes.h the modes, affinity_relax.h the relaxation, affinity_solve.h how a
+// panel is solved and its error bound.
 //
 // Arithmetic is that of T; a float32 column whose bound does not reach tol is solved again in float64.
 //
-// Requires: indices (n, k) valid neighbours, label in [-1, classes), 0 < gamma < 1, tol > 0. Segments need no mention:
-// connected components are found and solved one by one.
-// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes <= 512, about n / 100.
+// Requires: indices (n, k) valid neighbours, weights (n, k) finite, none negative, some of each row positive, or null,
+// label in [-1, classes), 0 < gamma < 1, tol > 0. propagate_affinity needs no segments: connected components are found
+// and solved one by one.
+// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes about 0.6 sqrt(n).
 #pragma once
 
 #include <cstdint>
@@ -31,22 +34,32 @@ namespace ssdml {
 
 struct AffinityReport {
   std::int64_t iterations;  // sweeps that the slowest column took
-  double error_bound;       // no entry of values is further from the exact one
+  double error_bound;       // no entry of values, or posteriors, is further from the exact one
   bool finished;            // false if `progress` asked to stop
 };
 
 template <typename T>
-AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k,
+AffinityReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                                   const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
                                   T* class_mass, int num_threads, Progress& progress);
+
+/// posteriors (n, classes): F = (1 - gamma) (I - gamma S)^-1 Y with the symmetrised walk S = D^-1 (Q + Q') and
+/// Y[j, c] = 1 for j labelled c; each class's column divided by its sum over the segment, then rows to sum 1. All equal
+/// where no label is connected. By conjugate gradients, in float64 whatever T.
+template <typename T>
+AffinityReport propagate_labels(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
+                                const std::int64_t* ptr, std::int64_t segments, const std::int64_t* labels,
+                                std::int64_t classes, double gamma, double tol, T* posteriors, int num_threads,
+                                Progress& progress);
 
 namespace cuda {
 
 /// Bytes of `workspace`: O(n (k + classes) + (n + segments) * panel).
 std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, std::int64_t segments, std::int64_t classes);
 
-/// The same from device memory, within the same bound, on `stream`. Waits for that stream now and then, to look at the
-/// bound, but values may not be complete when it returns. The workspace is aligned to 256 bytes.
+/// propagate_affinity without weights, from device memory, within the same bound, on `stream`. Waits for that stream
+/// now and then, to look at the bound, but values may not be complete when it returns. The workspace is aligned to 256
+/// bytes.
 template <typename T>
 AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k, const std::int64_t* ptr,
                                   std::int64_t segments, const std::int64_t* labels, std::int64_t classes, double gamma,

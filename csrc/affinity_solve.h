@@ -2,19 +2,22 @@
 //
 //   P b = (1 - gamma) (b + gamma Q b + ... + gamma^(t-1) Q^(t-1) b) + gamma^t P Q^t b
 //
-// Only the entries asked for are summed, in float64; the panel holds v = Q^t b alone. Once the slow modes are taken out
-// of v (affinity_modes.h), what is left shrinks quickly. P is row-stochastic, so the last term lies in gamma^t [min v,
-// max v]: the middle is added, half the width bounds the error. For the same reason an error made in v adds no more
-// than its largest entry times gamma^t: rounding is never amplified by 1 / (1 - gamma).
+// Only the entries asked for are summed, in float64; the panel holds the residual v = Q^t b alone. After a few sweeps
+// the slow modes are taken out of it (affinity_modes.h), and relaxation (affinity_relax.h) makes quick work of the
+// rest. P is row-stochastic, so what is left, P v, lies in [min v, max v]: the middle is added, half the width bounds
+// the error. For the same reason an error made in v adds no more than its largest entry: rounding is never amplified by
+// 1 / (1 - gamma).
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <span>
+#include <limits>
+#include <utility>
 #include <vector>
 
 #include "affinity_modes.h"
+#include "affinity_relax.h"
 #include "affinity_walk.h"
 
 namespace ssdml::walk {
@@ -30,9 +33,8 @@ class PanelSolver {
  public:
   /// Allocates all that a panel with up to `wanted` wanted entries needs.
   PanelSolver(const Graph& graph, std::int64_t wanted, std::int64_t modes)
-      : graph_(graph), v_(graph.n), swept_(graph.n), coefficients_(modes), reached_(graph.n) {
+      : graph_(graph), v_(graph.n), swept_(graph.n), coefficients_(modes * kWidth<P>), reached_(graph.n) {
     places_.reserve(graph.n);
-    sources_.reserve(graph.n);
     wanted_.reserve(wanted);
     entries_.reserve(wanted);
   }
@@ -59,117 +61,164 @@ class PanelSolver {
   /// Every entry within `tol`; or as close as P allows, or, with `or_give_up`, none where that is not close enough.
   template <typename T>
   Solved solve(const Modes<T>& modes, double gamma, double tol, bool or_give_up) {
-    const std::int64_t n = graph_.n;
-    const double sweep_error = sweep_rounding<P>(graph_.k);
+    gamma_ = gamma, tol_ = tol, or_give_up_ = or_give_up;
+    solved_ = {};
+    scale_ = 1;
+    std::fill(rounding_, rounding_ + kWidth<P>, 0.0);
     entries_.assign(wanted_.size(), 0.0);
-    sources_.assign(places_.begin(), places_.end());
-    for (std::size_t e = 0; e < wanted_.size(); ++e) entries_[e] = (1 - gamma) * value(e);
-
-    Solved solved;
-    double rounding[kWidth<P>] = {}, size[kWidth<P>];
-    std::fill(size, size + kWidth<P>, static_cast<double>(n));
-    double power = 1;            // gamma^t
-    std::size_t grown_from = 0;  // places reached before the last sweep
-    bool freed = false;          // of the slow modes, so v may be negative
-    // The coefficients of the slow modes belong to the source, so they are read before the first sweep.
-    const bool has_modes = modes.count() > 0;
-    double norm[kWidth<P>] = {};
-    if (has_modes) read_coefficients(modes, norm);
-
-    for (;;) {
-      Range<P> range;
-      if (!freed && places_.size() * 3 < static_cast<std::size_t>(n)) {
-        const std::size_t before = places_.size();
-        for (std::size_t q = grown_from; q < before; ++q)
-          for (std::int64_t e = graph_.in_ptr[places_[q]]; e < graph_.in_ptr[places_[q] + 1]; ++e) reach(graph_.in[e]);
-        grown_from = before;
-        range = sweep<P>(graph_, places_.data(), static_cast<std::int64_t>(places_.size()), v_.data(), swept_.data());
-        range = {smaller<P>(range.low, Line<P>{}), larger<P>(range.high, Line<P>{})};
-      } else {
-        range = sweep<P>(graph_, nullptr, n, v_.data(), swept_.data());
+    if (modes.count() == 0) {
+      walk(kNoLimit, true);
+    } else {
+      double norm[kWidth<P>];
+      read_coefficients(modes, norm);  // they belong to the source
+      if (!walk(modes.sweeps(), true)) {
+        remove(modes, norm);
+        if (!relax(modes.relaxation())) walk(kNoLimit, false);
       }
-      v_.swap(swept_);
-      ++solved.sweeps;
-      power *= gamma;
-      for (int c = 0; c < kWidth<P>; ++c) {
-        const double now = magnitude(range, c);
-        rounding[c] += power * sweep_error * (freed ? size[c] : now);
-        size[c] = now;
-      }
-      if (has_modes && solved.sweeps == modes.sweeps()) {
-        for (std::size_t e = 0; e < wanted_.size(); ++e) entries_[e] += power * slow_entry(modes, e);
-        range = modes.template remove<P>(coefficients_.data(), v_.data());
-        freed = true;
-        for (int c = 0; c < kWidth<P>; ++c) {
-          rounding[c] += power * (modes.template remove_rounding<P>(size[c], norm[c]) +
-                                  0x1p-52 * static_cast<double>(modes.count() + 4) * modes.solved_norm() * norm[c]);
-          size[c] = magnitude(range, c);
-        }
-      }
-
-      // Good enough, or nothing more to be gained?
-      solved.error = 0;
-      bool reached = true, hopeless = false, done = true;
-      for (int c = 0; c < kWidth<P>; ++c) {
-        const double sums = 0x1p-52 * (solved.sweeps + 4),
-                     tail = power * (range.high[c] - static_cast<double>(range.low[c])) / 2;
-        const double known = rounding[c] + sums;
-        solved.error = std::max(solved.error, known + tail);
-        reached &= known + tail <= tol;
-        hopeless |= known > tol;
-        done &= tail <= known / 8;
-      }
-      if (reached || (hopeless && or_give_up) || (done && (freed || !has_modes))) {
-        for (std::size_t e = 0; e < wanted_.size(); ++e) {
-          const int c = static_cast<int>(wanted_[e] % kWidth<P>);
-          const double middle = power * (range.high[c] + static_cast<double>(range.low[c])) / 2;
-          entries_[e] = std::clamp(entries_[e] + middle, 0.0, 1.0);  // as P's entries are
-        }
-        return solved;
-      }
-      for (std::size_t e = 0; e < wanted_.size(); ++e) entries_[e] += (1 - gamma) * power * value(e);
     }
+    for (double& entry : entries_) entry = std::clamp(entry, 0.0, 1.0);  // as P's entries are
+    return solved_;
   }
 
  private:
+  static constexpr int kNoLimit = std::numeric_limits<int>::max();
+  static constexpr int kPatience = 8;  // sweeps of relaxation in which the bound should shrink
+
   void reach(std::int64_t place) {
     if (reached_[place]) return;
     reached_[place] = true;
     places_.push_back(static_cast<std::int32_t>(place));
   }
 
-  double value(std::size_t e) const { return reinterpret_cast<const P*>(v_.data())[wanted_[e]]; }
+  /// Adds `factor` v to the entries.
+  void add(double factor) {
+    const P* v = reinterpret_cast<const P*>(v_.data());
+    for (std::size_t e = 0; e < wanted_.size(); ++e) entries_[e] += factor * v[wanted_[e]];
+  }
 
-  static double magnitude(const Range<P>& range, int c) {
-    return std::max(-static_cast<double>(range.low[c]), static_cast<double>(range.high[c]));
+  /// Terms of the series until the panel is finished, which is answered, or there were `sweeps` of them. With
+  /// `from_source`, v has no negative entries, and none but zeros where the panel has not reached.
+  bool walk(int sweeps, bool from_source) {
+    const double relative = gather_rounding<P>(graph_);
+    std::size_t grown_from = 0;  // places reached before the last sweep
+    for (int s = 0; s < sweeps; ++s) {
+      add((1 - gamma_) * scale_);
+      Range<P> range;
+      if (from_source && places_.size() * 3 < static_cast<std::size_t>(graph_.n)) {
+        const std::size_t before = places_.size();
+        for (std::size_t q = grown_from; q < before; ++q) {
+          const Edges edges = graph_.edges_in(places_[q]);
+          for (std::int64_t e = 0; e < edges.count; ++e) reach(edges.at[e]);
+        }
+        grown_from = before;
+        range = sweep<P>(graph_, places_.data(), static_cast<std::int64_t>(places_.size()), v_.data(), swept_.data());
+        range.add(Line<P>{});
+      } else {
+        range = sweep<P>(graph_, nullptr, graph_.n, v_.data(), swept_.data());
+      }
+      v_.swap(swept_);
+      scale_ *= gamma_;
+      for (int c = 0; c < kWidth<P>; ++c) {
+        rounding_[c] += scale_ * relative * (from_source ? range.size(c) : size_[c]);
+        size_[c] = range.size(c);
+      }
+      if (finished([&](int c) { return Interval{range.low[c], range.high[c]}; })) return true;
+    }
+    return false;
+  }
+
+  /// Takes the slow modes out of v, with their part of the entries.
+  template <typename T>
+  void remove(const Modes<T>& modes, const double* norm) {
+    for (std::size_t e = 0; e < wanted_.size(); ++e) entries_[e] += scale_ * slow_entry(modes, e);
+    const Range<P> range = modes.template remove<P>(coefficients_.data(), v_.data());
+    for (int c = 0; c < kWidth<P>; ++c) {
+      rounding_[c] += scale_ * (modes.template remove_rounding<P>(std::max(size_[c], range.size(c)), norm[c]) +
+                                0x1p-52 * static_cast<double>(modes.count() + 4) * modes.solved_norm() * norm[c]);
+      size_[c] = range.size(c);
+    }
+  }
+
+  /// Sweeps of relaxation until the panel is finished; false, with the residual in v, where they do not help.
+  bool relax(const Relaxation& relaxation) {
+    const double relative = relaxation.rounding<P>(graph_);
+    const auto round = [&](const Range<P>& range) {
+      for (int c = 0; c < kWidth<P>; ++c) {
+        rounding_[c] += scale_ * relative * std::max(size_[c], range.size(c));
+        size_[c] = range.size(c);
+      }
+    };
+    Range<P> range = relaxation.start<P>(graph_, v_.data(), swept_.data());
+    v_.swap(swept_);
+    double error = std::numeric_limits<double>::infinity();  // kPatience sweeps ago
+    for (int s = 1;; ++s) {
+      round(range);
+      add((1 - gamma_) * scale_);
+      if (finished([&](int c) { return relaxation.residual<P>(range, c); })) return true;
+      if (s % kPatience == 0 && !(solved_.error < 0.9 * std::exchange(error, solved_.error))) break;
+      range = relaxation.sweep<P>(graph_, v_.data());
+    }
+    range = relaxation.stop<P>(graph_, v_.data(), swept_.data());
+    v_.swap(swept_);
+    round(range);
+    return false;
+  }
+
+  /// After a sweep that left a residual in residual(c) for each column c: is that good enough, or nothing more to be
+  /// gained? If so the entries are completed.
+  template <typename Residual>
+  bool finished(const Residual& residual) {
+    ++solved_.sweeps;
+    solved_.error = 0;
+    bool reached = true, hopeless = false, done = true;
+    for (int c = 0; c < kWidth<P>; ++c) {
+      const double tail = scale_ * residual(c).width() / 2, known = rounding_[c] + 0x1p-52 * (solved_.sweeps + 4);
+      solved_.error = std::max(solved_.error, known + tail);
+      reached &= known + tail <= tol_;
+      hopeless |= known > tol_;
+      done &= tail <= known / 8;
+    }
+    if (!reached && !(hopeless && or_give_up_) && !done) return false;
+    for (std::size_t e = 0; e < wanted_.size(); ++e)
+      entries_[e] += scale_ * residual(static_cast<int>(wanted_[e] % kWidth<P>)).middle();
+    return true;
   }
 
   template <typename T>
   void read_coefficients(const Modes<T>& modes, double* norm) {
-    std::fill(coefficients_.begin(), coefficients_.end(), Line<P>{});
-    for (const std::int32_t p : sources_)
-      for (std::int64_t a = 0; a < modes.count(); ++a)
-        coefficients_[a] += v_[p] * static_cast<P>(modes.coefficients(p)[a]);
-    for (int c = 0; c < kWidth<P>; ++c) {
-      double square = 0;
-      for (const Line<P>& of : coefficients_) square += static_cast<double>(of[c]) * of[c];
-      norm[c] = 1.01 * std::sqrt(square);
-    }
+    std::fill(coefficients_.begin(), coefficients_.end(), 0.0);
+    double square[kWidth<P>] = {};
+    for (const std::int32_t p : places_)
+      for (int c = 0; c < kWidth<P>; ++c)
+        if (v_[p][c] != 0)
+          for (std::int64_t a = 0; a < modes.count(); ++a)
+            coefficients_[a * kWidth<P> + c] += static_cast<double>(v_[p][c]) * modes.coefficients(p)[a];
+    for (std::int64_t a = 0; a < modes.count(); ++a)
+      for (int c = 0; c < kWidth<P>; ++c)
+        square[c] += coefficients_[a * kWidth<P> + c] * coefficients_[a * kWidth<P> + c];
+    for (int c = 0; c < kWidth<P>; ++c) norm[c] = 1.01 * std::sqrt(square[c]);
   }
 
   template <typename T>
   double slow_entry(const Modes<T>& modes, std::size_t e) const {
     const T* z = modes.solved(wanted_[e] / kWidth<P>);
-    const P* c = reinterpret_cast<const P*>(coefficients_.data()) + wanted_[e] % kWidth<P>;
+    const double* c = coefficients_.data() + wanted_[e] % kWidth<P>;
     double sum = 0;
-    for (std::int64_t a = 0; a < modes.count(); ++a) sum += static_cast<double>(z[a]) * c[a * kWidth<P>];
+    for (std::int64_t a = 0; a < modes.count(); ++a) sum += z[a] * c[a * kWidth<P>];
     return sum;
   }
 
   const Graph& graph_;
-  Lines<P> v_, swept_, coefficients_;
-  std::vector<char> reached_;  // points that any column of the panel has reached
-  std::vector<std::int32_t> places_, sources_;
+  double gamma_ = 0, tol_ = 0;
+  bool or_give_up_ = false;
+  Solved solved_;
+  double scale_ = 1;                 // what v counts for
+  double rounding_[kWidth<P>] = {};  // error of the entries of each column by rounding so far
+  double size_[kWidth<P>] = {};      // largest |v|
+  Lines<P> v_, swept_;
+  std::vector<double> coefficients_;  // (modes, kWidth) of the panel
+  std::vector<char> reached_;         // points that any column of the panel has reached
+  std::vector<std::int32_t> places_;
   std::vector<std::int64_t> wanted_;  // place * kWidth + column
   std::vector<double> entries_;
 };

@@ -36,7 +36,8 @@ auto by_point_dtype(const std::string& dtype, F f) {
   return by_dtype(dtype, f);
 }
 
-/// Looks for Ctrl-C, and calls a Python function with the share that is done: ten times a second at most, and at the end.
+/// Looks for Ctrl-C, and calls a Python function with the share that is done: ten times a second at most, and at the
+/// end.
 class PythonProgress : public Progress {
  public:
   explicit PythonProgress(py::object callback) : callback_(std::move(callback)) {}

@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import nn, optim, reference
     from ._config import show_config
-    from .graph import EdgeAffinity, KnnGraph, Neighbors
-    from .ops.affinity import ConvergenceWarning, propagate_affinity
+    from .graph import EdgeAffinity, KnnGraph, LabelPosteriors, Neighbors
+    from .ops.affinity import ConvergenceWarning, propagate_affinity, propagate_labels
     from .ops.angular_loss import angular_loss, angular_loss_and_grad
     from .ops.graph_modes import graph_modes
     from .ops.knn_graph import knn_graph, knn_search
@@ -26,6 +26,7 @@ _HOME = {
     "EdgeAffinity": "graph",
     "ConvergenceWarning": "ops.affinity",
     "KnnGraph": "graph",
+    "LabelPosteriors": "graph",
     "Neighbors": "graph",
     "angular_loss": "ops.angular_loss",
     "angular_loss_and_grad": "ops.angular_loss",
@@ -38,6 +39,7 @@ _HOME = {
     "nn": "nn",
     "optim": "optim",
     "propagate_affinity": "ops.affinity",
+    "propagate_labels": "ops.affinity",
     "reference": "reference",
     "show_config": "_config",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "ConvergenceWarning",
     "EdgeAffinity",
     "KnnGraph",
+    "LabelPosteriors",
     "Neighbors",
     "__version__",
     "angular_loss",
@@ -59,6 +62,7 @@ __all__ = [
     "nn",
     "optim",
     "propagate_affinity",
+    "propagate_labels",
     "reference",
     "show_config",
 ]

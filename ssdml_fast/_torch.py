@@ -40,18 +40,19 @@ torch.library.register_fake("ssdml_fast::knn_graph", _knn_graph_fake, lib=_libra
 
 # ---- affinity --------------------------------------------------------------------------------------------------------
 _library.define(
-    "propagate_affinity(Tensor indices, Tensor? distances, Tensor? ptr, Tensor labels, float gamma, float tol, "
-    "int? num_threads) -> (Tensor values, Tensor class_mass, Tensor classes, Tensor iterations, Tensor error_bound)"
+    "propagate_affinity(Tensor indices, Tensor? distances, Tensor? ptr, Tensor? weights, Tensor labels, float gamma, "
+    "float tol, int? num_threads) -> "
+    "(Tensor values, Tensor class_mass, Tensor classes, Tensor iterations, Tensor error_bound)"
 )
 
 
-def _propagate_affinity(indices, distances, ptr, labels, gamma, tol, num_threads):
-    graph = KnnGraph(indices, distances, ptr)
+def _propagate_affinity(indices, distances, ptr, weights, labels, gamma, tol, num_threads):
+    graph = KnnGraph(indices, distances, ptr, weights)
     values, mass, classes, iterations, bound = affinity_op.compute(graph, labels, gamma, tol, num_threads)
     return values, mass, classes, torch.tensor(iterations), torch.tensor(bound, dtype=torch.float64)
 
 
-def _propagate_affinity_fake(indices, distances, ptr, labels, gamma, tol, num_threads):
+def _propagate_affinity_fake(indices, distances, ptr, weights, labels, gamma, tol, num_threads):
     dtype = torch.float64 if distances is None else distances.dtype
     classes = torch.library.get_ctx().new_dynamic_size()
     return (
@@ -65,6 +66,33 @@ def _propagate_affinity_fake(indices, distances, ptr, labels, gamma, tol, num_th
 
 _library.impl("propagate_affinity", _propagate_affinity, _KEY)
 torch.library.register_fake("ssdml_fast::propagate_affinity", _propagate_affinity_fake, lib=_library)
+
+
+_library.define(
+    "propagate_labels(Tensor indices, Tensor? distances, Tensor? ptr, Tensor? weights, Tensor labels, float gamma, "
+    "float tol, int? num_threads) -> (Tensor posteriors, Tensor classes, Tensor iterations, Tensor error_bound)"
+)
+
+
+def _propagate_labels(indices, distances, ptr, weights, labels, gamma, tol, num_threads):
+    graph = KnnGraph(indices, distances, ptr, weights)
+    posteriors, classes, iterations, bound = affinity_op.compute_labels(graph, labels, gamma, tol, num_threads)
+    return posteriors, classes, torch.tensor(iterations), torch.tensor(bound, dtype=torch.float64)
+
+
+def _propagate_labels_fake(indices, distances, ptr, weights, labels, gamma, tol, num_threads):
+    dtype = torch.float64 if distances is None else distances.dtype
+    classes = torch.library.get_ctx().new_dynamic_size()
+    return (
+        indices.new_empty((indices.shape[0], classes), dtype=dtype),
+        indices.new_empty((classes,), dtype=torch.int64),
+        torch.empty((), dtype=torch.int64),
+        torch.empty((), dtype=torch.float64),
+    )
+
+
+_library.impl("propagate_labels", _propagate_labels, _KEY)
+torch.library.register_fake("ssdml_fast::propagate_labels", _propagate_labels_fake, lib=_library)
 
 
 # ---- mine_triplets ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The two results that travel between operations: the kNN graph and the affinities on its edges."""
+"""The results that travel between operations: the kNN graph, affinities on its edges, class posteriors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _arrays as arrays
 
-__all__ = ["EdgeAffinity", "KnnGraph", "Neighbors"]
+__all__ = ["EdgeAffinity", "KnnGraph", "LabelPosteriors", "Neighbors"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,13 @@ class KnnGraph:
     ptr : (S + 1,) int64 array, optional
         Boundaries of ``S`` independent segments: segment ``s`` holds the points ``ptr[s]`` to ``ptr[s + 1] - 1``.
         Without it all points form one segment.
+    weights : (N, k) float32 or float64 array, optional
+        Weight of each edge, finite and at least 0, with some of every row positive. A walk on the graph takes the edges
+        of a point in proportion to them; without them, all alike.
 
     Attributes
     ----------
-    indices, distances, ptr
+    indices, distances, ptr, weights
         As above; arrays of the library (NumPy, torch, CuPy) that `indices` came from.
 
     Raises
@@ -53,6 +56,7 @@ class KnnGraph:
     indices: Any
     distances: Any = None
     ptr: Any = None
+    weights: Any = None
     _validated: InitVar[bool] = False
 
     def __post_init__(self, _validated: bool) -> None:
@@ -72,32 +76,40 @@ class KnnGraph:
             if k > 1 and bool((distances[:, 1:] < distances[:, :-1]).any()):
                 row = int(xp.nonzero((distances[:, 1:] < distances[:, :-1]).any(1))[0][0])
                 raise ValueError(f"distances must ascend along every row, found row {row}: {distances[row]}")
+        weights = self.weights
+        if weights is not None:
+            weights = arrays.as_floats(weights, "weights", ndim=2, like=indices)
+            arrays.check_shape(weights, (n, k), "weights", "the shape of indices")
+            check_weights(weights)
         _check_neighbours(arrays.to_numpy(indices), None if ptr is None else arrays.to_numpy(ptr))
         object.__setattr__(self, "indices", indices)
         object.__setattr__(self, "distances", distances)
         object.__setattr__(self, "ptr", ptr)
+        object.__setattr__(self, "weights", weights)
 
     @classmethod
-    def from_scipy(cls, matrix: Any, ptr: Any = None) -> KnnGraph:
+    def from_scipy(cls, matrix: Any, ptr: Any = None, entries: str = "distances") -> KnnGraph:
         """Take the graph of a SciPy sparse matrix, such as scikit-learn's ``kneighbors_graph(..., mode="distance")``.
 
         Parameters
         ----------
         matrix : (N, N) SciPy sparse matrix or array
-            Entry ``(i, j)``, explicit zeros included, is the distance from ``i`` to its neighbour ``j``. Every row
+            Entry ``(i, j)``, explicit zeros included, belongs to the edge from ``i`` to its neighbour ``j``. Every row
             must hold the same number of entries, none of them on the diagonal.
         ptr : (S + 1,) int64 array, optional
             Segment boundaries, as in :class:`KnnGraph`.
+        entries : {"distances", "weights"}
+            What the entries are.
 
         Returns
         -------
         KnnGraph
-            With NumPy arrays, each row sorted by distance, then index.
+            With NumPy arrays, each row sorted by distance, or from the largest weight to the smallest, then by index.
 
         Raises
         ------
         TypeError, ValueError
-            If `matrix` is not a square sparse matrix of that form.
+            If `matrix` is not a square sparse matrix of that form, or `entries` neither of the two.
 
         Examples
         --------
@@ -110,6 +122,7 @@ class KnnGraph:
         """
         if not hasattr(matrix, "tocsr"):
             raise TypeError(f"matrix must be a SciPy sparse matrix, found {type(matrix).__name__}")
+        arrays.as_choice(entries, "entries", ("distances", "weights"))
         csr = matrix.tocsr().copy()
         n, columns = csr.shape
         if n != columns:
@@ -124,11 +137,13 @@ class KnnGraph:
                 f"row {row}"
             )
         indices = csr.indices.reshape(n, k).astype(np.int64)
-        distances = csr.data.reshape(n, k)
-        if distances.dtype not in (np.float32, np.float64):
-            distances = distances.astype(np.float64)
-        order = np.argsort(distances, axis=1, kind="stable")  # stable: entries of a row are already in index order
-        return cls(np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1), ptr)
+        values = csr.data.reshape(n, k)
+        if values.dtype not in (np.float32, np.float64):
+            values = values.astype(np.float64)
+        nearest_first = values if entries == "distances" else -values
+        order = np.argsort(nearest_first, axis=1, kind="stable")  # stable: entries of a row are already in index order
+        indices, values = (np.take_along_axis(x, order, 1) for x in (indices, values))
+        return cls(indices, values, ptr) if entries == "distances" else cls(indices, ptr=ptr, weights=values)
 
     @classmethod
     def from_search(cls, indices: Any, distances: Any) -> KnnGraph:
@@ -232,6 +247,48 @@ class EdgeAffinity:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class LabelPosteriors:
+    """Class probabilities propagated from a few labels; made by :func:`ssdml_fast.propagate_labels`.
+
+    Attributes
+    ----------
+    posteriors : (N, C) float32 or float64 array
+        Probability of each class at each point; rows sum to 1. All equal where no label is connected.
+    classes : (C,) int64 array
+        The label that each column stands for, ascending.
+    iterations : int
+        Steps that the slowest class took.
+    error_bound : float
+        Rigorous upper bound on the largest absolute error of `posteriors`.
+
+    Examples
+    --------
+    >>> import numpy as np, ssdml_fast as sf
+    >>> graph = sf.knn_graph(np.array([[0.0], [1.0], [10.0], [11.0]]), k=1)
+    >>> propagated = sf.propagate_labels(graph, np.array([3, -1, -1, 5]))
+    >>> propagated.labels
+    array([3, 3, 5, 5])
+    """
+
+    posteriors: Any
+    classes: Any
+    iterations: int
+    error_bound: float
+
+    @property
+    def labels(self) -> Any:
+        """(N,) int64 array: the most probable class of each point, the smallest of equals; needs a labelled point."""
+        return self.classes[self.posteriors.argmax(1)]
+
+    def __repr__(self) -> str:
+        n, classes = self.posteriors.shape
+        return (
+            f"LabelPosteriors(n={n}, classes={classes}, iterations={self.iterations}, "
+            f"error_bound={self.error_bound:.2g})"
+        )
+
+
 class Neighbors(NamedTuple):
     """Nearest neighbours between two sets; made by :func:`ssdml_fast.knn_search`.
 
@@ -252,6 +309,18 @@ class Neighbors(NamedTuple):
 
     indices: Any
     distances: Any
+
+
+def check_weights(weights: Any) -> None:
+    """Refuse edge weights that are not finite, negative, or all zero at some point."""
+    arrays.check_finite(weights, "weights")
+    host = arrays.to_numpy(weights)
+    if (host < 0).any():
+        i, r = np.argwhere(host < 0)[0]
+        raise ValueError(f"weights must be at least 0, found {host[i, r]} at weights[{i}, {r}]")
+    if host.size and not (host > 0).any(axis=1).all():
+        i = int(np.flatnonzero(~(host > 0).any(axis=1))[0])
+        raise ValueError(f"weights must be positive at one edge of every point at least, found weights[{i}] all 0")
 
 
 def _check_neighbours(indices: np.ndarray, ptr: np.ndarray | None) -> None:

@@ -59,8 +59,15 @@ void partition(std::int64_t n, std::int64_t d, std::int64_t k, const Indices& pt
 
   Indices labels(n);
   for (std::int64_t i = 0; i < n; ++i) labels[i] = i % 3 == 0 ? i % 2 : -1;
-  std::vector<T> values(n * k), mass(n * 2);
-  propagate_affinity(indices.data(), n, k, labels.data(), 2, 0.9, 1e-6, values.data(), mass.data(), threads, silent);
+  std::vector<T> values(n * k), mass(n * 2), posteriors(n * 2);
+  std::vector<double> weights(n * k);
+  for (std::int64_t e = 0; e < n * k; ++e) weights[e] = static_cast<double>(1 + e % 3);
+  for (const double* w : {static_cast<const double*>(nullptr), static_cast<const double*>(weights.data())}) {
+    propagate_affinity(indices.data(), w, n, k, labels.data(), 2, 0.9, 1e-6, values.data(), mass.data(), threads,
+                       silent);
+    propagate_labels(indices.data(), w, n, k, ptr.data(), segments, labels.data(), 2, 0.9, 1e-6, posteriors.data(),
+                     threads, silent);
+  }
 
   Indices anchors(n), triplets(n * (k / 2) * 3);
   for (std::int64_t i = 0; i < n; ++i) anchors[i] = n - 1 - i;
@@ -137,6 +144,7 @@ void all(int threads) {
   partition<T>(60, 5, 3, {0, 0, 4, 30, 30, 60}, 0, threads);
   for (int kind = 0; kind < 4; ++kind) partition<T>(300, 7, 10, {0, 300}, kind, threads);
   partition<T>(1001, 33, 5, {0, 1001}, 0, threads);
+  partition<T>(4500, 2, 5, {0, 4500}, 0, threads);
   partition<T>(250, 301, 249, {0, 250}, 0, threads);
   search<T>(1, 1, 1, 1, threads);
   search<T>(5, 700, 300, 20, threads);

@@ -115,7 +115,7 @@ def labels(draw, n):
 
 
 @st.composite
-def graphs(draw, max_n=40, max_k=10, with_distances=None):
+def graphs(draw, max_n=40, max_k=10, with_distances=None, with_weights=False):
     """KnnGraphs: of points, or of random neighbour lists (some point at by nobody, some in several components)."""
     if draw(st.booleans()):
         x, k, ptr = draw(point_sets(max_n=max_n, max_d=4))
@@ -130,7 +130,11 @@ def graphs(draw, max_n=40, max_k=10, with_distances=None):
     if with_distances or (with_distances is None and draw(st.booleans())):
         distances = np.sort(rng.integers(0, 3, indices.shape), axis=1).astype(draw(dtypes))  # with ties
     declared = draw(st.booleans())  # otherwise one segment of several components
-    return KnnGraph(indices, distances, bounds if declared else None)
+    weights = None
+    if with_weights and draw(st.booleans()):
+        weights = rng.choice((0.0, 1e-3, 1.0, 3.0), indices.shape).astype(draw(dtypes))
+        weights[:, :1] += weights.sum(1, keepdims=True) == 0
+    return KnnGraph(indices, distances, bounds if declared else None, weights)
 
 
 def random_neighbours(bounds, k, rng, popular=1.0):

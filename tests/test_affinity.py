@@ -16,7 +16,7 @@ from ssdml_fast.ops.affinity import ConvergenceWarning
 @st.composite
 def cases(draw, **kwargs):
     """(graph, labels, gamma)"""
-    graph = draw(graphs(**kwargs))
+    graph = draw(graphs(with_weights=True, **kwargs))
     return graph, draw(labels(graph.n)), draw(st.sampled_from((0.99, 0.5, 0.9, 0.01, 0.999)))
 
 
@@ -25,7 +25,7 @@ def closed_form(graph, y, gamma):
     n, k = graph.indices.shape
     transition, initial = np.zeros((n, n)), np.zeros((n, n))
     for i in range(n):
-        transition[i, graph.indices[i]] = 1 / k
+        transition[i, graph.indices[i]] = 1 / k if graph.weights is None else shares(graph.weights[i])
         for j in range(n):
             if i == j:
                 initial[i, j] = 1
@@ -35,9 +35,17 @@ def closed_form(graph, y, gamma):
     return np.take_along_axis((propagated + propagated.T) / 2, graph.indices, axis=1)
 
 
+def shares(weights):
+    return weights.astype(np.float64) / weights.astype(np.float64).sum()
+
+
 def exact(graph, y, gamma):
     """The twin's answer, in float64 whatever the precision of the graph."""
-    return reference.propagate_affinity(KnnGraph(graph.indices, None, graph.ptr), y, gamma)
+    return reference.propagate_affinity(KnnGraph(graph.indices, None, graph.ptr, graph.weights), y, gamma)
+
+
+def rows(x, which):
+    return None if x is None else x[which]
 
 
 def rounding(values):
@@ -96,6 +104,61 @@ def test_agrees_with_twin_beyond_one_panel(isa, n, k, dtype):
     assert_within_bound(sf.propagate_affinity(graph, y), exact(graph, y, 0.99), 1e-6)
 
 
+def circulant(n, k):
+    """Eigenvalues all over the unit disc, for which relaxation diverges."""
+    return (np.arange(n)[:, None] + np.array([1, 2, 5, 70, 300, 301])[:k]) % n
+
+
+def chain(n, k):
+    """The slowest mixing there is: neighbours on a line."""
+    return reference.knn_graph(np.random.default_rng(0).random((n, 1)), k).indices
+
+
+def popular(n, k):
+    """All point at a tenth; nobody points at the others."""
+    return random_neighbours(np.array([0, n]), k, np.random.default_rng(0), 0.1)
+
+
+def clustered(n, k):
+    rng = np.random.default_rng(0)
+    centres = 2 * rng.standard_normal((12, 6))
+    return reference.knn_graph(centres[rng.integers(0, 12, n)] + rng.standard_normal((n, 6)), k).indices
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("gamma", [0.999, 0.9])
+@pytest.mark.parametrize("neighbours", [circulant, chain, popular, clustered])
+@pytest.mark.parametrize("dtype, n", [(np.float64, 700), (np.float32, 2100)])
+def test_error_bound_holds_with_slow_modes(dtype, n, neighbours, gamma, weighted):
+    rng = np.random.default_rng(1)
+    indices = neighbours(n, 6)
+    weights = rng.random(indices.shape) ** 4 + 1e-3 if weighted else None
+    graph = KnnGraph(indices, np.zeros(indices.shape, dtype), weights=weights)
+    y = np.where(rng.random(n) < 0.05, rng.integers(0, 3, n), -1)
+    twin = exact(graph, y, gamma)
+    for tol in (1e-3, 1e-6):
+        assert_within_bound(sf.propagate_affinity(graph, y, gamma, tol), twin, tol)
+
+
+def test_slow_modes_leave_few_sweeps(isa):
+    graph = KnnGraph(clustered(1500, 10))
+    affinity = sf.propagate_affinity(graph, np.full(1500, -1))
+    assert affinity.iterations < 60  # the series alone takes a thousand
+
+
+@given(cases(with_distances=False), st.sampled_from((2.0**-20, 0.5, 2.0**20)))
+def test_only_ratios_of_weights_matter(case, factor):
+    graph, y, gamma = case
+    weights = np.ones(graph.indices.shape) if graph.weights is None else graph.weights
+    scaled = KnnGraph(graph.indices, None, graph.ptr, weights * factor)
+    np.testing.assert_allclose(
+        sf.propagate_affinity(scaled, y, gamma, tol=1e-9).values,
+        sf.propagate_affinity(graph, y, gamma, tol=1e-9).values,
+        rtol=0,
+        atol=3e-9,
+    )
+
+
 def assert_within_bound(affinity, twin, tol):
     assert 0 <= affinity.error_bound <= tol
     error = np.abs(affinity.values - twin.values)
@@ -133,11 +196,14 @@ def test_both_directions_of_an_edge_agree(case):
 def test_permutation_equivariance(case, seed):
     graph, y, gamma = case
     if graph.ptr is not None:
-        graph = KnnGraph(graph.indices)
+        graph = KnnGraph(graph.indices, weights=graph.weights)
     order = np.random.default_rng(seed).permutation(graph.n)
     place = np.argsort(order)
     permuted = sf.propagate_affinity(
-        KnnGraph(place[graph.indices[order]].reshape(-1, graph.k)), y[order], gamma, tol=1e-8
+        KnnGraph(place[graph.indices[order]].reshape(-1, graph.k), weights=rows(graph.weights, order)),
+        y[order],
+        gamma,
+        tol=1e-8,
     )
     affinity = sf.propagate_affinity(graph, y, gamma, tol=1e-8)
     np.testing.assert_allclose(permuted.values, affinity.values[order], rtol=0, atol=2e-8)
@@ -150,7 +216,8 @@ def test_segments_are_separate_calls(case):
     ptr = np.array([0, graph.n]) if graph.ptr is None else graph.ptr
     affinity = sf.propagate_affinity(graph, y, gamma, tol=1e-8)
     for low, high in itertools.pairwise(ptr):
-        alone = sf.propagate_affinity(KnnGraph(graph.indices[low:high] - low), y[low:high], gamma, tol=1e-8)
+        part = KnnGraph(graph.indices[low:high] - low, weights=rows(graph.weights, slice(low, high)))
+        alone = sf.propagate_affinity(part, y[low:high], gamma, tol=1e-8)
         np.testing.assert_allclose(affinity.values[low:high], alone.values, rtol=0, atol=2e-8)
         columns = np.isin(affinity.classes, alone.classes)
         np.testing.assert_allclose(affinity.class_mass[low:high, columns], alone.class_mass, rtol=0, atol=2e-8)
@@ -207,11 +274,13 @@ def test_same_bits_for_any_thread_count(isa, num_threads, case):
     assert_identical(affinity, sf.propagate_affinity(graph, y, gamma))
 
 
+@pytest.mark.parametrize("n", [700, 4500])
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_same_bits_for_any_thread_count_beyond_one_panel(isa, num_threads):
+def test_same_bits_for_any_thread_count_beyond_one_panel(isa, num_threads, n):
     rng = np.random.default_rng(5)
-    graph = KnnGraph(random_neighbours(np.array([0, 700]), 7, rng, 0.5))
-    y = np.where(rng.random(700) < 0.2, rng.integers(0, 9, 700), -1)
+    indices = random_neighbours(np.array([0, 700]), 7, rng, 0.5) if n == 700 else clustered(n, 7)
+    graph = KnnGraph(indices, np.zeros((n, 7), np.float32))
+    y = np.where(rng.random(n) < 0.8, rng.integers(0, 9, n), -1)
     affinity = sf.propagate_affinity(graph, y, num_threads=num_threads)
     assert_identical(affinity, sf.propagate_affinity(graph, y, num_threads=1))
 
@@ -241,8 +310,8 @@ def test_registered_operator():
     operator = _torch.ops.propagate_affinity.default
     graph, y = to_torch(GRAPH), to_torch(Y)
     distances = torch.rand(graph.indices.shape).sort().values
-    torch.library.opcheck(operator, (graph.indices, None, None, y, 0.9, 1e-6, None))
-    torch.library.opcheck(operator, (graph.indices, distances, torch.tensor([0, 12]), y, 0.9, 1e-6, 1))
+    torch.library.opcheck(operator, (graph.indices, None, None, None, y, 0.9, 1e-6, None))
+    torch.library.opcheck(operator, (graph.indices, distances, torch.tensor([0, 12]), distances + 1, y, 0.9, 1e-6, 1))
 
 
 def test_compiles_as_one_graph():
@@ -300,3 +369,10 @@ def test_refuses(refuses, library, error, name, changed):
 def test_refuses_mixed_libraries(refuses):
     refuses(TypeError, "labels", sf.propagate_affinity, GRAPH, torch.from_numpy(Y))
     refuses(TypeError, "labels", sf.propagate_affinity, to_torch(GRAPH), Y)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_refuses_weights_that_became_negative(refuses, library):
+    graph = LIBRARIES[library](KnnGraph(GRAPH.indices, weights=np.ones(GRAPH.indices.shape)))
+    graph.weights[2, 1] = -1
+    refuses(ValueError, "weights", sf.propagate_affinity, graph, LIBRARIES[library](Y))

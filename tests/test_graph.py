@@ -12,7 +12,7 @@ from sklearn.neighbors import kneighbors_graph
 from strategies import DTYPES, LAYOUTS, LIBRARIES, graphs, make_points, point_sets, relayout, to_torch
 
 import ssdml_fast as sf
-from ssdml_fast import EdgeAffinity, KnnGraph, reference
+from ssdml_fast import EdgeAffinity, KnnGraph, LabelPosteriors, reference
 
 INDICES = np.array([[1, 2], [2, 0], [0, 1], [4, 5], [5, 3], [3, 4]])
 DISTANCES = np.array([[0.5, 1.0]] * 6)
@@ -93,6 +93,14 @@ def test_copies_and_pickles(change):
         (ValueError, "distances", {"distances": with_entry(DISTANCES, (4, 1), 0.25)}),
         (ValueError, "distances", {"distances": with_entry(DISTANCES, (4, 1), np.nan)}),
         (ValueError, "distances", {"distances": with_entry(DISTANCES, (4, 1), np.inf)}),
+        (TypeError, "weights", {"weights": DISTANCES.tolist()}),
+        (TypeError, "weights", {"weights": DISTANCES.astype(int)}),
+        (ValueError, "weights", {"weights": DISTANCES[:-1]}),
+        (ValueError, "weights", {"weights": DISTANCES[0]}),
+        (ValueError, "weights", {"weights": with_entry(DISTANCES, (4, 1), np.nan)}),
+        (ValueError, "weights", {"weights": with_entry(DISTANCES, (4, 1), np.inf)}),
+        (ValueError, "weights", {"weights": with_entry(DISTANCES, (4, 1), -1e-9)}),
+        (ValueError, "weights", {"weights": with_entry(DISTANCES, (4, slice(None)), 0.0)}),
         (TypeError, "ptr", {"ptr": PTR.tolist()}),
         (TypeError, "ptr", {"ptr": PTR.astype(float)}),
         (ValueError, "ptr", {"ptr": PTR[None]}),
@@ -114,6 +122,10 @@ def test_messages_say_where():
         KnnGraph(with_entry(INDICES, (2, 0), 3), None, PTR)
     with pytest.raises(ValueError, match=r"found nan at distances\[4, 1\]"):
         KnnGraph(INDICES, with_entry(DISTANCES, (4, 1), np.nan))
+    with pytest.raises(ValueError, match=r"found -1.0 at weights\[4, 1\]"):
+        KnnGraph(INDICES, weights=with_entry(DISTANCES, (4, 1), -1.0))
+    with pytest.raises(ValueError, match=r"weights\[4\] all 0"):
+        KnnGraph(INDICES, weights=with_entry(DISTANCES, 4, 0.0))
     with pytest.raises(ValueError, match="row 4"):
         KnnGraph(INDICES, with_entry(DISTANCES, (4, 1), 0.25))
 
@@ -162,7 +174,24 @@ def test_from_scipy_converts_integer_weights():
     np.testing.assert_array_equal(graph.distances, [[1.0, 2.0], [2.0, 3.0], [1.0, 3.0]])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_from_scipy_takes_weights_largest_first(dtype):
+    matrix = scipy.sparse.csr_array(np.array([[0, 2, 5], [2, 0, 2], [7, 3, 0]], dtype))
+    graph = KnnGraph.from_scipy(matrix, np.array([0, 3]), entries="weights")
+    np.testing.assert_array_equal(graph.indices, [[2, 1], [0, 2], [0, 1]])
+    np.testing.assert_array_equal(graph.weights, [[5, 2], [2, 2], [7, 3]])
+    assert graph.distances is None and graph.weights.dtype == (np.float64 if dtype == np.int64 else dtype)
+
+
 def test_from_scipy_refuses(refuses):
+    refuses(ValueError, "entries", KnnGraph.from_scipy, scipy.sparse.csr_array((0, 0)), entries="similarities")
+    refuses(
+        ValueError,
+        "weights",
+        KnnGraph.from_scipy,
+        scipy.sparse.csr_array(np.array([[0, -1], [1, 0]])),
+        entries="weights",
+    )
     refuses(TypeError, "matrix", KnnGraph.from_scipy, np.eye(3))
     refuses(ValueError, "matrix", KnnGraph.from_scipy, scipy.sparse.csr_array((3, 4)))
     refuses(
@@ -181,6 +210,12 @@ def test_from_scipy_refuses(refuses):
 def test_repr_of_affinity():
     affinity = EdgeAffinity(np.zeros((6, 2)), np.zeros((6, 3)), np.arange(3), iterations=7, error_bound=5e-7)
     assert repr(affinity) == "EdgeAffinity(n=6, k=2, classes=3, iterations=7, error_bound=5e-07)"
+
+
+def test_repr_of_posteriors():
+    propagated = LabelPosteriors(np.eye(3)[[2, 0]], np.array([4, 5, 9]), iterations=7, error_bound=5e-7)
+    assert repr(propagated) == "LabelPosteriors(n=2, classes=3, iterations=7, error_bound=5e-07)"
+    np.testing.assert_array_equal(propagated.labels, [9, 4])
 
 
 # --- torch ------------------------------------------------------------------------------------------------------------

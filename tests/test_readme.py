@@ -29,10 +29,11 @@ def run(*kinds):
 
 
 def test_the_kernels_examples():
-    assert [kind for kind, _ in EXAMPLES] == 7 * ["kernels"] + ["loop", "pytorch-metric-learning", "lightning"]
+    assert [kind for kind, _ in EXAMPLES] == 8 * ["kernels"] + ["loop", "pytorch-metric-learning", "lightning"]
     names = run("kernels")
     assert names["graph"].indices.shape == (9100, 10)
     assert names["affinity"].error_bound <= 1e-6
+    assert names["propagated"].error_bound <= 1e-6
     assert len(names["some"]) == 500
     assert len(names["hard"]) == 10_000
     assert names["loss"].isfinite()

@@ -41,6 +41,7 @@ def knn_search(
 def propagate_affinity(
     dtype: str,
     indices: int,
+    weights: int,
     n: int,
     k: int,
     labels: int,
@@ -49,6 +50,22 @@ def propagate_affinity(
     tol: float,
     values: int,
     class_mass: int,
+    num_threads: int,
+    progress: Callable[[float], object] | None,
+) -> tuple[int, float]: ...
+def propagate_labels(
+    dtype: str,
+    indices: int,
+    weights: int,
+    n: int,
+    k: int,
+    ptr: int,
+    segments: int,
+    labels: int,
+    classes: int,
+    gamma: float,
+    tol: float,
+    posteriors: int,
     num_threads: int,
     progress: Callable[[float], object] | None,
 ) -> tuple[int, float]: ...

@@ -1,4 +1,7 @@
-"""Affinity propagation on the edges of a graph. Kernel: ``csrc/affinity.cpp`` (CPU), ``csrc/affinity.cu`` (CUDA)."""
+"""Propagation along a graph: affinities on its edges, and class posteriors.
+
+Kernels: ``csrc/affinity.cpp`` and ``csrc/affinity_labels.cpp`` (CPU), ``csrc/affinity.cu`` (CUDA).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from .. import _arrays as arrays
 from .. import _core
-from ..graph import EdgeAffinity, KnnGraph
+from ..graph import EdgeAffinity, KnnGraph, LabelPosteriors, check_weights
 
 
 class ConvergenceWarning(UserWarning):
@@ -55,6 +58,8 @@ def propagate_affinity(
         If `graph` is not a KnnGraph or `labels` not integers that lie where the graph does.
     ValueError
         If `labels` has another length or entries below -1, or `gamma` or `tol` is out of range.
+    NotImplementedError
+        If `graph` has weights and lies on a CUDA device.
 
     Warns
     -----
@@ -63,15 +68,16 @@ def propagate_affinity(
 
     Notes
     -----
-    With Q[i, j] = 1/k on the edges and W⁰ = +1 on the diagonal and between labelled points of one class, -1 between
-    labelled points of different classes, 0 elsewhere (Dutta, Harandi, Sekhar, AAAI 2021):
+    With Q[i, j] the share of edge i → j in the weights of its row (1/k without ``graph.weights``) and W⁰ = +1 on the
+    diagonal and between labelled points of one class, -1 between labelled points of different classes, 0 elsewhere
+    (Dutta, Harandi, Sekhar, AAAI 2021):
 
         W* = (1 - gamma) (I - gamma Q)⁻¹ W⁰,    values = (W* + W*ᵀ) / 2 on the edges.
 
     The N x N matrix is never formed: a column of W* is a column of the random walk with restart
     P = (1 - gamma) (I - gamma Q)⁻¹, or a combination of the C columns of ``class_mass``. Time O(N² (k · sweeps + M)),
-    with M <= 512 slow modes (about N / 100) taken out of every column; some tens of sweeps on graphs of images, at
-    worst log(tol)/log(gamma). Memory O(N (k + C + M)).
+    with M = 0.6 √N slow modes taken out of every column; some twenty sweeps on graphs of images, at worst
+    log(tol)/log(gamma). Memory O(N (k + C + M)).
 
     Examples
     --------
@@ -92,36 +98,105 @@ def propagate_affinity(
         from .. import _torch
 
         results = _torch.ops.propagate_affinity(
-            graph.indices, graph.distances, graph.ptr, labels, gamma, tol, num_threads
+            graph.indices, graph.distances, graph.ptr, graph.weights, labels, gamma, tol, num_threads
         )
         return EdgeAffinity(*results)
     values, mass, classes, iterations, bound = compute(graph, labels, gamma, tol, num_threads, progress)
     return EdgeAffinity(values, mass, classes, iterations, bound)
 
 
+def propagate_labels(
+    graph: KnnGraph,
+    labels: Any,
+    gamma: float = 0.99,
+    tol: float = 1e-6,
+    num_threads: int | None = None,
+    progress: Callable[[float], object] | None = None,
+) -> LabelPosteriors:
+    """Propagate labels along a kNN graph and return the probability of each class at each point.
+
+    Parameters
+    ----------
+    graph : KnnGraph
+        N points with k neighbours each. Answered in the type of ``graph.distances`` (float64 without), computed in
+        float64, for arrays on a CUDA device on the CPU.
+    labels : (N,) integer array
+        Class of each point, any integers from 0; -1 for an unlabelled point.
+    gamma : float
+        Share of a probability that comes from the neighbours, between 0 and 1; scikit-learn's `alpha`.
+    tol : float
+        Largest absolute error of the returned probabilities that is acceptable.
+    num_threads : int, optional
+        Threads on the CPU; by default what OMP_NUM_THREADS or threadpoolctl says, or all cores.
+    progress : callable, optional
+        Called now and then with the share done, from 0 to 1.
+
+    Returns
+    -------
+    LabelPosteriors
+        ``posteriors`` (N, C), ``classes`` (C,), the most probable ``labels`` (N,), and the rigorous ``error_bound``
+        that was reached. A labelled point is not held to its label.
+
+    Raises
+    ------
+    TypeError
+        If `graph` is not a KnnGraph or `labels` not integers that lie where the graph does.
+    ValueError
+        If `labels` has another length or entries below -1, or `gamma` or `tol` is out of range.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If float64 rounding, or that of the result, does not allow `tol`: at points that hardly any mass reaches.
+
+    Notes
+    -----
+    With Q as in :func:`propagate_affinity`, the symmetrised walk S = D⁻¹ (Q + Qᵀ) with row sums 1, and Y the indicator
+    of the labels,
+
+        F = (1 - gamma) (I - gamma S)⁻¹ Y,
+
+    each column of which is divided by its sum over the segment (class mass normalisation, Zhu, Ghahramani, Lafferty,
+    ICML 2003), so that a class whose labelled points happen to be popular does not swallow the others, and then each
+    row by its own. scikit-learn's ``LabelSpreading`` (Zhou et al., NIPS 2003) on the same graph is this without the
+    first division, and with the labels weighted by D^-1/2. Conjugate gradients: time O(N k C · steps) with fewer than
+    30 / √(1 - gamma) steps, memory O(N (k + C)).
+
+    Examples
+    --------
+    >>> import numpy as np, ssdml_fast as sf
+    >>> graph = sf.knn_graph(np.array([[0.0], [1.0], [2.5], [4.0], [5.0]]), k=2)
+    >>> propagated = sf.propagate_labels(graph, np.array([0, -1, -1, -1, 1]), gamma=0.9)
+    >>> propagated.posteriors.round(2)
+    array([[0.7 , 0.3 ],
+           [0.61, 0.39],
+           [0.5 , 0.5 ],
+           [0.39, 0.61],
+           [0.3 , 0.7 ]])
+    """
+    if not isinstance(graph, KnnGraph):
+        raise TypeError(f"graph must be a KnnGraph, found {type(graph).__name__}")
+    if arrays.is_compiling(graph.indices):
+        from .. import _torch
+
+        results = _torch.ops.propagate_labels(
+            graph.indices, graph.distances, graph.ptr, graph.weights, labels, gamma, tol, num_threads
+        )
+        return LabelPosteriors(*results)
+    return LabelPosteriors(*compute_labels(graph, labels, gamma, tol, num_threads, progress))
+
+
 def compute(graph, labels, gamma, tol, num_threads, progress=None):
     """Validate, allocate and run the kernel; returns the fields of EdgeAffinity."""
     n, k = graph.n, graph.k
-    arrays.check_indices(graph.indices, n, "graph.indices", "points")  # validated once, but writable since
-    labels = arrays.as_integers(labels, "labels", ndim=1, like=graph.indices)
-    arrays.check_shape(labels, (n,), "labels", "one per point of the graph")
-    host_labels = arrays.to_numpy(labels)
-    if (host_labels < -1).any():
-        i = int(np.flatnonzero(host_labels < -1)[0])
-        raise ValueError(f"labels must be at least 0, or -1 where unlabelled, found {host_labels[i]} at labels[{i}]")
-    gamma = arrays.as_float(gamma, "gamma", 0, 1)
-    tol = arrays.as_float(tol, "tol", 0)
-    num_threads = arrays.as_threads(num_threads)
-
-    classes = np.unique(host_labels[host_labels >= 0])
-    column = np.searchsorted(classes, host_labels)
-    column[host_labels < 0] = -1
-    dtype = "float64" if graph.distances is None else arrays.dtype_name(graph.distances)
+    classes, column, weights, gamma, tol, num_threads = _prepare(graph, labels, gamma, tol, num_threads)
+    dtype = _dtype(graph)
     values = arrays.empty((n, k), dtype, like=graph.indices)
     mass = arrays.empty((n, len(classes)), dtype, like=graph.indices)
-    edges = (dtype, arrays.address(graph.indices), n, k)
     results = (gamma, tol, arrays.address(values), arrays.address(mass))
     if arrays.is_cuda(graph.indices):
+        if weights is not None:
+            raise NotImplementedError("graph must have no weights on a CUDA device, found some: move it to the CPU")
         cuda = _core.cuda()
         with arrays.on_device(graph.indices) as stream:
             ptr = arrays.from_numpy(np.array([0, n]), like=graph.indices) if graph.ptr is None else graph.ptr
@@ -129,7 +204,10 @@ def compute(graph, labels, gamma, tol, num_threads, progress=None):
             column = arrays.from_numpy(column, like=graph.indices)
             work = arrays.workspace(cuda.propagate_affinity_workspace(n, k, segments, len(classes)), like=graph.indices)
             iterations, bound = cuda.propagate_affinity(
-                *edges,
+                dtype,
+                arrays.address(graph.indices),
+                n,
+                k,
                 arrays.address(ptr),
                 segments,
                 arrays.address(column),
@@ -141,12 +219,81 @@ def compute(graph, labels, gamma, tol, num_threads, progress=None):
             )
     else:
         iterations, bound = _core.lib.propagate_affinity(
-            *edges, arrays.address(column), len(classes), *results, num_threads, progress
+            dtype,
+            arrays.address(graph.indices),
+            arrays.address(weights),
+            n,
+            k,
+            arrays.address(column),
+            len(classes),
+            *results,
+            num_threads,
+            progress,
         )
+    _warn_above(tol, bound, gamma, "affinities")
+    return values, mass, arrays.from_numpy(classes, like=graph.indices), iterations, bound
+
+
+def compute_labels(graph, labels, gamma, tol, num_threads, progress=None):
+    """Validate, allocate and run the kernel; returns the fields of LabelPosteriors."""
+    n, k = graph.n, graph.k
+    classes, column, weights, gamma, tol, num_threads = _prepare(graph, labels, gamma, tol, num_threads)
+    indices = arrays.to_numpy(graph.indices)
+    ptr = np.array([0, n]) if graph.ptr is None else arrays.to_numpy(graph.ptr)
+    posteriors = np.empty((n, len(classes)), _dtype(graph))
+    iterations, bound = _core.lib.propagate_labels(
+        _dtype(graph),
+        arrays.address(indices),
+        arrays.address(weights),
+        n,
+        k,
+        arrays.address(ptr),
+        len(ptr) - 1,
+        arrays.address(column),
+        len(classes),
+        gamma,
+        tol,
+        arrays.address(posteriors),
+        num_threads,
+        progress,
+    )
+    _warn_above(tol, bound, gamma, "posteriors")
+    posteriors, classes = (arrays.from_numpy(x, like=graph.indices) for x in (posteriors, classes))
+    return posteriors, classes, iterations, bound
+
+
+def _prepare(graph, labels, gamma, tol, num_threads):
+    """Validate what both have in common; returns classes, columns and float64 weights on the host, and the scalars."""
+    n = graph.n
+    arrays.check_indices(graph.indices, n, "graph.indices", "points")  # validated once, but writable since
+    labels = arrays.as_integers(labels, "labels", ndim=1, like=graph.indices)
+    arrays.check_shape(labels, (n,), "labels", "one per point of the graph")
+    host_labels = arrays.to_numpy(labels)
+    if (host_labels < -1).any():
+        i = int(np.flatnonzero(host_labels < -1)[0])
+        raise ValueError(f"labels must be at least 0, or -1 where unlabelled, found {host_labels[i]} at labels[{i}]")
+    gamma = arrays.as_float(gamma, "gamma", 0, 1)
+    tol = arrays.as_float(tol, "tol", 0)
+    num_threads = arrays.as_threads(num_threads)
+
+    weights = None
+    if graph.weights is not None:
+        check_weights(graph.weights)
+        weights = arrays.contiguous(arrays.to_numpy(graph.weights).astype(np.float64, copy=False))
+    classes = np.unique(host_labels[host_labels >= 0])
+    column = np.searchsorted(classes, host_labels)
+    column[host_labels < 0] = -1
+    return classes, column, weights, gamma, tol, num_threads
+
+
+def _dtype(graph):
+    return "float64" if graph.distances is None else arrays.dtype_name(graph.distances)
+
+
+def _warn_above(tol, bound, gamma, what):
     if bound > tol:
         warnings.warn(
-            f"affinities are known to {bound:.2g}, not to tol = {tol:.2g}: rounding allows no better at {gamma = }",
+            f"{what} are known to {bound:.2g}, not to tol = {tol:.2g}: rounding allows no better at {gamma = }",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return values, mass, arrays.from_numpy(classes, like=graph.indices), iterations, bound

@@ -4,7 +4,7 @@ They say what the kernels compute, one formula at a time, and the tests hold the
 arrays, trust their arguments, and need time and memory quadratic (affinity: cubic) in the number of points.
 """
 
-from .affinity import propagate_affinity
+from .affinity import propagate_affinity, propagate_labels
 from .angular_loss import angular_loss, angular_loss_and_grad
 from .graph_modes import graph_modes
 from .knn_graph import knn_graph, knn_search
@@ -22,4 +22,5 @@ __all__ = [
     "mine_class_triplets",
     "mine_triplets",
     "propagate_affinity",
+    "propagate_labels",
 ]
