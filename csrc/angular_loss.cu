@@ -42,7 +42,7 @@ __global__ void forward(const T* y, std::int64_t l, const std::int64_t* triplets
     }
     if (lane_id() != 0) continue;
     const double m = aa - four_t * bb, w = weight ? static_cast<double>(weight[t]) : 1.0;
-    if (losses) losses[t] = static_cast<T>(w * softplus(m));
+    if (losses) losses[t] = static_cast<T>(softplus(m));
     if (scale) scale[t] = w * sigmoid(m);
   }
 }

@@ -2,11 +2,11 @@
 //
 // For a triplet (i, p, q) of rows of y, with t = tan^2(alpha), a = y_i - y_p and b = y_q - (y_i + y_p) / 2:
 //
-//   m = |a|^2 - 4 t |b|^2,   loss = w log(1 + exp m),   s = w / (1 + exp -m)
+//   m = |a|^2 - 4 t |b|^2,   loss = log(1 + exp m),   s = w / (1 + exp -m)
 //   grad_y[i] += s (2 a + 4 t b),   grad_y[p] += s (-2 a + 4 t b),   grad_y[q] += -8 t s b
 //
-// Sums over triplets run in float64 and in the order of the triplets for each row, so that the result does not depend
-// on the number of threads.
+// so grad_y is the gradient of the sum of w loss. Each row sums its parts in the order of the triplets, in T, so that
+// the result does not depend on the number of threads.
 //
 // Requires: y (n, l) row-major; triplets (t, 3) in [0, n); weight (t) or null for ones.
 #pragma once

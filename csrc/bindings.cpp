@@ -6,6 +6,7 @@
 
 #include "affinity.h"
 #include "angular_loss.h"
+#include "check.h"
 #include "knn_graph.h"
 #include "mine_class_triplets.h"
 #include "mine_triplets.h"
@@ -39,6 +40,24 @@ PYBIND11_MODULE(SSDML_ISA, m) {
   m.attr("cuda_build") = SSDML_CUDA_BUILD;
   m.def("default_threads", &default_threads);
   m.def("supported_isas", &supported_isas, "Instruction sets that this processor runs, the least demanding first.");
+
+  m.def(
+      "largest_magnitude",
+      [](const std::string& dtype, Address x, std::int64_t count) {
+        return by_dtype(dtype, [&]<typename T>(T) {
+          const py::gil_scoped_release nogil;
+          return static_cast<double>(largest_magnitude(at<const T>(x), count));
+        });
+      },
+      py::arg("dtype"), py::arg("x"), py::arg("count"));
+
+  m.def(
+      "all_indices",
+      [](Address x, std::int64_t count, std::int64_t n) {
+        const py::gil_scoped_release nogil;
+        return all_indices(at<const std::int64_t>(x), count, n);
+      },
+      py::arg("x"), py::arg("count"), py::arg("n"));
 
   m.def(
       "knn_graph",

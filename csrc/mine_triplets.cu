@@ -11,7 +11,7 @@ __global__ void mine(const std::int64_t* indices, const T* distances, const T* a
                      const std::int64_t* anchors, std::int64_t n_anchors, std::int64_t* triplets) {
   const std::int64_t half = k / 2;
   for (std::int64_t t = warp_id(); t < n_anchors; t += warp_count()) {
-    const std::int64_t anchor = anchors[t], row = anchor * k;
+    const std::int64_t anchor = anchors ? anchors[t] : t, row = anchor * k;
     std::int64_t* out = triplets + t * half * 3;
     for (std::int64_t r = lane_id(); r < k; r += kWarp) {
       const T own = affinity[row + r], distance = distances ? distances[row + r] : T(0);

@@ -5,7 +5,8 @@
 //
 //   triplets[t h + r] = (anchor t, positive r, negative r),   t = 0 .. n_anchors - 1, r = 0 .. h - 1
 //
-// Requires: indices, affinity (n, k); distances (n, k) or null (then ties fall to the index alone); anchors in [0, n).
+// Requires: indices, affinity (n, k); distances (n, k) or null (then ties fall to the index alone); anchors
+// (n_anchors) in [0, n), or null for the points 0 .. n_anchors - 1.
 #pragma once
 
 #include <cstdint>

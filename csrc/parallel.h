@@ -29,6 +29,22 @@ inline int thread_index() {
 #endif
 }
 
+/// Threads of the innermost parallel region, which may be fewer than it asked for.
+inline int team_size() {
+#ifdef _OPENMP
+  return omp_get_num_threads();
+#else
+  return 1;
+#endif
+}
+
+/// Threads for `work` elementary operations: no more than `num_threads`, nor than are faster than one. Below some 20
+/// microseconds a kernel is over before a second thread has woken up.
+inline int threads_for(std::int64_t work, int num_threads) {
+  constexpr std::int64_t worth_a_thread = 1 << 15;
+  return static_cast<int>(std::clamp<std::int64_t>(work / worth_a_thread, 1, num_threads));
+}
+
 /// How a long kernel says how far it is, and learns that it should stop.
 class Progress {
  public:

@@ -5,6 +5,8 @@
 // extensions do not spell. `Vec<T>` supports + - * and [] by those extensions on any processor.
 #pragma once
 
+#include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 
@@ -28,9 +30,9 @@ inline constexpr int vector_bytes = 16;
 inline constexpr int vector_registers = 16;
 #endif
 
-template <typename T>
+template <typename T, int bytes = vector_bytes>
 struct VecOf {
-  typedef T type __attribute__((vector_size(vector_bytes)));
+  typedef T type __attribute__((vector_size(bytes)));
 };
 template <typename T>
 using Vec = typename VecOf<T>::type;
@@ -46,13 +48,30 @@ inline Vec<T> load(const T* p) {
 }
 
 template <typename T>
-inline void store(T* p, Vec<T> v) {
-  std::memcpy(p, &v, sizeof v);
+inline Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+/// The first min(count, lanes) entries at p and `fill` in the other lanes; reads nothing beyond those entries.
+template <typename T>
+inline Vec<T> load_first(const T* p, std::int64_t count, T fill) {
+  if (count >= lanes<T>) return load(p);
+#if defined(__AVX512VNNI__)
+  const auto mask = static_cast<std::uint16_t>((1u << count) - 1);
+  if constexpr (sizeof(T) == 4)
+    return _mm512_mask_loadu_ps(broadcast(fill), mask, p);
+  else
+    return _mm512_mask_loadu_pd(broadcast(fill), static_cast<__mmask8>(mask), p);
+#else
+  T entries[lanes<T>];
+  for (int r = 0; r < lanes<T>; ++r) entries[r] = r < count ? p[r] : fill;
+  return load(entries);
+#endif
 }
 
 template <typename T>
-inline Vec<T> broadcast(T x) {
-  return x - Vec<T>{};
+inline void store(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof v);
 }
 
 /// a * b + c. Fused where the instruction set has it; sources are compiled with -ffp-contract=off, so this is the only
@@ -72,6 +91,20 @@ inline Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> c) {
 #else
   return a * b + c;
 #endif
+}
+
+/// Sum of the lanes, halves added to halves.
+template <typename T, int bytes = vector_bytes>
+inline T sum(typename VecOf<T, bytes>::type v) {
+  if constexpr (bytes == 16) {
+    if constexpr (sizeof(T) == 8)
+      return v[0] + v[1];
+    else
+      return (v[0] + v[2]) + (v[1] + v[3]);
+  } else {
+    const auto [low, high] = std::bit_cast<std::array<typename VecOf<T, bytes / 2>::type, 2>>(v);
+    return sum<T, bytes / 2>(low + high);
+  }
 }
 
 /// Bit r is set where a[r] >= b[r]; never for NaN.

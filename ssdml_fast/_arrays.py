@@ -6,6 +6,7 @@ was found. torch and CuPy are never imported here: an array of theirs proves tha
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import sys
@@ -68,7 +69,12 @@ def device(x: Any) -> str:
 
 def dtype_name(x: Any) -> str:
     """Name the element type of `x` the same way for every library, as in "float32"."""
-    return str(x.dtype).removeprefix("torch.")
+    return _numpy_name(x.dtype) if isinstance(x, np.ndarray) else str(x.dtype).removeprefix("torch.")
+
+
+@functools.cache  # NumPy takes longer to name a type than a small kernel takes
+def _numpy_name(dtype: Any) -> str:
+    return str(dtype)
 
 
 def to_numpy(x: Any) -> np.ndarray:
@@ -145,6 +151,8 @@ def astype(x: Any, dtype: str) -> Any:
 def check_like(x: Any, name: str, like: Any) -> None:
     """Refuse an array of another library or on another device than `like`."""
     namespace(x, name)
+    if isinstance(x, np.ndarray) and isinstance(like, np.ndarray):
+        return
     if device(x) != device(like):
         raise TypeError(f"{name} must be a {device(like)} like the other arguments, found a {device(x)}")
 
@@ -161,15 +169,22 @@ def check_shape(x: Any, shape: tuple[int, ...], name: str, what: str) -> None:
         raise ValueError(f"{name} must have shape {shape}, {what}, found shape {tuple(x.shape)}")
 
 
+def _is_plain(x: Any, dtypes: tuple[str, ...]) -> bool:
+    """Whether kernels of the CPU can read `x` where it lies."""
+    if is_cuda(x) or dtype_name(x) not in dtypes:
+        return False
+    return x.is_contiguous() if is_torch(x) else x.flags.c_contiguous and x.flags.aligned
+
+
 def check_finite(x: Any, name: str, limit: float | None = None) -> None:
     """Refuse NaN, infinities and, where a limit is given, entries of larger magnitude."""
     if 0 in x.shape:
         return
-    if is_torch(x):
-        low, high = x.detach().aminmax()
+    if _is_plain(x, FLOATS):
+        largest = _core.lib.largest_magnitude(dtype_name(x), address(x), math.prod(x.shape))
     else:
-        low, high = x.min(), x.max()
-    largest = max(float(high), -float(low))  # NaN and infinities reach here, without a temporary
+        low, high = x.detach().aminmax() if is_torch(x) else (x.min(), x.max())
+        largest = max(float(high), -float(low))  # NaN and infinities reach here, without a temporary
     if math.isfinite(largest) and largest <= (math.inf if limit is None else limit):
         return
     host = to_numpy(at_least_float32(x))
@@ -223,9 +238,13 @@ def as_integers(x: Any, name: str, ndim: int, like: Any = None) -> Any:
 
 def check_indices(x: Any, n: int, name: str, what: str) -> None:
     """Refuse entries outside [0, n)."""
-    view = x if is_cuda(x) else to_numpy(x)
-    if 0 in view.shape or (int(view.min()) >= 0 and int(view.max()) < n):
-        return
+    if _is_plain(x, ("int64",)):
+        if _core.lib.all_indices(address(x), math.prod(x.shape), n):
+            return
+    else:
+        view = x if is_cuda(x) else to_numpy(x)
+        if 0 in view.shape or (int(view.min()) >= 0 and int(view.max()) < n):
+            return
     host = to_numpy(x)
     where = tuple(int(i) for i in np.argwhere((host < 0) | (host >= n))[0])
     entry = ", ".join(map(str, where))

@@ -129,9 +129,15 @@ torch.library.register_fake("ssdml_fast::mine_class_triplets", _mine_class_tripl
 
 
 # ---- angular_loss ----------------------------------------------------------------------------------------------------
-# The operator sees projected points only: autograd's own backward of z @ L is the two matrix products that remain.
-_library.define("angular_loss(Tensor y, Tensor triplets, float alpha) -> Tensor")
-_library.define("angular_loss_backward(Tensor grad_losses, Tensor y, Tensor triplets, float alpha) -> Tensor")
+# Operators see projected points only: autograd's own backward of z @ L is the two matrix products that remain.
+# `angular_loss` finds the sum and its gradient in one pass; `angular_losses` are for those who want the loss of each
+# triplet, whose gradient waits for that of the losses, and for those who want no gradient.
+_library.define(
+    "angular_loss(Tensor y, Tensor triplets, Tensor? weight, float alpha, bool mean) "
+    "-> (Tensor loss, Tensor losses, Tensor grad_y)"
+)
+_library.define("angular_losses(Tensor y, Tensor triplets, float alpha) -> Tensor")
+_library.define("angular_losses_backward(Tensor grad_losses, Tensor y, Tensor triplets, float alpha) -> Tensor")
 
 
 def angular_loss(z, triplets, L, alpha, reduction, weight):
@@ -144,56 +150,123 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
         z, L = arrays.at_least_float32(z), arrays.at_least_float32(L)
         angular_loss_op.check_operands(z, L)
     y = arrays.at_least_float32(z @ L)
-    losses = ops.angular_loss(y, triplets, alpha)
     if weight is not None:
         weight = arrays.check_floats(weight, "weight", ndim=1, like=z)
         arrays.check_shape(weight, (triplets.shape[0],), "weight", "one per triplet")
         if not arrays.is_compiling(weight):
             arrays.check_finite(weight.detach(), "weight")
-        losses = losses * weight.to(losses.dtype)
-    if reduction == "none":
-        return losses
-    return losses.sum() / max(triplets.shape[0], 1) if reduction == "mean" else losses.sum()
+        weight = weight.to(y.dtype)
+    if reduction != "none" and y.requires_grad and torch.is_grad_enabled():
+        if arrays.is_compiling(y) or torch._C._are_functorch_transforms_active():
+            return ops.angular_loss(y, triplets, weight, alpha, reduction == "mean")[0]
+        return _AngularLoss.apply(y, triplets, weight, alpha, reduction == "mean")
+    losses = ops.angular_losses(y, triplets, alpha)
+    if weight is not None:
+        losses = losses * weight
+    return angular_loss_op.reduce(losses, reduction)
 
 
-def _angular_loss(y, triplets, alpha):
+def _angular_loss(y, triplets, weight, alpha, mean):
+    y, triplets = _angular_loss_operands(y, triplets)
+    losses, grad_y = angular_loss_op.run(y, triplets, alpha, weight, losses=True, grad=True)
+    loss = losses.sum() if weight is None else losses.dot(weight)
+    return loss / max(len(triplets), 1) if mean else loss, losses, grad_y
+
+
+def _angular_losses(y, triplets, alpha):
+    return angular_loss_op.run(*_angular_loss_operands(y, triplets), alpha, None, losses=True, grad=False)[0]
+
+
+def _angular_losses_backward(grad_losses, y, triplets, alpha):
+    weight = arrays.contiguous(grad_losses)
+    return angular_loss_op.run(*_angular_loss_operands(y, triplets), alpha, weight, losses=False, grad=True)[1]
+
+
+def _angular_loss_operands(y, triplets):
     y = arrays.contiguous(y)
     arrays.check_finite(y, "z @ L")
-    triplets = angular_loss_op.as_triplets(triplets, y)
-    return angular_loss_op.run(y, triplets, alpha, None, losses=True, grad=False)[0]
+    return y, angular_loss_op.as_triplets(triplets, y)
 
 
-def _angular_loss_backward(grad_losses, y, triplets, alpha):
-    weight = arrays.contiguous(grad_losses)
-    return angular_loss_op.run(
-        arrays.contiguous(y), arrays.contiguous(triplets.long()), alpha, weight, losses=False, grad=True
-    )[1]
+def _angular_loss_context(ctx, inputs, output):
+    y, triplets, weight, _, mean = inputs
+    _, losses, grad_y = output
+    ctx.count = max(triplets.shape[0], 1) if mean else 1
+    ctx.mark_non_differentiable(losses, grad_y)
+    ctx.save_for_backward(y, grad_y, None if weight is None else losses)
 
 
-def _setup_context(ctx, inputs, output):
+def _angular_loss_backward(ctx, grad_loss, *_):
+    y, grad_y, losses = ctx.saved_tensors
+    if ctx.count > 1:
+        grad_loss = grad_loss / ctx.count
+    grads = grad_loss * grad_y, None if losses is None else grad_loss * losses
+    if torch.is_grad_enabled():  # for a second derivative, which then reaches _no_double_backward
+        grads = tuple(None if grad is None else _DifferentiableOnce.apply(grad, y) for grad in grads)
+    return grads[0], None, grads[1], None, None
+
+
+def _angular_losses_context(ctx, inputs, output):
     y, triplets, ctx.alpha = inputs
     ctx.save_for_backward(y, triplets)
 
 
-def _backward(ctx, grad_losses):
+def _angular_losses_autograd(ctx, grad_losses):
     y, triplets = ctx.saved_tensors
-    return ops.angular_loss_backward(grad_losses, y, triplets, ctx.alpha), None, None
+    return ops.angular_losses_backward(grad_losses, y, triplets, ctx.alpha), None, None
 
 
 def _no_double_backward(ctx, grad):
     raise RuntimeError("angular_loss cannot be differentiated twice: its gradient is computed by a kernel of its own")
 
 
+class _AngularLoss(torch.autograd.Function):
+    """The operator of that name without dispatch, which would cost more than a mini-batch's kernel."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        outputs = _angular_loss(*inputs)
+        _angular_loss_context(ctx, inputs, outputs)
+        return outputs[0]
+
+    backward = staticmethod(_angular_loss_backward)
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """A gradient as it is, known to depend on y in a way that cannot be differentiated."""
+
+    forward = staticmethod(lambda grad, y: grad.view_as(grad))
+    setup_context = staticmethod(lambda ctx, inputs, output: None)
+    backward = staticmethod(_no_double_backward)
+
+
 _library.impl("angular_loss", _angular_loss, _KEY)
-_library.impl("angular_loss_backward", _angular_loss_backward, _KEY)
+_library.impl("angular_losses", _angular_losses, _KEY)
+_library.impl("angular_losses_backward", _angular_losses_backward, _KEY)
 torch.library.register_fake(
-    "ssdml_fast::angular_loss", lambda y, triplets, alpha: y.new_empty((triplets.shape[0],)), lib=_library
+    "ssdml_fast::angular_loss",
+    lambda y, triplets, weight, alpha, mean: (
+        y.new_empty(()),
+        y.new_empty((triplets.shape[0],)),
+        torch.empty_like(y, memory_format=torch.contiguous_format),
+    ),
+    lib=_library,
 )
 torch.library.register_fake(
-    "ssdml_fast::angular_loss_backward", lambda grad_losses, y, triplets, alpha: torch.empty_like(y), lib=_library
+    "ssdml_fast::angular_losses", lambda y, triplets, alpha: y.new_empty((triplets.shape[0],)), lib=_library
 )
-torch.library.register_autograd("ssdml_fast::angular_loss", _backward, setup_context=_setup_context, lib=_library)
-torch.library.register_autograd("ssdml_fast::angular_loss_backward", _no_double_backward, lib=_library)
+torch.library.register_fake(
+    "ssdml_fast::angular_losses_backward",
+    lambda grad_losses, y, triplets, alpha: torch.empty_like(y, memory_format=torch.contiguous_format),
+    lib=_library,
+)
+torch.library.register_autograd(
+    "ssdml_fast::angular_loss", _angular_loss_backward, setup_context=_angular_loss_context, lib=_library
+)
+torch.library.register_autograd(
+    "ssdml_fast::angular_losses", _angular_losses_autograd, setup_context=_angular_losses_context, lib=_library
+)
+torch.library.register_autograd("ssdml_fast::angular_losses_backward", _no_double_backward, lib=_library)
 
 
 # ---- stiefel ---------------------------------------------------------------------------------------------------------

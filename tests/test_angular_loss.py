@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -314,9 +316,14 @@ def test_registered_operators():
     y = torch.randn(10, 3, dtype=torch.float64)
     triplets, losses = torch.randint(0, 10, (7, 3)), torch.rand(7, dtype=torch.float64)
     operators = _torch.ops
-    torch.library.opcheck(operators.angular_loss.default, (y, triplets, 40.0))
-    torch.library.opcheck(operators.angular_loss.default, (y.clone().requires_grad_(), triplets, 40.0))
-    torch.library.opcheck(operators.angular_loss_backward.default, (losses, y, triplets, 40.0))
+    torch.library.opcheck(operators.angular_losses.default, (y, triplets, 40.0))
+    torch.library.opcheck(operators.angular_losses.default, (y.clone().requires_grad_(), triplets, 40.0))
+    torch.library.opcheck(operators.angular_losses_backward.default, (losses, y, triplets, 40.0))
+    for mean, weight in itertools.product((False, True), (None, losses, losses.clone().requires_grad_())):
+        torch.library.opcheck(operators.angular_loss.default, (y, triplets, weight, 40.0, mean))
+        torch.library.opcheck(
+            operators.angular_loss.default, (y.clone().requires_grad_(), triplets, weight, 40.0, mean)
+        )
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean", "none"])

@@ -51,7 +51,10 @@ def angular_loss(z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: 
         m = ‖y_i - y_p‖² - 4 t ‖y_q - (y_i + y_p) / 2‖².
 
     Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017; under L in Dutta, Harandi, Sekhar, AAAI 2021.
-    No T x d or T x l array is formed. Gradients are the same for any number of threads. Time O(N d l + T l).
+    No T x d or T x l array is formed, and gradients are the same for any number of threads. Time O(N d l + T l). The sum
+    and the mean are found together with their gradients in one pass over the triplets; the gradients of ``"none"`` take a
+    second one. torch.compile (also ``fullgraph=True``), autocast and ``torch.func.grad`` are supported;
+    ``torch.func.vmap``, forward-mode derivatives and second derivatives are not.
 
     Examples
     --------
@@ -119,16 +122,24 @@ def compute(z, triplets, L, alpha, reduction, weight, grad):
     arrays.check_finite(L, "L")
     triplets = as_triplets(triplets, z)
     reduction = arrays.as_choice(reduction, "reduction", REDUCTIONS)
-    count = max(len(triplets), 1)
     if weight is not None:
         weight = arrays.as_floats(weight, "weight", ndim=1, like=z, halves=True)
         arrays.check_shape(weight, (len(triplets),), "weight", "one per triplet")
         arrays.check_finite(weight, "weight")
         weight = arrays.astype(weight, arrays.dtype_name(z))
     losses, grad_y = run(z @ L, triplets, alpha, weight, losses=True, grad=grad)
-    if reduction == "mean":
-        return losses.sum() / count, None if grad_y is None else grad_y / count, z, L
-    return losses if reduction == "none" else losses.sum(), grad_y, z, L
+    if weight is not None:
+        losses = losses * weight
+    if grad and reduction == "mean":
+        grad_y /= max(len(triplets), 1)
+    return reduce(losses, reduction), grad_y, z, L
+
+
+def reduce(losses, reduction):
+    """Return the sum or the mean of the losses, 0 for none at all, or the losses themselves."""
+    if reduction == "none":
+        return losses
+    return losses.sum() / max(losses.shape[0], 1) if reduction == "mean" else losses.sum()
 
 
 def check_operands(z, L) -> None:
@@ -151,7 +162,7 @@ def as_triplets(triplets, points):
 
 
 def run(y, triplets, alpha, weight, losses, grad):
-    """Run the kernel on projected points; returns what was asked for of (losses, grad_y)."""
+    """Run the kernel on projected points; returns what was asked for of (losses, gradient of their weighted sum)."""
     dtype = arrays.dtype_name(y)
     losses = arrays.empty((len(triplets),), dtype, like=y) if losses else None
     grad_y = arrays.empty(tuple(y.shape), dtype, like=y) if grad else None

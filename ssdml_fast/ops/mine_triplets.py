@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .. import _arrays as arrays
 from .. import _core
 from ..graph import EdgeAffinity, KnnGraph
@@ -75,13 +73,12 @@ def compute(graph, values, anchors):
     distances = graph.distances
     if distances is not None:
         distances = arrays.astype(distances, dtype)
-    if anchors is None:
-        anchors = arrays.from_numpy(np.arange(n), like=graph.indices)
-    else:
+    if anchors is not None:
         anchors = arrays.as_integers(anchors, "anchors", ndim=1, like=graph.indices)
         arrays.check_indices(anchors, n, "anchors", "points")
 
-    triplets = arrays.empty((len(anchors) * (k // 2), 3), "int64", like=graph.indices)
+    count = n if anchors is None else len(anchors)
+    triplets = arrays.empty((count * (k // 2), 3), "int64", like=graph.indices)
     arguments = (
         dtype,
         arrays.address(graph.indices),
@@ -89,7 +86,7 @@ def compute(graph, values, anchors):
         arrays.address(values),
         k,
         arrays.address(anchors),
-        len(anchors),
+        count,
         arrays.address(triplets),
     )
     if arrays.is_cuda(graph.indices):
