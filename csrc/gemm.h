@@ -43,12 +43,16 @@ inline void tile(std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T
     }
 }
 
-/// Any size, one entry at a time: the last rows and columns.
-template <typename T>
-inline void edge(std::int64_t rows, std::int64_t columns, std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row,
-                 T* c, std::int64_t c_row, bool add) {
-  for (std::int64_t i = 0; i < rows; ++i)
-    for (std::int64_t j = 0; j < columns; ++j) {
+/// A strip of `rows` rows and all n columns.
+template <typename T, int rows>
+inline void strip(std::int64_t n, std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T* c,
+                  std::int64_t c_row, bool add) {
+  std::int64_t j = 0;
+  for (; j + kVectors * lanes<T> <= n; j += kVectors * lanes<T>)
+    tile<T, rows, kVectors>(p, a, b + j, b_row, c + j, c_row, add);
+  for (; j + lanes<T> <= n; j += lanes<T>) tile<T, rows, 1>(p, a, b + j, b_row, c + j, c_row, add);
+  for (; j < n; ++j)
+    for (int i = 0; i < rows; ++i) {
       T sum = add ? c[i * c_row + j] : T(0);
       for (std::int64_t q = 0; q < p; ++q) sum += a.data[i * a.row + q * a.column] * b[q * b_row + j];
       c[i * c_row + j] = sum;
@@ -57,26 +61,49 @@ inline void edge(std::int64_t rows, std::int64_t columns, std::int64_t p, Stride
 
 }  // namespace gemm_detail
 
-/// c (m, n) = a (m, p) b (p, n), added to c where `add` is set. b and c are row-major without padding. The order in
-/// which an entry is summed does not depend on the number of threads.
+/// c (m, n) = a (m, p) b (p, n), added to c where `add` is set; b and c are row-major, their rows b_row and c_row
+/// entries apart. The order in which an entry is summed does not depend on the number of threads.
 template <typename T>
-void gemm(std::int64_t m, std::int64_t n, std::int64_t p, Strided<T> a, const T* b, T* c, bool add,
-          [[maybe_unused]] int num_threads) {
+void gemm(std::int64_t m, std::int64_t n, std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T* c,
+          std::int64_t c_row, bool add, [[maybe_unused]] int num_threads) {
   using namespace gemm_detail;
-  const std::int64_t row_tiles = (m + kRows - 1) / kRows;
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (std::int64_t t = 0; t < row_tiles; ++t) {
-    const std::int64_t i = t * kRows, rows = m - i < kRows ? m - i : kRows;
-    const Strided<T> left{a.data + i * a.row, a.row, a.column};
-    T* out = c + i * n;
-    std::int64_t j = 0;
-    if (rows == kRows) {
-      for (; j + kVectors * lanes<T> <= n; j += kVectors * lanes<T>)
-        tile<T, kRows, kVectors>(p, left, b + j, n, out + j, n, add);
-      for (; j + lanes<T> <= n; j += lanes<T>) tile<T, kRows, 1>(p, left, b + j, n, out + j, n, add);
-    }
-    edge(rows, n - j, p, left, b + j, n, out + j, n, add);
+  const std::int64_t strips = (m + kRows - 1) / kRows;
+#pragma omp parallel for num_threads(num_threads) schedule(static) if (num_threads > 1)
+  for (std::int64_t s = 0; s < strips; ++s) {
+    std::int64_t i = s * kRows;
+    const auto left = [&] { return Strided<T>{a.data + i * a.row, a.row, a.column}; };
+    if (i + kRows <= m)
+      strip<T, kRows>(n, p, left(), b, b_row, c + i * c_row, c_row, add);
+    else
+      for (; i < m; ++i) strip<T, 1>(n, p, left(), b, b_row, c + i * c_row, c_row, add);
   }
+}
+
+/// The same for b and c without padding between their rows.
+template <typename T>
+void gemm(std::int64_t m, std::int64_t n, std::int64_t p, Strided<T> a, const T* b, T* c, bool add, int num_threads) {
+  gemm(m, n, p, a, b, n, c, n, add, num_threads);
+}
+
+/// c (n, n) = a' b for a product that is symmetric, a and b (p, n) row-major: the upper triangle, mirrored.
+template <typename T>
+void gemm_symmetric(std::int64_t n, std::int64_t p, const T* a, const T* b, T* c, [[maybe_unused]] int num_threads) {
+  using namespace gemm_detail;
+  const std::int64_t strips = (n + kRows - 1) / kRows;
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic) if (num_threads > 1)
+  for (std::int64_t s = 0; s < strips; ++s) {
+    std::int64_t i = s * kRows;
+    const std::int64_t j = i / lanes<T> * lanes<T>;  // loads stay aligned to the rows
+    const auto right_of_diagonal = [&]<int rows>() {
+      strip<T, rows>(n - j, p, Strided<T>{a + i, 1, n}, b + j, n, c + i * n + j, n, false);
+    };
+    if (i + kRows <= n)
+      right_of_diagonal.template operator()<kRows>();
+    else
+      for (; i < n; ++i) right_of_diagonal.template operator()<1>();
+  }
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t j = 0; j < i; ++j) c[i * n + j] = c[j * n + i];
 }
 
 }  // namespace ssdml

@@ -10,28 +10,50 @@
 namespace ssdml {
 namespace {
 
-/// Replaces the n x n matrix by its inverse. Gauss-Jordan without pivoting: meant for matrices whose symmetric part is
-/// at least the identity, on which no pivot can vanish.
-void invert(std::int64_t n, double* k) {
-  for (std::int64_t pivot = 0; pivot < n; ++pivot) {
-    double* pivot_row = k + pivot * n;
-    const double inverse = 1 / pivot_row[pivot];
-    pivot_row[pivot] = 1;
-    for (std::int64_t j = 0; j < n; ++j) pivot_row[j] *= inverse;
-    for (std::int64_t i = 0; i < n; ++i) {
-      if (i == pivot) continue;
-      double* row = k + i * n;
-      const double factor = row[pivot];
-      row[pivot] = 0;
-      for (std::int64_t j = 0; j < n; ++j) row[j] -= factor * pivot_row[j];
+constexpr std::int64_t kBase = 32;  // smaller matrices are inverted entry by entry
+
+/// Replaces an n x n matrix, its rows `row` entries apart, by its inverse. No pivoting: meant for matrices whose
+/// symmetric part is at least the identity, on which no pivot can vanish, nor one of the Schur complements below.
+/// scratch: n^2 entries.
+template <typename T>
+void invert(std::int64_t n, T* k, std::int64_t row, T* scratch) {
+  if (n <= kBase) {  // Gauss-Jordan
+    for (std::int64_t pivot = 0; pivot < n; ++pivot) {
+      T* const pivot_row = k + pivot * row;
+      const T inverse = 1 / pivot_row[pivot];
+      pivot_row[pivot] = 1;
+      for (std::int64_t j = 0; j < n; ++j) pivot_row[j] *= inverse;
+      for (std::int64_t i = 0; i < n; ++i) {
+        if (i == pivot) continue;
+        T* const other = k + i * row;
+        const T factor = other[pivot];
+        other[pivot] = 0;
+        for (std::int64_t j = 0; j < n; ++j) other[j] -= factor * pivot_row[j];
+      }
     }
+    return;
   }
+  // With k = [A B; C D], S = D - C A^-1 B and P = -A^-1 B, the inverse is [A^-1 + P C', P S^-1; C', S^-1] where
+  // C' = -S^-1 C A^-1.
+  const std::int64_t h = (n / 2 + kBase - 1) / kBase * kBase, m = n - h;
+  T *const A = k, *const B = k + h, *const C = k + h * row, *const D = C + h, *const P = scratch, *const Q = P + h * m;
+  T* const rest = Q + h * m;
+  invert(h, A, row, rest);
+  gemm(h, m, h, Strided<T>{A, row, 1}, B, row, P, m, false, 1);
+  for (std::int64_t e = 0; e < h * m; ++e) P[e] = -P[e];
+  gemm(m, m, h, Strided<T>{C, row, 1}, P, m, D, row, true, 1);
+  invert(m, D, row, rest);
+  gemm(m, h, h, Strided<T>{C, row, 1}, A, row, Q, h, false, 1);
+  for (std::int64_t e = 0; e < h * m; ++e) Q[e] = -Q[e];
+  gemm(h, m, m, Strided<T>{P, m, 1}, D, row, B, row, false, 1);
+  gemm(m, h, m, Strided<T>{D, row, 1}, Q, h, C, row, false, 1);
+  gemm(h, h, m, Strided<T>{P, m, 1}, C, row, A, row, true, 1);
 }
 
 /// gram = L'L, r = (3 I - L'L) / 2; returns the largest |L'L - I|, NaN where L is not finite.
 template <typename T>
 double newton_schulz(const T* L, std::int64_t d, std::int64_t l, T* gram, T* r, int num_threads) {
-  gemm(l, l, d, Strided<T>{L, 1, l}, L, gram, false, num_threads);
+  gemm_symmetric(l, d, L, L, gram, num_threads);
   double drift = 0;
   for (std::int64_t i = 0; i < l; ++i)
     for (std::int64_t j = 0; j < l; ++j) {
@@ -43,57 +65,62 @@ double newton_schulz(const T* L, std::int64_t d, std::int64_t l, T* gram, T* r, 
   return drift;
 }
 
-/// The 2l x 2l solve of the header, with L'L = I, collapses to l x l. With B = L'G, a = tau/2 and M = a (G'G - B'B):
+/// The 2l x 2l solve of the header, with L'L = I, collapses to l x l. With B = L'G, a = tau/2, N = a (G'G - B'B) - B'
+/// and K = I + a (B + N):
 ///
-///   L(tau) = L - tau (G + L (M - B')) K^-1,   K = I + a (B - B') + a M
+///   L(tau) = L (I - tau N K^-1) - tau G K^-1
 ///
-/// B - B' is skew and M positive semidefinite, so K is safely invertible for any step. The Newton-Schulz factor
-/// R = (3 I - L'L) / 2 is applied to L through the small matrices, at no cost in d. These are float64: M loses digits
-/// where the gradient lies close to the span of L.
+/// B - B' is skew and G'G - B'B positive semidefinite, so K is safely invertible for any step. L stands for L R, where
+/// R = (3 I - L'L) / 2 is the Newton-Schulz factor: it is applied through the small matrices, at no cost in d.
+/// In: r, b = L'G and square = G'G. Out: what L and G are to be multiplied by. W: the type to compute in.
+template <typename W, typename T>
+void coefficients(std::int64_t l, W a, const T* r, const T* b, const T* square, T* on_l, T* on_grad) {
+  const std::int64_t size = l * l;
+  std::vector<W> work(6 * size);
+  W *R = &work[0], *B = R + size, *N = B + size, *K = N + size, *X = K + size, *scratch = X + size;
+  std::copy(r, r + size, R);
+  std::copy(b, b + size, X);
+  gemm(l, l, l, Strided<W>{R, l, 1}, X, B, false, 1);
+  gemm_symmetric(l, l, B, B, X, 1);
+  for (std::int64_t i = 0; i < l; ++i)
+    for (std::int64_t j = 0; j < l; ++j) {
+      const std::int64_t e = i * l + j;
+      N[e] = a * (static_cast<W>(square[e]) - X[e]) - B[j * l + i];
+      K[e] = (i == j ? W(1) : W(0)) + a * (B[e] + N[e]);
+    }
+  invert(l, K, l, scratch);
+  gemm(l, l, l, Strided<W>{N, l, 1}, K, X, false, 1);
+  gemm(l, l, l, Strided<W>{R, l, 1}, X, N, false, 1);
+  for (std::int64_t e = 0; e < size; ++e) {
+    on_l[e] = static_cast<T>(R[e] - 2 * a * N[e]);
+    on_grad[e] = static_cast<T>(-2 * a * K[e]);
+  }
+}
+
 template <typename T>
 CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t l, double step, T* updated,
                         int num_threads) {
   const std::int64_t size = l * l;
-  std::vector<T> narrow(4 * size);
-  T *gram = &narrow[0], *r = gram + size, *b_raw = r + size, *square = b_raw + size;
-  std::vector<double> wide(5 * size);
-  double *R = &wide[0], *B = R + size, *M = B + size, *K = M + size, *X = K + size;
+  std::vector<T> work(6 * size);
+  T *gram = &work[0], *r = gram + size, *b = r + size, *square = b + size, *on_l = square + size,
+    *on_grad = on_l + size;
 
   CayleyReport report{newton_schulz(L, d, l, gram, r, num_threads), 0};
-  gemm(l, l, d, Strided<T>{L, 1, l}, grad, b_raw, false, num_threads);
-  gemm(l, l, d, Strided<T>{grad, 1, l}, grad, square, false, num_threads);
-
-  std::copy(r, r + size, R);
-  std::copy(b_raw, b_raw + size, X);
-  gemm(l, l, l, Strided<double>{R, l, 1}, X, B, false, num_threads);  // R is symmetric
-  gemm(l, l, l, Strided<double>{B, 1, l}, B, K, false, num_threads);
+  gemm(l, l, d, Strided<T>{L, 1, l}, grad, b, false, num_threads);
+  gemm_symmetric(l, d, grad, grad, square, num_threads);
   const double a = step / 2;
-  double far = 0;  // how far the step goes: the largest entry of a^2 G'G
-  for (std::int64_t e = 0; e < size; ++e) {
-    M[e] = a * (static_cast<double>(square[e]) - K[e]);
-    far = std::max(far, a * a * std::abs(static_cast<double>(square[e])));
-  }
-  for (std::int64_t i = 0; i < l; ++i)
-    for (std::int64_t j = 0; j < l; ++j)
-      K[i * l + j] = (i == j ? 1.0 : 0.0) + a * (B[i * l + j] - B[j * l + i] + M[i * l + j]);
-  invert(l, K);
-
-  // updated = L R (I - tau (M - B') K^-1) - tau G K^-1
-  for (std::int64_t i = 0; i < l; ++i)
-    for (std::int64_t j = 0; j < l; ++j) M[i * l + j] -= B[j * l + i];
-  gemm(l, l, l, Strided<double>{M, l, 1}, K, X, false, num_threads);
-  for (std::int64_t i = 0; i < l; ++i)
-    for (std::int64_t j = 0; j < l; ++j) X[i * l + j] = (i == j ? 1.0 : 0.0) - step * X[i * l + j];
-  gemm(l, l, l, Strided<double>{R, l, 1}, X, B, false, num_threads);
-  for (std::int64_t e = 0; e < size; ++e) {
-    gram[e] = static_cast<T>(B[e]);
-    square[e] = static_cast<T>(-step * K[e]);
-  }
-  gemm(d, l, l, Strided<T>{L, l, 1}, gram, updated, false, num_threads);
-  gemm(d, l, l, Strided<T>{grad, l, 1}, square, updated, true, num_threads);
+  double far = 0;  // how far the step goes: the largest entry of a^2 G'G, which lies on the diagonal
+  for (std::int64_t i = 0; i < l; ++i) far = std::max(far, a * a * static_cast<double>(square[i * l + i]));
+  const bool is_long = !(far < 1);
+  if (is_long)  // the difference of large numbers in K needs more digits than they have
+    coefficients<double>(l, a, r, b, square, on_l, on_grad);
+  else
+    coefficients<T>(l, static_cast<T>(a), r, b, square, on_l, on_grad);
+  gemm(d, l, l, Strided<T>{L, l, 1}, on_l, updated, false, num_threads);
+  gemm(d, l, l, Strided<T>{grad, l, 1}, on_grad, updated, true, num_threads);
 
   // Long steps amplify rounding; short ones, as training takes them, need no second look.
-  if (!(far < 1)) {
+  if (is_long) {
     std::vector<T> before(static_cast<std::size_t>(d * l));
     for (int polish = 0; polish < 4; ++polish) {
       report.updated_drift = newton_schulz(updated, d, l, gram, r, num_threads);
