@@ -11,6 +11,7 @@
 #include "mine_class_triplets.h"
 #include "mine_triplets.h"
 #include "parallel.h"
+#include "riemannian_cg.h"
 #include "simd.h"
 #include "stiefel.h"
 
@@ -185,4 +186,22 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       },
       py::arg("dtype"), py::arg("L"), py::arg("grad"), py::arg("batch"), py::arg("d"), py::arg("l"), py::arg("step"),
       py::arg("updated"), py::arg("num_threads"));
+
+  m.def(
+      "riemannian_cg",
+      [](const std::string& dtype, Address z, std::int64_t n, std::int64_t d, std::int64_t l, Address triplets,
+         std::int64_t n_triplets, double tan2_alpha, Address weight, std::int64_t iterations, Address L,
+         int num_threads) {
+        PythonProgress progress(py::none{});
+        const CgReport report = by_dtype(dtype, [&]<typename T>(T) {
+          return progress.watch([&] {
+            return riemannian_cg(at<const T>(z), n, d, l, at<const std::int64_t>(triplets), n_triplets, tan2_alpha,
+                                 at<const T>(weight), iterations, at<T>(L), num_threads, progress);
+          });
+        });
+        return py::make_tuple(report.loss, report.grad_norm, report.iterations, report.evaluations, report.drift);
+      },
+      py::arg("dtype"), py::arg("z"), py::arg("n"), py::arg("d"), py::arg("l"), py::arg("triplets"),
+      py::arg("n_triplets"), py::arg("tan2_alpha"), py::arg("weight"), py::arg("iterations"), py::arg("L"),
+      py::arg("num_threads"));
 }

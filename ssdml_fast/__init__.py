@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from .ops.knn_graph import knn_graph, knn_search
     from .ops.mine_class_triplets import mine_class_triplets
     from .ops.mine_triplets import mine_triplets
-    from .ops.stiefel import cayley_update
+    from .ops.stiefel import CgResult, cayley_update, polar_retraction, qr_retraction, riemannian_cg
 
 _HOME = {
+    "CgResult": "ops.stiefel",
     "EdgeAffinity": "graph",
     "ConvergenceWarning": "ops.affinity",
     "KnnGraph": "graph",
@@ -38,13 +39,17 @@ _HOME = {
     "mine_triplets": "ops.mine_triplets",
     "nn": "nn",
     "optim": "optim",
+    "polar_retraction": "ops.stiefel",
     "propagate_affinity": "ops.affinity",
     "propagate_labels": "ops.affinity",
+    "qr_retraction": "ops.stiefel",
     "reference": "reference",
+    "riemannian_cg": "ops.stiefel",
     "show_config": "_config",
 }
 
 __all__ = [
+    "CgResult",
     "ConvergenceWarning",
     "EdgeAffinity",
     "KnnGraph",
@@ -61,9 +66,12 @@ __all__ = [
     "mine_triplets",
     "nn",
     "optim",
+    "polar_retraction",
     "propagate_affinity",
     "propagate_labels",
+    "qr_retraction",
     "reference",
+    "riemannian_cg",
     "show_config",
 ]
 

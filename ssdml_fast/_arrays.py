@@ -122,6 +122,18 @@ def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
     return np.empty(shape, dtype)
 
 
+def full(shape: tuple[int, ...], value: float, dtype: str, like: Any) -> Any:
+    """Allocate an array of one value in the library and on the device of `like`."""
+    x = empty(shape, dtype, like)
+    x[...] = value
+    return x
+
+
+def copy(x: Any) -> Any:
+    """Return a copy of `x`."""
+    return x.clone() if is_torch(x) else x.copy()
+
+
 def address(x: Any) -> int:
     """Address of the first element, 0 for None."""
     if x is None:

@@ -18,6 +18,7 @@ from .ops import mine_triplets as mine_triplets_op
 from .ops import stiefel as stiefel_op
 
 _library = torch.library.Library("ssdml_fast", "DEF")
+ops = torch.ops.ssdml_fast
 _KEY = "CompositeExplicitAutograd"  # one implementation for every device, below autograd
 
 
@@ -153,14 +154,16 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
     if weight is not None:
         weight = arrays.check_floats(weight, "weight", ndim=1, like=z)
         arrays.check_shape(weight, (triplets.shape[0],), "weight", "one per triplet")
-        if not arrays.is_compiling(weight):
-            arrays.check_finite(weight.detach(), "weight")
         weight = weight.to(y.dtype)
+    is_compiling, is_transformed = arrays.is_compiling(y), torch._C._are_functorch_transforms_active()
+    if weight is not None and not (is_compiling or is_transformed):
+        arrays.check_finite(weight.detach(), "weight")
     if reduction != "none" and y.requires_grad and torch.is_grad_enabled():
-        if arrays.is_compiling(y) or torch._C._are_functorch_transforms_active():
-            return ops.angular_loss(y, triplets, weight, alpha, reduction == "mean")[0]
-        return _AngularLoss.apply(y, triplets, weight, alpha, reduction == "mean")
-    losses = ops.angular_losses(y, triplets, alpha)
+        inputs = y, triplets, weight, alpha, reduction == "mean"
+        if is_compiling:
+            return ops.angular_loss(*inputs)[0]
+        return _AngularLoss.apply(*inputs)[0] if is_transformed else _EagerAngularLoss.apply(*inputs)
+    losses = (ops.angular_losses if is_compiling else _AngularLosses.apply)(y, triplets, alpha)
     if weight is not None:
         losses = losses * weight
     return angular_loss_op.reduce(losses, reduction)
@@ -211,17 +214,40 @@ def _angular_losses_context(ctx, inputs, output):
     ctx.save_for_backward(y, triplets)
 
 
-def _angular_losses_autograd(ctx, grad_losses):
+def _angular_losses_autograd(ctx, grad_losses, backward):
     y, triplets = ctx.saved_tensors
-    return ops.angular_losses_backward(grad_losses, y, triplets, ctx.alpha), None, None
+    return backward(grad_losses, y, triplets, ctx.alpha), None, None
 
 
-def _no_double_backward(ctx, grad):
+def _no_context(ctx, inputs, output):
+    pass
+
+
+def _no_double_backward(ctx, *grads):
     raise RuntimeError("angular_loss cannot be differentiated twice: its gradient is computed by a kernel of its own")
 
 
+# The same three for calls that are not compiled: torch.func wants Functions with a setup_context of their own.
 class _AngularLoss(torch.autograd.Function):
-    """The operator of that name without dispatch, which would cost more than a mini-batch's kernel."""
+    forward = staticmethod(_angular_loss)
+    setup_context = staticmethod(_angular_loss_context)
+    backward = staticmethod(_angular_loss_backward)
+
+
+class _AngularLosses(torch.autograd.Function):
+    forward = staticmethod(_angular_losses)
+    setup_context = staticmethod(_angular_losses_context)
+    backward = staticmethod(lambda ctx, grad: _angular_losses_autograd(ctx, grad, _AngularLossesBackward.apply))
+
+
+class _AngularLossesBackward(torch.autograd.Function):
+    forward = staticmethod(_angular_losses_backward)
+    setup_context = staticmethod(_no_context)
+    backward = staticmethod(_no_double_backward)
+
+
+class _EagerAngularLoss(torch.autograd.Function):
+    """_AngularLoss outside of torch.func: calling a Function with a setup_context takes longer than a small kernel."""
 
     @staticmethod
     def forward(ctx, *inputs):
@@ -236,7 +262,7 @@ class _DifferentiableOnce(torch.autograd.Function):
     """A gradient as it is, known to depend on y in a way that cannot be differentiated."""
 
     forward = staticmethod(lambda grad, y: grad.view_as(grad))
-    setup_context = staticmethod(lambda ctx, inputs, output: None)
+    setup_context = staticmethod(_no_context)
     backward = staticmethod(_no_double_backward)
 
 
@@ -264,7 +290,10 @@ torch.library.register_autograd(
     "ssdml_fast::angular_loss", _angular_loss_backward, setup_context=_angular_loss_context, lib=_library
 )
 torch.library.register_autograd(
-    "ssdml_fast::angular_losses", _angular_losses_autograd, setup_context=_angular_losses_context, lib=_library
+    "ssdml_fast::angular_losses",
+    lambda ctx, grad: _angular_losses_autograd(ctx, grad, ops.angular_losses_backward),
+    setup_context=_angular_losses_context,
+    lib=_library,
 )
 torch.library.register_autograd("ssdml_fast::angular_losses_backward", _no_double_backward, lib=_library)
 
@@ -277,5 +306,3 @@ torch.library.register_fake(
     lambda L, grad, step: torch.empty_like(L, memory_format=torch.contiguous_format),
     lib=_library,
 )
-
-ops = torch.ops.ssdml_fast

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 import ssdml_fast as sf
 from ssdml_fast import _torch, reference
+from ssdml_fast.ops import angular_loss as angular_loss_op
 
 alphas = st.sampled_from((40.0, 45, 10.0, 60.0))
 
@@ -157,6 +158,27 @@ def test_softplus_never_overflows(isa, scale, dtype):
     np.testing.assert_allclose(grad_z[:, 0], [-2 * scale, 2 * scale, 0, 0], rtol=1e-5)
 
 
+def test_margins_beyond_the_range_of_float32(isa):
+    """|a|^2 and 4 t |b|^2 overflow; their difference decides."""
+    z = (1e20 * np.array([[0, 0], [1, 0], [5, 5]])).astype(np.float32)
+    loss = sf.angular_loss(z, np.array([[0, 1, 2], [0, 1, 1]]), np.eye(2, dtype=np.float32), reduction="none")
+    np.testing.assert_array_equal(loss, [0, np.inf])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softplus_to_the_last_digits(isa, dtype):
+    """Margins of either sign over the whole range in which exp is a normal number."""
+    lowest = -np.log(np.finfo(dtype).tiny)
+    x = np.sqrt(np.geomspace(1e-6, lowest * 0.99, 500) / 4).astype(dtype)
+    z, i = np.concatenate([[0], x, -x])[:, None].astype(dtype), np.arange(1, 501)
+    apart = np.stack([i, i + 500, 0 * i], 1)  # m = (2 x)^2
+    close = np.stack([0 * i, 0 * i, i], 1)  # m = -4 x^2, as tan 45° = 1
+    m = 4 * np.concatenate([x, x]).astype(np.float64) ** 2 * np.repeat([1, -1], 500)
+    ours = sf.angular_loss(z, np.concatenate([apart, close]), np.ones((1, 1), dtype), 45.0, "none")
+    error = np.abs(ours / np.logaddexp(0, m) - 1) / (4 + np.maximum(0, -m))  # exp m magnifies the rounding of m
+    assert error.max() <= 2 * np.finfo(dtype).eps
+
+
 def test_small_losses_keep_their_digits(isa):
     z = np.array([[0.0], [0.0], [5.0]])
     loss = sf.angular_loss(z, np.array([[0, 1, 2]]), np.ones((1, 1)))
@@ -295,8 +317,63 @@ def test_double_backward_raises():
     z, L = torch.randn(6, 4, requires_grad=True), torch.eye(4, 2, requires_grad=True)
     loss = sf.angular_loss(z, torch.tensor([[0, 1, 2], [3, 4, 5]]), L)
     (grad,) = torch.autograd.grad(loss, z, create_graph=True)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="angular_loss cannot be differentiated twice"):
         grad.sum().backward()
+
+
+def test_no_gradient_is_computed_for_none_wanted(monkeypatch):
+    wanted = []
+    run = angular_loss_op.run
+    monkeypatch.setattr(angular_loss_op, "run", lambda *args, **kw: wanted.append(kw["grad"]) or run(*args, **kw))
+    z, L, triplets = torch.randn(6, 4, requires_grad=True), torch.eye(4, 2), torch.tensor([[0, 1, 2], [3, 4, 5]])
+    with torch.no_grad():
+        sf.angular_loss(z, triplets, L)
+    sf.angular_loss(z.detach(), triplets, L)
+    assert wanted == [False, False]
+    sf.angular_loss(z, triplets, L).backward()
+    assert wanted == [False, False, True]  # one pass for both, none in the backward
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(dtype):
+    torch.manual_seed(0)
+    z, L = torch.randn(20, 6, requires_grad=True), torch.eye(6, 3, requires_grad=True)
+    triplets = torch.randint(0, 20, (30, 3))
+    with torch.autocast("cpu", dtype):
+        loss = sf.angular_loss(z, triplets, L, reduction="mean")
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert z.grad.dtype == L.grad.dtype == torch.float32
+    expected, grad_z, _ = sf.angular_loss_and_grad(z.detach(), triplets, L.detach(), reduction="mean")
+    torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(z.grad, grad_z, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+def test_functional_gradients(reduction):
+    z, L, triplets = torch.randn(20, 6), torch.eye(6, 3), torch.randint(0, 20, (30, 3))
+    weight = torch.rand(30)
+
+    def loss(z, L, weight):
+        return sf.angular_loss(z, triplets, L, 40.0, reduction, weight).sum()
+
+    grads, value = torch.func.grad_and_value(loss, argnums=(0, 1, 2))(z, L, weight)
+    expected = sf.angular_loss_and_grad(z, triplets, L, 40.0, "mean" if reduction == "mean" else "sum", weight)
+    for ours, right in zip((value, *grads), expected, strict=False):
+        torch.testing.assert_close(ours, right)
+    each = sf.angular_loss(z, triplets, L, reduction="none") / (30 if reduction == "mean" else 1)
+    torch.testing.assert_close(grads[2], each)
+    with pytest.raises(RuntimeError, match="angular_loss cannot be differentiated twice"):
+        torch.func.grad(lambda z: torch.func.grad(loss)(z, L, weight).square().sum())(z)
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(lambda z: loss(z, L, weight))(z.expand(2, 20, 6))
+
+
+def test_gradient_scales_with_what_flows_in():
+    z, L, triplets = torch.randn(20, 6, requires_grad=True), torch.eye(6, 3), torch.randint(0, 20, (30, 3))
+    (grad,) = torch.autograd.grad(sf.angular_loss(z, triplets, L), z)
+    (scaled,) = torch.autograd.grad(sf.angular_loss(z, triplets, L), z, torch.tensor(-3.0))
+    torch.testing.assert_close(scaled, -3 * grad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

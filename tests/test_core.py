@@ -158,3 +158,32 @@ def test_type_stubs_tell_the_truth(module):
     }
     signatures = {name: f.__doc__.splitlines()[0] for name, f in vars(compiled).items() if callable(f)}
     assert {name: re.findall(r"(\w+): ", signature) for name, signature in signatures.items()} == stubs
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [0, 1, 17, 100])
+def test_largest_magnitude(isa, size, dtype):
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal(size).astype(dtype) * 1e30
+
+    def found():
+        return _core.lib.largest_magnitude(x.dtype.name, x.ctypes.data, size)
+
+    assert found() == np.abs(x).max(initial=0)
+    for value in (-0.0, -np.finfo(dtype).max, -np.inf, np.nan, -np.nan) if size else ():
+        x[rng.integers(size)] = value
+        np.testing.assert_equal(found(), float(np.abs(x).max()))
+
+
+@pytest.mark.parametrize("size", [0, 1, 17, 100])
+def test_all_indices(isa, size):
+    rng = np.random.default_rng(size)
+    x = rng.integers(0, 1000, size)
+    assert _core.lib.all_indices(x.ctypes.data, size, 1000)
+    for value in (1000, -1, 2**62, -(2**62)) if size else ():
+        y = x.copy()
+        y[rng.integers(size)] = value
+        assert not _core.lib.all_indices(y.ctypes.data, size, 1000)

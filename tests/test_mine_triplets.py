@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import LAYOUTS, LIBRARIES, graphs, labels, random_neighbours, relayout, seeds, to_torch
+from threadpoolctl import threadpool_limits
 
 import ssdml_fast as sf
 from ssdml_fast import EdgeAffinity, KnnGraph, _torch, reference
@@ -43,10 +44,10 @@ def test_agrees_with_twin(isa, case):
     np.testing.assert_array_equal(triplets, reference.mine_triplets(graph, affinity, anchors))
 
 
-@pytest.mark.parametrize("k", [1, 2, 15, 16, 17, 33, 64, 129])
+@pytest.mark.parametrize("k", [1, 2, 15, 16, 17, 33, 64, 129, 1100])
 def test_agrees_with_twin_for_wide_rows(isa, k):
     rng = np.random.default_rng(k)
-    indices = random_neighbours(np.array([0, 150]), k, rng)
+    indices = random_neighbours(np.array([0, max(150, k + 1)]), k, rng)
     graph = KnnGraph(indices, np.sort(rng.integers(0, 4, indices.shape).astype(float), axis=1))
     affinity = affinity_of(rng.integers(-3, 4, indices.shape).astype(float))
     np.testing.assert_array_equal(sf.mine_triplets(graph, affinity), reference.mine_triplets(graph, affinity))
@@ -126,7 +127,17 @@ def test_any_layout(case, layout):
 
 
 # --- backends agree ---------------------------------------------------------------------------------------------------
-# One loop without arithmetic: the instruction sets are held to the twin, bit for bit, above.
+# The instruction sets are held to the twin, bit for bit, above.
+
+
+def test_same_triplets_for_any_thread_count(isa):
+    rng = np.random.default_rng(0)
+    graph = KnnGraph(random_neighbours(np.array([0, 9000]), 9, rng, popular=0.01))
+    affinity = affinity_of(rng.integers(0, 30, graph.indices.shape).astype(np.float32))
+    with threadpool_limits(1):
+        alone = sf.mine_triplets(graph, affinity)
+    with threadpool_limits(3):
+        np.testing.assert_array_equal(sf.mine_triplets(graph, affinity), alone)
 
 
 # --- torch ------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DTYPES, LAYOUTS, LIBRARIES, random_stiefel, relayout, stiefel_points, to_torch
+from strategies import DTYPES, LAYOUTS, LIBRARIES, losses, random_stiefel, relayout, stiefel_points, to_torch
 from threadpoolctl import threadpool_limits
 
 import ssdml_fast as sf
@@ -59,6 +59,88 @@ def test_agrees_with_twin_at_larger_sizes(isa, shape, dtype):
     np.testing.assert_allclose(updated, reference.cayley_update(L, grad, 0.3), rtol=0, atol=tolerance(L, grad, 0.3))
 
 
+@given(stiefel_points())
+@pytest.mark.parametrize("retraction", ["qr_retraction", "polar_retraction"])
+def test_retractions_agree_with_twin(retraction, case):
+    L, grad = case
+    direction = tangent(L, grad)
+    retracted = getattr(sf, retraction)(L, direction)
+    assert retracted.dtype == L.dtype and retracted.shape == L.shape
+    twin = getattr(reference, retraction)(L.astype(np.float64), direction.astype(np.float64))
+    np.testing.assert_allclose(retracted, twin, rtol=0, atol=32 * np.finfo(L.dtype).eps * (1 + largest(direction)))
+
+
+def tangent(L, grad):
+    """The part of `grad` that is tangent at L, in the embedded metric."""
+    along = np.swapaxes(L, -1, -2) @ grad
+    return grad - L @ (along + np.swapaxes(along, -1, -2)) / 2
+
+
+def largest(x):
+    return float(np.linalg.norm(x.astype(np.float64), axis=(-2, -1)).max(initial=0))
+
+
+def test_retractions_agree_with_geoopt():
+    geoopt = pytest.importorskip("geoopt")
+    L, grad = torch.from_numpy(random_stiefel((3, 20, 6), np.random.default_rng(0))), torch.randn(3, 20, 6).double()
+    for manifold in (geoopt.EuclideanStiefel(), geoopt.EuclideanStiefelExact()):
+        step = manifold.proju(L, grad)
+        torch.testing.assert_close(sf.qr_retraction(L, step), geoopt.EuclideanStiefel().retr(L, step))
+    # geoopt's canonical step is Cayley's along grad Lᵀ - L gradᵀ where Lᵀ grad is symmetric
+    along = L.mT @ grad
+    grad = grad - L @ (along - along.mT) / 2
+    parameter = geoopt.ManifoldParameter(L.clone(), manifold=geoopt.CanonicalStiefel())
+    parameter.grad = grad.clone()
+    geoopt.optim.RiemannianSGD([parameter], lr=0.1).step()
+    torch.testing.assert_close(sf.cayley_update(L, grad, 0.1), parameter.detach(), rtol=0, atol=1e-10)
+
+
+@given(losses(max_n=12, max_d=9, max_t=30, scales=(1.0, 3.0)), st.integers(0, 4), st.booleans())
+def test_conjugate_gradients_agree_with_twin(isa, case, iterations, mean):
+    z, triplets, L = (a.astype(np.float64) if a.dtype == np.float32 else a for a in case)
+    L = np.linalg.qr(L)[0]
+    reduction = "mean" if mean else "sum"
+    ours = sf.riemannian_cg(L, z, triplets, 45.0, iterations, reduction)
+    twin = reference.riemannian_cg(L, z, triplets, 45.0, iterations, reduction)
+    assert drift(ours.L) <= 1e-12
+    np.testing.assert_allclose(ours.loss, sf.angular_loss(z, triplets, ours.L, 45.0, reduction), rtol=1e-9, atol=1e-12)
+    assert ours.loss <= sf.angular_loss(z, triplets, L, 45.0, reduction) * (1 + 1e-12)
+    if twin.grad_norm > 1e-4:  # near a minimum rounding decides how many steps are tried
+        assert (ours.iterations, ours.evaluations) == (twin.iterations, twin.evaluations)
+        np.testing.assert_allclose(ours.L, twin.L, rtol=0, atol=1e-6)
+        np.testing.assert_allclose([ours.loss, ours.grad_norm], [twin.loss, twin.grad_norm], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_conjugate_gradients_agree_with_pymanopt(isa, dtype):
+    pymanopt = pytest.importorskip("pymanopt")
+    rng = np.random.default_rng(0)
+    z, triplets = mini_batch(rng, dtype)
+    L = random_stiefel((64, 16), rng, dtype)
+    weight = rng.uniform(0, 2, len(triplets)).astype(dtype)
+    manifold = pymanopt.manifolds.Stiefel(64, 16)
+    problem = pymanopt.Problem(
+        manifold,
+        pymanopt.function.numpy(manifold)(lambda L: float(reference.angular_loss(z, triplets, L, weight=weight))),
+        euclidean_gradient=pymanopt.function.numpy(manifold)(
+            lambda L: reference.angular_loss_and_grad(z, triplets, L, weight=weight)[2]
+        ),
+    )
+    optimizer = pymanopt.optimizers.ConjugateGradient(max_iterations=11, verbosity=0)  # it counts the start
+    theirs = optimizer.run(problem, initial_point=L)
+    ours = sf.riemannian_cg(L, z, triplets, iterations=10, weight=weight)
+    rtol = 1e-10 if dtype == np.float64 else 1e-4
+    assert ours.iterations == 10 and ours.L.dtype == dtype
+    np.testing.assert_allclose(ours.loss, theirs.cost, rtol=rtol)
+    np.testing.assert_allclose(ours.L, theirs.point, rtol=0, atol=10 * rtol)
+
+
+def mini_batch(rng, dtype=np.float64):
+    """(z, triplets): 150 unit vectors of which triplets index some, some more than once."""
+    z = rng.standard_normal((150, 64))
+    return (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(dtype), rng.integers(0, 100, (50, 3))
+
+
 # --- invariants -------------------------------------------------------------------------------------------------------
 
 
@@ -77,6 +159,19 @@ def test_drift_stays_small_over_many_steps(isa, d, width):
         L = sf.cayley_update(L, grads[i % 64], 0.05)
         if i % 100 == 99:
             assert drift(L) <= 1e-5
+
+
+@pytest.mark.parametrize("d, width", [(16, 4), (64, 16)])
+def test_drift_stays_small_over_a_hundred_thousand_steps(d, width):
+    rng = np.random.default_rng(1)
+    L = random_stiefel((d, width), rng, np.float32)
+    grads = rng.standard_normal((64, d, width)).astype(np.float32)
+    worst = 0.0
+    for i in range(100_000):
+        L = sf.cayley_update(L, grads[i % 64], 0.05)
+        if i % 1000 == 999:
+            worst = max(worst, drift(L))
+    assert worst <= 1e-5
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -127,6 +222,55 @@ def test_back_and_forth(case, step):
     np.testing.assert_allclose(back, L, rtol=0, atol=1e-8)
 
 
+@given(stiefel_points())
+@pytest.mark.parametrize("retraction, order", [("qr_retraction", 2), ("polar_retraction", 3)])
+def test_retractions_follow_the_geodesic(retraction, order, case):
+    """Orthonormal columns, and R(0) = L, R'(0) = direction; the polar one also to second order."""
+    L, grad = (a.astype(np.float64) for a in case)
+    L = np.linalg.qr(L)[0]
+    direction = tangent(L, grad)
+    direction = 1e-3 * direction / max(1.0, largest(direction))
+    retracted = getattr(sf, retraction)(L, direction)
+    assert drift(retracted) <= 1e-14
+    expected = L + direction
+    if order == 3:  # L (I + S) with the symmetric S that keeps the columns orthonormal to second order
+        expected = expected - L @ np.swapaxes(direction, -1, -2) @ direction / 2
+    np.testing.assert_allclose(retracted, expected, rtol=0, atol=2 * 1e-3**order)
+
+
+def test_conjugate_gradients_find_an_invariant_subspace(isa):
+    """Every negative midway between its pair, far apart: the loss is the sum of |Lᵀ(z - z⁺)|², least on the trailing
+    eigenvectors of its matrix."""
+    rng = np.random.default_rng(0)
+    spread = 1e4 * np.array([1.0, 1.1, 1.2, 3.0, 4.0, 5.0, 6.0, 7.0])
+    basis = random_stiefel((8, 8), rng)
+    half = 40 * spread * rng.standard_normal((60, 8)) @ basis.T / 2
+    z, each = np.vstack([half, -half, 0 * half]), np.arange(60)
+    result = sf.riemannian_cg(
+        random_stiefel((8, 3), rng), z, np.stack([each, each + 60, each + 120], 1), iterations=300
+    )
+    values, vectors = np.linalg.eigh(4 * half.T @ half)
+    np.testing.assert_allclose(result.loss, values[:3].sum(), rtol=1e-9)
+    np.testing.assert_allclose(result.L @ result.L.T, vectors[:, :3] @ vectors[:, :3].T, rtol=0, atol=1e-5)
+
+
+def test_conjugate_gradients_stop_where_there_is_nothing_to_gain(isa):
+    z, L, none = np.ones((4, 3), np.float32), np.eye(3, 2, dtype=np.float32), np.zeros((0, 3), np.int64)
+    for triplets in (none, np.array([[0, 0, 0], [1, 2, 3]])):
+        for reduction in ("sum", "mean"):
+            result = sf.riemannian_cg(L, z, triplets, reduction=reduction)
+            assert result.iterations == 0 and result.grad_norm == 0
+            np.testing.assert_array_equal(result.L, L)
+
+
+def test_conjugate_gradients_depend_on_the_points_of_triplets_only():
+    z, triplets = mini_batch(np.random.default_rng(0))
+    L = random_stiefel((64, 8), np.random.default_rng(1))
+    used = np.unique(triplets)
+    among_fewer = sf.riemannian_cg(L, z[used], np.searchsorted(used, triplets))
+    np.testing.assert_array_equal(sf.riemannian_cg(L, z, triplets).L, among_fewer.L)
+
+
 @given(stiefel_points(), steps)
 def test_a_batch_is_a_loop(isa, case, step):
     L, grad = case
@@ -157,6 +301,19 @@ def test_same_bits_for_any_thread_count(isa, num_threads, shape):
         np.testing.assert_array_equal(sf.cayley_update(L, grad, 0.1), alone)
 
 
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_conjugate_gradients_have_the_same_bits_for_any_thread_count(isa, num_threads):
+    rng = np.random.default_rng(0)
+    z, triplets = rng.standard_normal((900, 64)), rng.integers(0, 900, (5000, 3))
+    L = random_stiefel((64, 40), rng)
+    with threadpool_limits(1):
+        alone = sf.riemannian_cg(L, z, triplets, iterations=3)
+    with threadpool_limits(num_threads):
+        together = sf.riemannian_cg(L, z, triplets, iterations=3)
+    np.testing.assert_array_equal(together.L, alone.L)
+    assert together[1:] == alone[1:]
+
+
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
@@ -166,6 +323,27 @@ def test_torch_equals_numpy(case, step):
     updated = sf.cayley_update(torch.from_numpy(L), torch.from_numpy(grad), step)
     assert isinstance(updated, torch.Tensor)
     np.testing.assert_array_equal(updated.numpy(), sf.cayley_update(L, grad, step))
+
+
+@given(stiefel_points())
+@pytest.mark.parametrize("retraction", ["qr_retraction", "polar_retraction"])
+def test_torch_retractions_equal_numpy(retraction, case):
+    L, grad = case
+    direction = tangent(L, grad)
+    retracted = getattr(sf, retraction)(to_torch(L), to_torch(direction))
+    assert isinstance(retracted, torch.Tensor)
+    atol = 32 * np.finfo(L.dtype).eps * (1 + largest(direction))
+    np.testing.assert_allclose(retracted.numpy(), getattr(sf, retraction)(L, direction), rtol=0, atol=atol)
+
+
+def test_torch_conjugate_gradients_equal_numpy():
+    rng = np.random.default_rng(0)
+    (z, triplets), L = mini_batch(rng, np.float32), random_stiefel((64, 8), rng, np.float32)
+    parameter = torch.nn.Parameter(to_torch(L))
+    result = sf.riemannian_cg(parameter, to_torch(z), to_torch(triplets), reduction="mean")
+    assert isinstance(result.L, torch.Tensor) and not result.L.requires_grad
+    np.testing.assert_array_equal(result.L.numpy(), sf.riemannian_cg(L, z, triplets, reduction="mean").L)
+    np.testing.assert_array_equal(parameter.detach().numpy(), L)
 
 
 def test_torch_parameter_is_read_as_its_values():
@@ -231,3 +409,51 @@ def test_refuses(refuses, library, error, name, changed):
 def test_refuses_mixed_libraries(refuses):
     refuses(TypeError, "grad", sf.cayley_update, L, torch.from_numpy(GRAD), 0.1)
     refuses(TypeError, "grad", sf.cayley_update, torch.from_numpy(L), GRAD, 0.1)
+
+
+@pytest.mark.parametrize(
+    "error, name, changed",
+    [
+        (TypeError, "L", {"L": L.tolist()}),
+        (ValueError, "L", {"L": L.T.copy(), "direction": GRAD.T.copy()}),
+        (ValueError, "L", {"L": 2 * L}),
+        (ValueError, "L", {"L": np.full((6, 3), np.nan)}),
+        (TypeError, "direction", {"direction": GRAD.tolist()}),
+        (TypeError, "direction", {"direction": GRAD.astype(np.float32)}),
+        (ValueError, "direction", {"direction": GRAD[None]}),
+        (ValueError, "direction", {"direction": np.full((6, 3), np.inf)}),
+    ],
+)
+@pytest.mark.parametrize("retraction", ["qr_retraction", "polar_retraction"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_retractions_refuse(refuses, library, retraction, error, name, changed):
+    refuses(error, name, getattr(sf, retraction), **LIBRARIES[library]({"L": L, "direction": GRAD, **changed}))
+
+
+Z, TRIPLETS = RNG.standard_normal((10, 6)), RNG.integers(0, 10, (4, 3))
+
+
+@pytest.mark.parametrize(
+    "error, name, changed",
+    [
+        (TypeError, "L", {"L": L.tolist()}),
+        (ValueError, "L", {"L": L[None]}),
+        (ValueError, "L", {"L": L[:-1]}),
+        (ValueError, "L", {"L": 2 * L}),
+        (ValueError, "L", {"L": np.full((6, 3), np.nan)}),
+        (TypeError, "L", {"L": L.astype(np.float32)}),
+        (TypeError, "z", {"z": Z.tolist()}),
+        (ValueError, "z", {"z": np.full((10, 6), np.inf)}),
+        (TypeError, "triplets", {"triplets": TRIPLETS.astype(float)}),
+        (ValueError, "triplets", {"triplets": TRIPLETS + 10}),
+        (ValueError, "alpha", {"alpha": 90.0}),
+        (ValueError, "iterations", {"iterations": -1}),
+        (TypeError, "iterations", {"iterations": 2.5}),
+        (ValueError, "reduction", {"reduction": "none"}),
+        (ValueError, "weight", {"weight": np.ones(5)}),
+        (ValueError, "weight", {"weight": np.full(4, np.nan)}),
+    ],
+)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_conjugate_gradients_refuse(refuses, library, error, name, changed):
+    refuses(error, name, sf.riemannian_cg, **LIBRARIES[library]({"L": L, "z": Z, "triplets": TRIPLETS, **changed}))

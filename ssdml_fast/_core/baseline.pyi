@@ -111,3 +111,17 @@ def angular_loss(
 def cayley_update(
     dtype: str, L: int, grad: int, batch: int, d: int, l: int, step: float, updated: int, num_threads: int
 ) -> tuple[float, float]: ...
+def riemannian_cg(
+    dtype: str,
+    z: int,
+    n: int,
+    d: int,
+    l: int,
+    triplets: int,
+    n_triplets: int,
+    tan2_alpha: float,
+    weight: int,
+    iterations: int,
+    L: int,
+    num_threads: int,
+) -> tuple[float, float, int, int, float]: ...

@@ -10,7 +10,7 @@ from .graph_modes import graph_modes
 from .knn_graph import knn_graph, knn_search
 from .mine_class_triplets import mine_class_triplets
 from .mine_triplets import mine_triplets
-from .stiefel import cayley_update
+from .stiefel import cayley_update, polar_retraction, qr_retraction, riemannian_cg
 
 __all__ = [
     "angular_loss",
@@ -21,6 +21,9 @@ __all__ = [
     "knn_search",
     "mine_class_triplets",
     "mine_triplets",
+    "polar_retraction",
     "propagate_affinity",
     "propagate_labels",
+    "qr_retraction",
+    "riemannian_cg",
 ]
