@@ -11,6 +11,7 @@ from inputs import full_only, graph
 import ssdml_fast as sf
 
 SHAPES = {
+    "clustered-200-k10": ("clustered", 200, 128, 10),  # the overhead of a call
     "clustered-9100-k10": ("clustered", 9100, 128, 10),
     "clustered-5864-k50": ("clustered", 5864, 128, 50),
 }

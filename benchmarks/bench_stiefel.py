@@ -1,4 +1,7 @@
-"""Cayley update of orthonormal columns: ours beside geoopt, the low-rank formula in torch and a dense solve.
+"""Updates of orthonormal columns: Cayley steps, retractions, and conjugate gradients for the angular loss.
+
+Cayley: ours beside geoopt, the low-rank formula in torch, a dense solve, and a step of gradient descent through torch's
+own orthogonal parametrisation, which computes the matrix from free parameters and differentiates through that.
 
 geoopt steps along the Riemannian gradient, which doubles the antisymmetric part of Lᵀ grad. The gradients here have a
 symmetric Lᵀ grad, as those of every function of L Lᵀ do (the angular loss is one), so that all methods move alike.
@@ -58,8 +61,25 @@ def dense_solve(L, grad):
     return call
 
 
+def torch_orthogonal(L, grad):
+    """A step of SGD on the parameters behind torch's Cayley map. It moves another way: its time alone compares."""
+    layer = torch.nn.Linear(*L.shape, bias=False)
+    torch.nn.utils.parametrizations.orthogonal(layer, orthogonal_map="cayley")
+    optimizer = torch.optim.SGD(layer.parameters(), lr=STEP)
+
+    @torch.enable_grad()
+    def call():
+        optimizer.zero_grad()
+        (layer.weight.T * grad).sum().backward()
+        optimizer.step()
+        return layer.weight.detach().T
+
+    return call
+
+
 METHODS = {
     "ssdml_fast": ours,
+    "torch orthogonal": torch_orthogonal,
     "geoopt RiemannianSGD": geoopt_sgd,
     "torch low-rank": low_rank,
     "torch dense solve": dense_solve,
@@ -89,6 +109,90 @@ def expected(shape):
 @torch.no_grad()
 def test_cayley_update(race, shape, method):
     def check(updated):
-        np.testing.assert_allclose(updated.numpy(), expected(shape), rtol=0, atol=1e-6)
+        if method == "torch orthogonal":
+            torch.testing.assert_close(updated.T @ updated, torch.eye(updated.shape[1]), rtol=0, atol=1e-4)
+        else:
+            np.testing.assert_allclose(updated.numpy(), expected(shape), rtol=0, atol=1e-6)
 
     race(METHODS[method](*operands(shape)), check, targets={"geoopt RiemannianSGD": SHAPES[shape][2]})
+
+
+def ours_cg(L, z, triplets):
+    return lambda: sf.riemannian_cg(L, z, triplets, iterations=STEPS).L
+
+
+def pymanopt_cg(L, z, triplets):
+    pymanopt = pytest.importorskip("pymanopt")
+    manifold = pymanopt.manifolds.Stiefel(*L.shape)
+    four_t = 4 * np.tan(np.deg2rad(40)) ** 2
+
+    def differences(L):
+        i, p, q = (z[index] @ L for index in triplets.T)
+        return i - p, q - (i + p) / 2
+
+    def cost(L):
+        a, b = differences(L)
+        return float(np.logaddexp(0, (a**2).sum(1) - four_t * (b**2).sum(1)).sum())
+
+    def gradient(L):
+        a, b = differences(L)
+        m = (a**2).sum(1) - four_t * (b**2).sum(1)
+        slope = 2 * np.exp(-np.logaddexp(0, -m))[:, None]
+        i, p, q = (z[index] for index in triplets.T)
+        return (i - p).T @ (slope * a) - four_t * (q - (i + p) / 2).T @ (slope * b)
+
+    problem = pymanopt.Problem(
+        manifold,
+        pymanopt.function.numpy(manifold)(cost),
+        euclidean_gradient=pymanopt.function.numpy(manifold)(gradient),
+    )
+    optimizer = pymanopt.optimizers.ConjugateGradient(max_iterations=STEPS + 1, verbosity=0)  # it counts the start
+    return lambda: optimizer.run(problem, initial_point=L).point
+
+
+STEPS = 10
+CG_METHODS = {"ssdml_fast": ours_cg, "pymanopt": pymanopt_cg}
+
+
+@functools.cache
+def mini_batch(dtype):
+    """A metric 128x64, and 100 triplets of 300 unit vectors."""
+    rng = np.random.default_rng(6)
+    z = rng.standard_normal((300, 128))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    L = np.linalg.qr(rng.standard_normal((128, 64)))[0]
+    return L.astype(dtype), z.astype(dtype), rng.permutation(300).reshape(100, 3)
+
+
+@pytest.mark.parametrize("method", CG_METHODS)
+@pytest.mark.parametrize("shape", ["cg-float32", "cg-float64"])
+def test_riemannian_cg(race, shape, method):
+    L, z, triplets = mini_batch(shape.removeprefix("cg-"))
+
+    def check(found):
+        expected = sf.reference.riemannian_cg(L.astype(float), z.astype(float), triplets, iterations=STEPS)
+        np.testing.assert_allclose(found, expected.L, rtol=0, atol=1e-4)
+
+    race(CG_METHODS[method](L, z, triplets), check, targets={"pymanopt": 8})
+
+
+def geoopt_retraction(L, step):
+    return pytest.importorskip("geoopt").EuclideanStiefel().retr(L, step)
+
+
+RETRACTIONS = {"ssdml_fast": sf.qr_retraction, "geoopt EuclideanStiefel": geoopt_retraction}
+
+
+@pytest.mark.parametrize("method", RETRACTIONS)
+@pytest.mark.parametrize("shape", ["qr-128x64", "qr-1024x128"])
+@torch.no_grad()
+def test_qr_retraction(race, shape, method):
+    L, grad = operands(shape.removeprefix("qr-"))
+    along = L.T @ grad
+    step = 0.1 * (grad - L @ (along + along.T) / 2)
+
+    def check(retracted):
+        expected = sf.reference.qr_retraction(L.double().numpy(), step.double().numpy())
+        np.testing.assert_allclose(retracted.numpy(), expected, rtol=0, atol=1e-5)
+
+    race(lambda: RETRACTIONS[method](L, step), check)

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ class Result:
     method: str
     median: float  # seconds
     noisy: bool
+    memory: float | None  # bytes by which a call raised the peak of resident memory
     target: float | None  # times faster than this peer that ours should be
 
 
@@ -113,8 +115,10 @@ def race(benchmark: Any, threads: int, request: pytest.FixtureRequest) -> Callab
         benchmark.extra_info.update(operation=operation, shape=shape, threads=threads, method=method, target=target)
         benchmark.pedantic(call, rounds=rounds)
         if benchmark.stats:  # none under --benchmark-disable
-            stats = benchmark.stats.stats
-            result = Result(operation, shape, threads, method, stats.median, stats.iqr > NOISY * stats.median, target)
+            stats, memory = benchmark.stats.stats, _peak_memory(call)
+            result = Result(
+                operation, shape, threads, method, stats.median, stats.iqr > NOISY * stats.median, memory, target
+            )
             request.config.stash[RESULTS].append(result)
 
     return run
@@ -124,6 +128,21 @@ def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     answer = call()
     return time.perf_counter() - started, answer
+
+
+def _peak_memory(call: Callable[[], Any]) -> float | None:
+    """Bytes by which a call raises the peak of resident memory; None where the system does not tell (not Linux)."""
+
+    def resident(which: str) -> int:
+        return 1024 * int(re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is resident now
+        before = resident("VmRSS")
+    except OSError:
+        return None
+    call()
+    return max(resident("VmHWM") - before, 0)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
@@ -150,27 +169,27 @@ def _report(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
     if any(result.noisy for result in results):
         terminal.write_line("~ the rounds differed much", yellow=True)
     for operation, of_operation in itertools.groupby(results, lambda result: result.operation):
-        rows = [("shape", "threads", "ours ms", "peer", "peer ms", "ratio", "target")]
+        rows = [("shape", "threads", "ours ms", "MiB", "peer", "peer ms", "MiB", "ratio", "target")]
         colours: list[dict[str, bool]] = [{"bold": True}]
         for group in _groups(of_operation):
             shape, threads = next((result.shape, str(result.threads)) for result in group.values())
             ours = group.pop(OURS, None)
-            lead = (shape, threads, _ms(ours))
+            lead = (shape, threads, _ms(ours), _mib(ours))
             if not group:
-                rows.append((*lead, "", "", "", ""))
+                rows.append((*lead, "", "", "", "", ""))
                 colours.append({})
             for peer in group.values():
                 ratio = peer.median / ours.median if ours else None
-                rows.append((*lead, peer.method, _ms(peer), _times(ratio), _times(peer.target)))
+                rows.append((*lead, peer.method, _ms(peer), _mib(peer), _times(ratio), _times(peer.target)))
                 reached = None if ratio is None or peer.target is None else ratio >= peer.target
                 colours.append({} if reached is None else {"green" if reached else "red": True})
-                lead = ("", "", "")
+                lead = ("", "", "", "")
         terminal.write_line("")
         terminal.write_line(operation, bold=True)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row, colour in zip(rows, colours, strict=True):
             cells = (
-                text.ljust(width) if i in (0, 3) else text.rjust(width)
+                text.ljust(width) if i in (0, 4) else text.rjust(width)
                 for i, (text, width) in enumerate(zip(row, widths, strict=True))
             )
             terminal.write_line("  " + "  ".join(cells).rstrip(), **colour)
@@ -188,6 +207,10 @@ def _ms(result: Result | None) -> str:
         return "-"
     ms = 1e3 * result.median
     return "~" * result.noisy + (f"{ms:,.3g}" if ms < 100 else f"{ms:,.0f}")
+
+
+def _mib(result: Result | None) -> str:
+    return "-" if result is None or result.memory is None else f"{result.memory / 2**20:.3g}"
 
 
 def _times(ratio: float | None) -> str:

@@ -177,12 +177,13 @@ def _angular_loss(y, triplets, weight, alpha, mean):
 
 
 def _angular_losses(y, triplets, alpha):
-    return angular_loss_op.run(*_angular_loss_operands(y, triplets), alpha, None, losses=True, grad=False)[0]
+    y, triplets = _angular_loss_operands(y, triplets)
+    return angular_loss_op.run(y, triplets, alpha, None, losses=True, grad=False)[0]
 
 
 def _angular_losses_backward(grad_losses, y, triplets, alpha):
-    weight = arrays.contiguous(grad_losses)
-    return angular_loss_op.run(*_angular_loss_operands(y, triplets), alpha, weight, losses=False, grad=True)[1]
+    y, triplets = _angular_loss_operands(y, triplets)
+    return angular_loss_op.run(y, triplets, alpha, arrays.contiguous(grad_losses), losses=False, grad=True)[1]
 
 
 def _angular_loss_operands(y, triplets):
@@ -203,10 +204,10 @@ def _angular_loss_backward(ctx, grad_loss, *_):
     y, grad_y, losses = ctx.saved_tensors
     if ctx.count > 1:
         grad_loss = grad_loss / ctx.count
-    grads = grad_loss * grad_y, None if losses is None else grad_loss * losses
+    grads = [grad_loss * grad_y] if losses is None else [grad_loss * grad_y, grad_loss * losses]
     if torch.is_grad_enabled():  # for a second derivative, which then reaches _no_double_backward
-        grads = tuple(None if grad is None else _DifferentiableOnce.apply(grad, y) for grad in grads)
-    return grads[0], None, grads[1], None, None
+        grads = [_DifferentiableOnce.apply(grad, y) for grad in grads]
+    return grads[0], None, grads[1] if len(grads) > 1 else None, None, None
 
 
 def _angular_losses_context(ctx, inputs, output):

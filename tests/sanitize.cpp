@@ -13,6 +13,7 @@
 #include "knn_graph.h"
 #include "mine_class_triplets.h"
 #include "mine_triplets.h"
+#include "riemannian_cg.h"
 #include "stiefel.h"
 
 using namespace ssdml;
@@ -137,6 +138,16 @@ void draw(const Indices& sizes, std::int64_t width, std::uint64_t seed, int thre
 }
 
 template <typename T>
+void descend(std::int64_t n, std::int64_t d, std::int64_t l, std::int64_t count, int threads) {
+  const std::vector<T> z = points<T>(n, d, 0);
+  std::vector<T> L(d * l, T(0));
+  for (std::int64_t j = 0; j < l; ++j) L[j * l + j] = 1;
+  Indices triplets(3 * count);
+  for (std::int64_t& index : triplets) index = static_cast<std::int64_t>(generator() % n);
+  riemannian_cg<T>(z.data(), n, d, l, triplets.data(), count, 0.7, nullptr, 3, L.data(), threads, silent);
+}
+
+template <typename T>
 void all(int threads) {
   partition<T>(0, 3, 2, {0}, 0, threads);
   partition<T>(2, 1, 1, {0, 2}, 0, threads);
@@ -149,6 +160,11 @@ void all(int threads) {
   search<T>(1, 1, 1, 1, threads);
   search<T>(5, 700, 300, 20, threads);
   search<T>(700, 5, 3, 5, threads);
+  partition<T>(1200, 2, 1100, {0, 1200}, 0, threads);
+  descend<T>(1, 1, 1, 0, threads);
+  descend<T>(9, 5, 5, 7, threads);
+  descend<T>(300, 70, 33, 100, threads);
+  descend<T>(2000, 130, 64, 5000, threads);
   update<T>(1, 1, 1, 0.1, threads);
   update<T>(1, 130, 65, 0.1, threads);
   update<T>(3, 20, 20, 1e4, threads);

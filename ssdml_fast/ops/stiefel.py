@@ -256,7 +256,8 @@ def riemannian_cg(
     loss, grad_norm, steps, evaluations, drift = _core.lib.riemannian_cg(
         dtype,
         arrays.address(z),
-        *z.shape,
+        z.shape[0],
+        z.shape[1],
         L.shape[1],
         arrays.address(triplets),
         len(triplets),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ..ops.stiefel import CgResult
@@ -48,8 +46,8 @@ def riemannian_cg(L, z, triplets, alpha=40.0, iterations=10, reduction="sum", we
         return loss, project(L, grad)
 
     loss, grad = loss_and_gradient(L)
-    direction, steps, step_size, first = -grad, 0, math.inf, None
-    while steps < iterations and np.linalg.norm(grad) >= 1e-6 and step_size >= 1e-10:
+    direction, steps, length, first = -grad, 0, None, None
+    while steps < iterations and np.linalg.norm(grad) >= 1e-6 and (length is None or length >= 1e-10):
         slope = np.vdot(grad, direction)
         if not slope < 0:
             direction, slope = -grad, -np.vdot(grad, grad)
@@ -67,5 +65,5 @@ def riemannian_cg(L, z, triplets, alpha=40.0, iterations=10, reduction="sum", we
         direction, old_grad = project(moved, direction), project(moved, grad)  # transport
         change, along = np.vdot(new_grad, new_grad - old_grad), np.vdot(new_grad - old_grad, direction)
         direction = (max(0, change / along) if along else 1) * direction - new_grad
-        L, loss, grad, steps, step_size = moved, new_loss, new_grad, steps + 1, step * norm
+        L, loss, grad, steps, length = moved, new_loss, new_grad, steps + 1, step * norm
     return CgResult(L, float(loss), float(np.linalg.norm(grad)), steps, evaluations)
