@@ -188,6 +188,19 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       py::arg("updated"), py::arg("num_threads"));
 
   m.def(
+      "qr_retraction",
+      [](const std::string& dtype, Address L, Address direction, std::int64_t batch, std::int64_t d, std::int64_t l,
+         Address q, int num_threads) {
+        const RetractionReport report = by_dtype(dtype, [&]<typename T>(T) {
+          const py::gil_scoped_release nogil;
+          return qr_retraction(at<const T>(L), at<const T>(direction), batch, d, l, at<T>(q), num_threads);
+        });
+        return py::make_tuple(report.drift, report.is_accurate);
+      },
+      py::arg("dtype"), py::arg("L"), py::arg("direction"), py::arg("batch"), py::arg("d"), py::arg("l"), py::arg("q"),
+      py::arg("num_threads"));
+
+  m.def(
       "riemannian_cg",
       [](const std::string& dtype, Address z, std::int64_t n, std::int64_t d, std::int64_t l, Address triplets,
          std::int64_t n_triplets, double tan2_alpha, Address weight, std::int64_t iterations, Address L,

@@ -31,6 +31,13 @@ struct Row {
     if (distances && distances[q] != distances[r]) return distances[q] < distances[r];
     return indices[q] < indices[r];
   }
+
+  /// Whether positions are in that order, as in the answer of a search; a user's own lists need not be.
+  bool nearest_first() const {
+    for (std::int64_t r = 1; r < k; ++r)
+      if (nearer(r, r - 1)) return false;
+    return true;
+  }
 };
 
 /// rank[r] = number of neighbours of greater affinity than the one at position r. A vector of neighbours is compared
@@ -65,9 +72,14 @@ class Ranking {
       for (std::int64_t p = 0; p < row.k; ++p) rank_[order_[p]] = static_cast<Rank<T>>(p);
     } else if (!count_greater(row, rank_.data())) {
       // Neighbours of equal affinity have the same rank; the nearest keeps it, the next takes the one after, and so on.
-      sort([&](std::int64_t q, std::int64_t r) { return row.nearer(q, r); });
       std::fill(taken_.begin(), taken_.end(), 0);
-      for (const std::int64_t r : order_) rank_[r] += taken_[rank_[r]]++;
+      const auto settle = [&](std::int64_t r) { rank_[r] += taken_[rank_[r]]++; };
+      if (row.nearest_first()) {
+        for (std::int64_t r = 0; r < row.k; ++r) settle(r);
+      } else {
+        sort([&](std::int64_t q, std::int64_t r) { return row.nearer(q, r); });
+        for (const std::int64_t r : order_) settle(r);
+      }
     }
     return rank_.data();
   }
@@ -76,7 +88,7 @@ class Ranking {
   template <typename Before>
   void sort(Before before) {
     std::iota(order_.begin(), order_.end(), 0);
-    if (!std::is_sorted(order_.begin(), order_.end(), before)) std::sort(order_.begin(), order_.end(), before);
+    std::sort(order_.begin(), order_.end(), before);
   }
 
   std::vector<Rank<T>> rank_, taken_;

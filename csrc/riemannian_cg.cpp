@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "angular_loss.h"
+#include "cholesky_qr.h"
 #include "gemm.h"
 
 namespace ssdml {
@@ -73,21 +74,14 @@ class Objective {
   int num_threads_;
 };
 
-/// Matrices (d, l) with orthonormal columns, and their tangent spaces.
+/// Tangent spaces of the matrices (d, l) with orthonormal columns, and steps along them.
 template <typename T>
 class Stiefel {
  public:
-  Stiefel(std::int64_t d, std::int64_t l) : d_(d), l_(l), gram_(l * l), inverse_(l * l), moved_(d * l) {}
+  Stiefel(std::int64_t d, std::int64_t l) : d_(d), l_(l), qr_(d, l), gram_(l * l), moved_(d * l) {}
 
   /// The largest |L'L - I|.
-  double drift(const std::vector<T>& L) {
-    gemm_symmetric(l_, d_, L.data(), L.data(), gram_.data(), 1);
-    double largest = 0;
-    for (std::int64_t i = 0; i < l_; ++i)
-      for (std::int64_t j = 0; j < l_; ++j)
-        largest = std::max(largest, std::abs(static_cast<double>(gram_[i * l_ + j]) - (i == j)));
-    return largest;
-  }
+  double drift(const std::vector<T>& L) { return orthonormality_error(L.data(), d_, l_, gram_.data(), 1); }
 
   /// U becomes tangent at L: U - L sym(L'U).
   void project(const std::vector<T>& L, std::vector<T>& U) {
@@ -98,34 +92,16 @@ class Stiefel {
     gemm(d_, l_, l_, Strided<T>{L.data(), l_, 1}, gram_.data(), U.data(), true, 1);
   }
 
-  /// The Q of L + step D = QR with positive diagonal of R. R is a Cholesky factor: for D tangent at L,
-  /// (L + step D)'(L + step D) = I + step^2 D'D is well conditioned. False where that fails, on overflow.
+  /// The Q of L + step D = QR. For D tangent at L the Gram matrix is I + step^2 D'D, so that only overflow fails.
   bool retract(const std::vector<T>& L, T step, const std::vector<T>& D, std::vector<T>& Q) {
     for (std::size_t e = 0; e < moved_.size(); ++e) moved_[e] = L[e] + step * D[e];
-    gemm_symmetric(l_, d_, moved_.data(), moved_.data(), gram_.data(), 1);
-    for (std::int64_t i = 0; i < l_; ++i) {  // gram = R'R, R in the upper triangle
-      T* const row = &gram_[i * l_];
-      if (!(row[i] > 0 && std::isfinite(row[i]))) return false;
-      const T scale = 1 / std::sqrt(row[i]);
-      for (std::int64_t j = i; j < l_; ++j) row[j] *= scale;
-      for (std::int64_t k = i + 1; k < l_; ++k)
-        for (std::int64_t j = k; j < l_; ++j) gram_[k * l_ + j] -= row[k] * row[j];
-    }
-    std::fill(inverse_.begin(), inverse_.end(), T(0));
-    for (std::int64_t i = l_ - 1; i >= 0; --i) {
-      T* const row = &inverse_[i * l_];
-      const T scale = 1 / gram_[i * l_ + i];
-      for (std::int64_t k = i + 1; k < l_; ++k)
-        for (std::int64_t j = k; j < l_; ++j) row[j] -= scale * gram_[i * l_ + k] * inverse_[k * l_ + j];
-      row[i] = scale;
-    }
-    gemm(d_, l_, l_, Strided<T>{moved_.data(), l_, 1}, inverse_.data(), Q.data(), false, 1);
-    return true;
+    return std::isfinite(qr_(moved_.data(), Q.data(), 1));
   }
 
  private:
   std::int64_t d_, l_;
-  std::vector<T> gram_, inverse_, moved_;
+  CholeskyQr<T> qr_;
+  std::vector<T> gram_, moved_;
 };
 
 }  // namespace

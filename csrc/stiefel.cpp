@@ -5,10 +5,21 @@
 #include <limits>
 #include <vector>
 
+#include "cholesky_qr.h"
 #include "gemm.h"
+#include "parallel.h"
 
 namespace ssdml {
 namespace {
+
+/// Threads over the matrices of a batch, and within each: one matrix is shared out where its products are long enough.
+struct Shares {
+  int outer, inner;
+
+  Shares(std::int64_t batch, std::int64_t work, int num_threads)
+      : outer(batch == 1 ? 1 : threads_for(batch * work / 16, num_threads)),
+        inner(batch == 1 ? threads_for(work / 16, num_threads) : 1) {}
+};
 
 constexpr std::int64_t kBase = 32;  // smaller matrices are inverted entry by entry
 
@@ -53,14 +64,11 @@ void invert(std::int64_t n, T* k, std::int64_t row, T* scratch) {
 /// gram = L'L, r = (3 I - L'L) / 2; returns the largest |L'L - I|, NaN where L is not finite.
 template <typename T>
 double newton_schulz(const T* L, std::int64_t d, std::int64_t l, T* gram, T* r, int num_threads) {
-  gemm_symmetric(l, d, L, L, gram, num_threads);
-  double drift = 0;
+  const double drift = orthonormality_error(L, d, l, gram, num_threads);
   for (std::int64_t i = 0; i < l; ++i)
     for (std::int64_t j = 0; j < l; ++j) {
-      const T identity = i == j ? 1 : 0, off = gram[i * l + j] - identity;
-      if (!(std::abs(off) <= drift)) drift = static_cast<double>(std::abs(off));
-      if (std::isnan(drift)) return drift;
-      r[i * l + j] = identity - off / 2;
+      const T identity = i == j ? 1 : 0;
+      r[i * l + j] = identity - (gram[i * l + j] - identity) / 2;
     }
   return drift;
 }
@@ -137,14 +145,11 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
 template <typename T>
 CayleyReport cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d, std::int64_t l, double step,
                            T* updated, int num_threads) {
-  // Below this many multiply-adds a matrix product is over before a second thread has started.
-  constexpr std::int64_t worth_sharing = 1 << 20;
-  const int inner = batch == 1 && d * l * l >= worth_sharing ? num_threads : 1;
-  [[maybe_unused]] const int outer = batch == 1 ? 1 : num_threads;
+  const Shares shares(batch, d * l * l, num_threads);
   std::vector<CayleyReport> reports(batch);
-#pragma omp parallel for num_threads(outer)
+#pragma omp parallel for num_threads(shares.outer)
   for (std::int64_t i = 0; i < batch; ++i)
-    reports[i] = update_one(L + i * d * l, grad + i * d * l, d, l, step, updated + i * d * l, inner);
+    reports[i] = update_one(L + i * d * l, grad + i * d * l, d, l, step, updated + i * d * l, shares.inner);
   CayleyReport worst{0, 0};
   for (const CayleyReport& report : reports) {
     if (!(report.drift <= worst.drift)) worst.drift = report.drift;
@@ -153,9 +158,35 @@ CayleyReport cayley_update(const T* L, const T* grad, std::int64_t batch, std::i
   return worst;
 }
 
+template <typename T>
+RetractionReport qr_retraction(const T* L, const T* direction, std::int64_t batch, std::int64_t d, std::int64_t l, T* q,
+                               int num_threads) {
+  constexpr double trusted = 16;  // largest diagonal entry over smallest pivot of the Gram matrix
+  const Shares shares(batch, d * l * l, num_threads);
+  std::vector<RetractionReport> reports(batch);
+#pragma omp parallel for num_threads(shares.outer)
+  for (std::int64_t i = 0; i < batch; ++i) {
+    const T *const at = L + i * d * l, *const along = direction + i * d * l;
+    std::vector<T> gram(l * l), moved(d * l);
+    reports[i].drift = orthonormality_error(at, d, l, gram.data(), shares.inner);
+    for (std::int64_t e = 0; e < d * l; ++e) moved[e] = at[e] + along[e];
+    reports[i].is_accurate = CholeskyQr<T>(d, l)(moved.data(), q + i * d * l, shares.inner) <= trusted;
+  }
+  RetractionReport worst{0, true};
+  for (const RetractionReport& report : reports) {
+    if (!(report.drift <= worst.drift)) worst.drift = report.drift;
+    worst.is_accurate &= report.is_accurate;
+  }
+  return worst;
+}
+
 template CayleyReport cayley_update(const float*, const float*, std::int64_t, std::int64_t, std::int64_t, double,
                                     float*, int);
 template CayleyReport cayley_update(const double*, const double*, std::int64_t, std::int64_t, std::int64_t, double,
                                     double*, int);
+template RetractionReport qr_retraction(const float*, const float*, std::int64_t, std::int64_t, std::int64_t, float*,
+                                        int);
+template RetractionReport qr_retraction(const double*, const double*, std::int64_t, std::int64_t, std::int64_t, double*,
+                                        int);
 
 }  // namespace ssdml

@@ -24,6 +24,18 @@ template <typename T>
 CayleyReport cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d, std::int64_t l, double step,
                            T* updated, int num_threads);
 
+/// What came in: the largest |L'L - I|, and whether the answer is good to a few units in the last place. It is for
+/// steps of moderate length that are tangent at L; others want a QR decomposition that does not square them.
+struct RetractionReport {
+  double drift;
+  bool is_accurate;
+};
+
+/// q (batch, d, l) = Q of L + direction = QR with positive diagonal of R, row-major, none overlapping.
+template <typename T>
+RetractionReport qr_retraction(const T* L, const T* direction, std::int64_t batch, std::int64_t d, std::int64_t l, T* q,
+                               int num_threads);
+
 namespace cuda {
 
 /// Bytes of `workspace`: O(batch * l^2).

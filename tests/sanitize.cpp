@@ -118,6 +118,7 @@ void update(std::int64_t batch, std::int64_t d, std::int64_t l, double step, int
     for (std::int64_t j = 0; j < l; ++j) L[(b * d + j) * l + j] = 1;
   const std::vector<T> grad = points<T>(batch * d, l, 0);
   cayley_update(L.data(), grad.data(), batch, d, l, step, updated.data(), threads);
+  qr_retraction(L.data(), grad.data(), batch, d, l, updated.data(), threads);
 }
 
 /// Draws among groups of these sizes, those of one point last; with rows of `width` nearest for each possible anchor.

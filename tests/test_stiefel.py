@@ -61,13 +61,32 @@ def test_agrees_with_twin_at_larger_sizes(isa, shape, dtype):
 
 @given(stiefel_points())
 @pytest.mark.parametrize("retraction", ["qr_retraction", "polar_retraction"])
-def test_retractions_agree_with_twin(retraction, case):
+def test_retractions_agree_with_twin(isa, retraction, case):
     L, grad = case
     direction = tangent(L, grad)
     retracted = getattr(sf, retraction)(L, direction)
     assert retracted.dtype == L.dtype and retracted.shape == L.shape
     twin = getattr(reference, retraction)(L.astype(np.float64), direction.astype(np.float64))
     np.testing.assert_allclose(retracted, twin, rtol=0, atol=32 * np.finfo(L.dtype).eps * (1 + largest(direction)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["long", "ill-conditioned", "singular"])
+def test_qr_retraction_of_any_direction(isa, kind, dtype):
+    rng = np.random.default_rng(0)
+    L = random_stiefel((30, 7), rng, dtype)
+    direction = 1e4 * tangent(L, rng.standard_normal(L.shape)).astype(dtype)
+    if kind != "long":  # L + direction is nearly or exactly of rank 6
+        direction = np.zeros_like(L)
+        direction[:, 3] = L[:, 2] * dtype(1) - L[:, 3]
+        if kind == "ill-conditioned":
+            direction[:, 3] += 1e-3 * rng.standard_normal(30).astype(dtype)
+    retracted = sf.qr_retraction(L, direction)
+    assert drift(retracted) <= 50 * np.finfo(dtype).eps
+    y = (L + direction).astype(np.float64)
+    r = retracted.astype(np.float64).T @ y
+    np.testing.assert_allclose(np.tril(r, -1), 0, atol=50 * np.finfo(dtype).eps * np.abs(y).sum())
+    assert (np.diag(r) >= -50 * np.finfo(dtype).eps).all()
 
 
 def tangent(L, grad):
@@ -295,10 +314,11 @@ def test_any_layout(case, layout):
 def test_same_bits_for_any_thread_count(isa, num_threads, shape):
     rng = np.random.default_rng(0)
     L, grad = random_stiefel(shape, rng, np.float32), rng.standard_normal(shape).astype(np.float32)
-    with threadpool_limits(1):
-        alone = sf.cayley_update(L, grad, 0.1)
-    with threadpool_limits(num_threads):
-        np.testing.assert_array_equal(sf.cayley_update(L, grad, 0.1), alone)
+    for function in (lambda: sf.cayley_update(L, grad, 0.1), lambda: sf.qr_retraction(L, tangent(L, grad / 100))):
+        with threadpool_limits(1):
+            alone = function()
+        with threadpool_limits(num_threads):
+            np.testing.assert_array_equal(function(), alone)
 
 
 @pytest.mark.parametrize("num_threads", [2, 3])

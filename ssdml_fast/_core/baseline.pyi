@@ -111,6 +111,9 @@ def angular_loss(
 def cayley_update(
     dtype: str, L: int, grad: int, batch: int, d: int, l: int, step: float, updated: int, num_threads: int
 ) -> tuple[float, float]: ...
+def qr_retraction(
+    dtype: str, L: int, direction: int, batch: int, d: int, l: int, q: int, num_threads: int
+) -> tuple[float, bool]: ...
 def riemannian_cg(
     dtype: str,
     z: int,

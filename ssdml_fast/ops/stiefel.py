@@ -90,7 +90,8 @@ def qr_retraction(L: Any, direction: Any) -> Any:
     Notes
     -----
     A first-order retraction; Absil, Mahony & Sepulchre, "Optimization Algorithms on Matrix Manifolds", 2008, example
-    4.1.3. Of the LAPACK (or cuSOLVER) of the array's library. Time O(d l²).
+    4.1.3. By the Cholesky factor of the Gram matrix where that is well conditioned, as it is after a tangent step, and
+    otherwise (and on CUDA) by Householder reflections. Time O(d l²).
 
     Examples
     --------
@@ -99,7 +100,26 @@ def qr_retraction(L: Any, direction: Any) -> Any:
     array([[0.7071],
            [0.7071]])
     """
-    L, direction = _operands(L, direction)
+    L, direction = _matrices(L, direction, "direction")
+    if not (arrays.is_cuda(L) or arrays.is_compiling(L)):
+        dtype = arrays.dtype_name(L)
+        d, l = L.shape[-2:]
+        q = arrays.empty(tuple(L.shape), dtype, like=L)
+        drift, is_accurate = _core.lib.qr_retraction(
+            dtype,
+            arrays.address(L),
+            arrays.address(direction),
+            math.prod(L.shape[:-2]),
+            d,
+            l,
+            arrays.address(q),
+            arrays.as_threads(None),
+        )
+        _check_drift(drift, dtype)
+        if is_accurate:
+            return q
+    else:
+        _check_orthonormal(L)
     xp = arrays.namespace(L, "L")
     q, r = xp.linalg.qr(L + direction)
     diagonal = xp.diagonal(r, 0, -2, -1)
@@ -138,7 +158,8 @@ def polar_retraction(L: Any, direction: Any) -> Any:
     array([[ 0.7071, -0.7071],
            [ 0.7071,  0.7071]])
     """
-    L, direction = _operands(L, direction)
+    L, direction = _matrices(L, direction, "direction")
+    _check_orthonormal(L)
     u, _, vh = arrays.namespace(L, "L").linalg.svd(L + direction, full_matrices=False)
     return u @ vh
 
@@ -293,14 +314,11 @@ def _matrices(L, other, name):
     return L, other
 
 
-def _operands(L, direction):
-    """Return the operands of a retraction, L with orthonormal columns."""
-    L, direction = _matrices(L, direction, "direction")
+def _check_orthonormal(L) -> None:
     if not arrays.is_compiling(L) and 0 not in L.shape:
         gram = arrays.namespace(L, "L").swapaxes(L, -1, -2) @ L
         identity = arrays.from_numpy(np.eye(L.shape[-1]), like=L)
         _check_drift(float(abs(gram - identity).max()), arrays.dtype_name(L))
-    return L, direction
 
 
 def compute(L, grad, step):
