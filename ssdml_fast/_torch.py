@@ -158,12 +158,17 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
     is_compiling, is_transformed = arrays.is_compiling(y), torch._C._are_functorch_transforms_active()
     if weight is not None and not (is_compiling or is_transformed):
         arrays.check_finite(weight.detach(), "weight")
-    if reduction != "none" and y.requires_grad and torch.is_grad_enabled():
+    is_differentiated = y.requires_grad and torch.is_grad_enabled()
+    if reduction != "none" and is_differentiated:
         inputs = y, triplets, weight, alpha, reduction == "mean"
         if is_compiling:
             return ops.angular_loss(*inputs)[0]
         return _AngularLoss.apply(*inputs)[0] if is_transformed else _EagerAngularLoss.apply(*inputs)
-    losses = (ops.angular_losses if is_compiling else _AngularLosses.apply)(y, triplets, alpha)
+    if is_compiling:
+        losses = ops.angular_losses(y, triplets, alpha)
+    else:
+        run = _AngularLosses.apply if is_differentiated or is_transformed else _angular_losses
+        losses = run(y, triplets, alpha)
     if weight is not None:
         losses = losses * weight
     return angular_loss_op.reduce(losses, reduction)
