@@ -17,7 +17,7 @@ from torch.optim.sgd import sgd
 
 from . import _arrays as arrays
 from .nn import orthogonality_error
-from .ops.stiefel import TOLERANCE, cayley_update
+from .ops.stiefel import TOLERANCE, cayley_update, qr_retraction
 
 __all__ = ["CayleyAdam", "CayleySGD", "RiemannianCG"]
 
@@ -416,7 +416,7 @@ class RiemannianCG(_StiefelOptimizer):
         evaluations = 0
         while True:
             for (p, stiefel), origin, d in zip(self._points(), start, direction, strict=True):
-                p.copy_(_qr_retraction(origin, step * d) if stiefel else origin + step * d)
+                p.copy_(qr_retraction(origin, step * d) if stiefel else origin + step * d)
             new_cost = self._cost(_call(closure))
             evaluations += 1
             if new_cost <= cost + 0.5 * step * slope or evaluations == 10:  # NaN is never small enough
@@ -500,12 +500,6 @@ def _tangent(L: Tensor, ambient: Tensor) -> Tensor:
     """Orthogonal projection to the tangent space at L: what leaves LᵀL unchanged to first order."""
     inner = L.mT @ ambient
     return ambient - L @ ((inner + inner.mT) / 2)
-
-
-def _qr_retraction(L: Tensor, direction: Tensor) -> Tensor:
-    """The Q of L + direction, with the signs that make R's diagonal positive."""
-    q, r = torch.linalg.qr(L + direction)
-    return q * r.diagonal(dim1=-2, dim2=-1).sgn()[..., None, :]  # never 0: (L + D)ᵀ(L + D) = I + DᵀD for tangent D
 
 
 def _inner(a: list[Tensor], b: list[Tensor]) -> float:

@@ -579,16 +579,6 @@ def test_cg_takes_parameters_without_gradient_as_constant():
     torch.testing.assert_close(still.detach(), before, rtol=0, atol=1e-14)
 
 
-def test_the_retraction_is_pymanopts_and_geoopts():
-    from ssdml_fast.optim import _qr_retraction
-
-    L, direction = matrix((8, 3)).detach(), gaussian(8, 3)
-    ours = _qr_retraction(L, direction)
-    theirs = pymanopt.manifolds.Stiefel(8, 3).retraction(L.numpy(), direction.numpy())
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-14)
-    torch.testing.assert_close(ours, geoopt.EuclideanStiefel().retr(L, direction), rtol=0, atol=1e-14)
-
-
 # ---- errors
 
 
