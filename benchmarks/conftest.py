@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import math
@@ -38,6 +39,7 @@ class Result:
     noisy: bool
     memory: float | None  # bytes by which a call raised the peak of resident memory
     target: float | None  # times faster than this peer that ours should be
+    share: float | None  # of the rate of torch's matrix product in float32, where the operations can be counted
 
 
 RESULTS = pytest.StashKey[list[Result]]()
@@ -99,10 +101,15 @@ def race(benchmark: Any, threads: int, request: pytest.FixtureRequest) -> Callab
     """Time one method at one shape, once its answer has been found right.
 
     The test must be parametrised by ``shape`` and ``method``. ``targets`` says how many times faster than each peer
-    ours should be.
+    ours should be; ``flops`` how many operations the answer takes.
     """
 
-    def run(call: Callable[[], Any], check: Callable[[Any], None], targets: Mapping[str, float] | None = None) -> None:
+    def run(
+        call: Callable[[], Any],
+        check: Callable[[Any], None],
+        targets: Mapping[str, float] | None = None,
+        flops: float | None = None,
+    ) -> None:
         operation = request.module.__name__.removeprefix("bench_")
         shape, method = (request.node.callspec.params[name] for name in ("shape", "method"))
         seconds, answer = _timed(call)
@@ -116,9 +123,9 @@ def race(benchmark: Any, threads: int, request: pytest.FixtureRequest) -> Callab
         benchmark.pedantic(call, rounds=rounds)
         if benchmark.stats:  # none under --benchmark-disable
             stats, memory = benchmark.stats.stats, _peak_memory(call)
-            result = Result(
-                operation, shape, threads, method, stats.median, stats.iqr > NOISY * stats.median, memory, target
-            )
+            noisy = stats.iqr > NOISY * stats.median
+            share = flops and flops / stats.median / _sgemm_rate(threads)
+            result = Result(operation, shape, threads, method, stats.median, noisy, memory, target, share)
             request.config.stash[RESULTS].append(result)
 
     return run
@@ -128,6 +135,13 @@ def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     answer = call()
     return time.perf_counter() - started, answer
+
+
+@functools.cache
+def _sgemm_rate(threads: int) -> float:
+    """Operations per second of torch's float32 matrix product with as many threads as are now set."""
+    a = torch.rand(2048, 2048)
+    return 2 * 2048**3 / min(_timed(lambda: a @ a)[0] for _ in range(5))
 
 
 def _peak_memory(call: Callable[[], Any]) -> float | None:
@@ -169,12 +183,12 @@ def _report(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
     if any(result.noisy for result in results):
         terminal.write_line("~ the rounds differed much", yellow=True)
     for operation, of_operation in itertools.groupby(results, lambda result: result.operation):
-        rows = [("shape", "threads", "ours ms", "MiB", "peer", "peer ms", "MiB", "ratio", "target")]
+        rows = [("shape", "threads", "ours ms", "MiB", "of sgemm", "peer", "peer ms", "MiB", "ratio", "target")]
         colours: list[dict[str, bool]] = [{"bold": True}]
         for group in _groups(of_operation):
             shape, threads = next((result.shape, str(result.threads)) for result in group.values())
             ours = group.pop(OURS, None)
-            lead = (shape, threads, _ms(ours), _mib(ours))
+            lead = (shape, threads, _ms(ours), _mib(ours), f"{ours.share:.0%}" if ours and ours.share else "")
             if not group:
                 rows.append((*lead, "", "", "", "", ""))
                 colours.append({})
@@ -183,13 +197,13 @@ def _report(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
                 rows.append((*lead, peer.method, _ms(peer), _mib(peer), _times(ratio), _times(peer.target)))
                 reached = None if ratio is None or peer.target is None else ratio >= peer.target
                 colours.append({} if reached is None else {"green" if reached else "red": True})
-                lead = ("", "", "", "")
+                lead = ("", "", "", "", "")
         terminal.write_line("")
         terminal.write_line(operation, bold=True)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row, colour in zip(rows, colours, strict=True):
             cells = (
-                text.ljust(width) if i in (0, 4) else text.rjust(width)
+                text.ljust(width) if i in (0, 5) else text.rjust(width)
                 for i, (text, width) in enumerate(zip(row, widths, strict=True))
             )
             terminal.write_line("  " + "  ".join(cells).rstrip(), **colour)
