@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import io
 import itertools
@@ -151,9 +152,10 @@ def _peak_memory(call: Callable[[], Any]) -> float | None:
         return 1024 * int(re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
 
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls have freed must not hide what this one takes
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is resident now
         before = resident("VmRSS")
-    except OSError:
+    except (OSError, AttributeError):
         return None
     call()
     return max(resident("VmHWM") - before, 0)
