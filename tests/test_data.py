@@ -1,4 +1,4 @@
-"""Loaders read what is in the files, whatever their container, and say what is wrong with those that they cannot read."""
+"""Loaders read what is in the files, whatever their container, and say what is wrong where they cannot."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_source_is_split_into_disjoint_parts_of_every_class(seed, per_class, h
     labels = np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], [20, 40, 20]))
     examples = np.arange(80, dtype=np.float32)[:, None]
     test = (examples[:10] + 100, labels[:10]) if has_test else (None, None)
-    source = Source(examples, labels, *test)
+    source = Source(("a", "b", "c"), examples, labels, *test)
     data = source.split(seed, per_class)
     again = source.split(seed, per_class)
     parts = [data.images, data.val_images, *([] if has_test else [data.test_images])]
@@ -69,7 +69,7 @@ def test_a_source_is_split_into_disjoint_parts_of_every_class(seed, per_class, h
 
 
 def test_map_prepares_every_part():
-    data = Source(np.ones((30, 2), np.float32), np.arange(30) % 2).split(labels_per_class=1)
+    data = Source(("a", "b"), np.ones((30, 2), np.float32), np.arange(30) % 2).split(labels_per_class=1)
     doubled = data.map(lambda part: 2 * part)
     assert {float(part.mean()) for part in (doubled.images, doubled.val_images, doubled.test_images)} == {2.0}
     assert doubled.labels is data.labels
@@ -230,7 +230,7 @@ def test_a_cut_off_tar_is_told(tmp_path):
     path = tar_of(tmp_path / "c", tmp_path / "c.tar.gz")
     assert list(open_files(path)) == list(open_files(tmp_path / "c"))
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(DataError, match="found a file that cannot be read as one"):
+    with pytest.raises(DataError, match="found what cannot be read as one"):
         open_files(path)
 
 
@@ -251,13 +251,13 @@ def test_cub200_splits_by_species(tmp_path):
     assert found.classes[2] == "003.Bird" and found.decode(8).test_images.shape == (4, 3, 8, 8)
     assert cub200(root).names == found.names
     (root / "images" / names[0]).unlink()
-    with pytest.raises(DataError, match="expected an image at .*001.Bird/0.jpg"):
+    with pytest.raises(DataError, match=r"expected an image at .*001.Bird/0.jpg"):
         found.decode(8)
     (root / "image_class_labels.txt").write_text("1 9\n")
-    with pytest.raises(DataError, match="image_class_labels.txt"):
+    with pytest.raises(DataError, match=r"image_class_labels.txt"):
         cub200(root)
     (root / "classes.txt").unlink()
-    with pytest.raises(DataError, match="classes.txt, found image_class_labels.txt"):
+    with pytest.raises(DataError, match=r"classes.txt, found image_class_labels.txt"):
         cub200(root)
 
 
@@ -284,13 +284,13 @@ def test_cars196_reads_both_published_layouts(tmp_path):
 
     savemat(kit / "devkit/cars_meta.mat", {"class_names": models})
     savemat(kit / "devkit/cars_train_annos.mat", {"annotations": annotations("fname", ["1.jpg"], [1])})
-    with pytest.raises(DataError, match="cars_test_annos_withlabels.mat, found"):
+    with pytest.raises(DataError, match=r"cars_test_annos_withlabels.mat, found"):
         cars196(kit)
     savemat(kit / "cars_test_annos_withlabels.mat", {"annotations": annotations("fname", ["1.jpg"], [2])})
     found = cars196(kit)
     assert (found.names, found.test_names) == (["cars_train/1.jpg"], ["cars_test/1.jpg"])
     (kit / "devkit/cars_meta.mat").write_bytes(b"no mat")
-    with pytest.raises(DataError, match="cars_meta.mat must be a MATLAB file"):
+    with pytest.raises(DataError, match=r"cars_meta.mat must be a MATLAB file"):
         cars196(kit)
 
 
@@ -304,7 +304,7 @@ def test_stanford_online_products_keeps_the_published_split(tmp_path):
     assert found.labels.tolist() == [0, 0, 1] and found.test_labels.tolist() == [2]
     assert found.test_files == [tmp_path / "c/3_0.JPG"]
     (tmp_path / "Ebay_test.txt").write_text(head + "4 3\n")
-    with pytest.raises(DataError, match="Ebay_test.txt must list"):
+    with pytest.raises(DataError, match=r"Ebay_test.txt must list"):
         stanford_online_products(tmp_path)
 
 

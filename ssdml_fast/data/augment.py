@@ -16,8 +16,8 @@ def shift_and_flip(images: Tensor, pad: int = 4, flip: bool = True, generator: t
     images : (B, channels, height, width) tensor
         Of any type; uint8 costs least.
     pad : int
-        Most pixels of a shift, at least 0. What comes in at an edge is the image mirrored there (its edge pixel once), so
-        `pad` is less than height and width.
+        Most pixels of a shift, at least 0. What comes in at an edge is the image mirrored there (its edge pixel once),
+        so `pad` is less than height and width.
     flip : bool
         Whether to mirror images left to right.
     generator : torch.Generator, optional

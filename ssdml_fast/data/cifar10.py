@@ -52,7 +52,7 @@ def load_cifar10(path: str | os.PathLike[str]) -> Source:
         raise DataError(f"expected {', '.join(sorted(missing))} in {path}, found {some_names(files)}")
     images, labels = zip(*(_batch(pickles[name], name) for name in (*TRAIN, TEST)), strict=True)
     classes = _classes(pickles[META]) if META in pickles else tuple(map(str, range(10)))
-    return Source(np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1], classes)
+    return Source(classes, np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1])
 
 
 def _batch(file: File, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _reconstruct(kind: type, shape: tuple[int, ...], dtype: bytes) -> np.ndarray:
     """The empty array that a pickled one is then filled into; its place in NumPy differs between versions."""
-    return np.ndarray.__new__(kind, shape, dtype)
+    return np.ndarray.__new__(kind, shape, dtype.decode())
 
 
 def _encode(text: str, encoding: str) -> bytes:

@@ -52,6 +52,8 @@ class Source:
 
     Attributes
     ----------
+    classes : tuple of str
+        Name of each class.
     images : (N, channels, height, width) uint8 or (N, d) float32 array
         Training images, or features.
     labels : (N,) int64 array
@@ -59,15 +61,13 @@ class Source:
     test_images, test_labels : arrays or None
         The test part; None where the data come without one. In a zero-shot split its classes are other than those of
         the training part.
-    classes : tuple of str
-        Name of each class.
     """
 
+    classes: tuple[str, ...]
     images: np.ndarray
     labels: np.ndarray
     test_images: np.ndarray | None = None
     test_labels: np.ndarray | None = None
-    classes: tuple[str, ...] = ()
 
     def split(self, seed: int = 0, labels_per_class: int = 10) -> Dataset:
         """Hold out validation examples, and hide all but a few labels of the rest.
@@ -94,7 +94,8 @@ class Source:
         Examples
         --------
         >>> import numpy as np
-        >>> data = Source(np.zeros((60, 1, 4, 4), np.uint8), np.arange(60) % 2).split(labels_per_class=3)
+        >>> source = Source(("even", "odd"), np.zeros((60, 1, 4, 4), np.uint8), np.arange(60) % 2)
+        >>> data = source.split(labels_per_class=3)
         >>> len(data.images), len(data.val_images), len(data.test_images), int((data.labels >= 0).sum())
         (34, 6, 20, 6)
         """

@@ -41,6 +41,6 @@ def load_digits(seed: int = 0, labels_per_class: int = 10) -> Dataset:
 
     pixels, classes = datasets.load_digits(return_X_y=True)
     images = (pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    data = Source(images, classes.astype(np.int64)).split(seed, labels_per_class)
+    data = Source(tuple("0123456789"), images, classes.astype(np.int64)).split(seed, labels_per_class)
     mean = data.images.mean(0)
     return data.map(lambda part: part - mean)

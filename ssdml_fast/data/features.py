@@ -55,7 +55,7 @@ def load_features(path: str | os.PathLike[str]) -> Source:
         raise DataError(
             f"x_train and x_test in {path} must be of one form, found {parts[0].shape} and {parts[2].shape}"
         )
-    return Source(*parts, classes=tuple(map(str, values)))
+    return Source(tuple(map(str, values)), *parts)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -100,9 +100,7 @@ def _read_tar(path: Path) -> Files:
         with tarfile.open(path) as tar:
             return {m.name.removeprefix("./"): _member(tar, m) for m in tar if m.isfile()}
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(
-            f"expected a folder or a tar at {path}, found a file that cannot be read as one: {error}"
-        ) from None
+        raise DataError(f"expected a folder or a tar at {path}, found what cannot be read as one: {error}") from None
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -50,7 +50,7 @@ def load_mnist(path: str | os.PathLike[str]) -> Source:
             )
         parts += [images[:, None], labels.astype(np.int64)]
     n_classes = max(int(labels.max(initial=-1)) for labels in parts[1::2]) + 1
-    return Source(*parts, classes=tuple(map(str, range(n_classes))))
+    return Source(tuple(map(str, range(n_classes))), *parts)
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:

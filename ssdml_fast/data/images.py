@@ -26,31 +26,31 @@ class ImageFiles:
 
     Attributes
     ----------
+    classes : tuple of str
+        Name of each class.
     names, test_names : list of str
         Names of the training and test images, for messages and for finding an image again.
     files, test_files : list
         The images: a path or the encoded bytes of each. `test_files` is empty where there is no test part.
     labels, test_labels : int64 arrays
         Their classes, 0 … C - 1.
-    classes : tuple of str
-        Name of each class.
     """
 
+    classes: tuple[str, ...]
     names: list[str]
     files: list[File]
     labels: np.ndarray
     test_names: list[str]
     test_files: list[File]
     test_labels: np.ndarray
-    classes: tuple[str, ...]
 
-    def decode(self, size: int | None = None) -> Source:
+    def decode(self, size: int | tuple[int, ...] | None = None) -> Source:
         """Decode all images with :func:`decode_images`."""
         images = decode_images(self.files, self.names, size)
         if not self.test_files:
-            return Source(images, self.labels, classes=self.classes)
+            return Source(self.classes, images, self.labels)
         test = decode_images(self.test_files, self.test_names, size or images.shape[2:], grey=images.shape[1] == 1)
-        return Source(images, self.labels, test, self.test_labels, self.classes)
+        return Source(self.classes, images, self.labels, test, self.test_labels)
 
 
 def image_folder(path: str | os.PathLike[str]) -> ImageFiles:
@@ -91,9 +91,7 @@ def find_images(files: Files, path: str | os.PathLike[str]) -> ImageFiles:
     classes = tuple(sorted({name.split("/")[0] for name in (*train, *test)}))
     of = {name: c for c, name in enumerate(classes)}
     labels, test_labels = (np.array([of[n.split("/")[0]] for n in part], np.int64) for part in (train, test))
-    return ImageFiles(
-        list(train), list(train.values()), labels, list(test), list(test.values()), test_labels, classes
-    )  # fmt: skip
+    return ImageFiles(classes, [*train], [*train.values()], labels, [*test], [*test.values()], test_labels)
 
 
 def decode_images(
@@ -180,7 +178,7 @@ def open_image(file: File, name: str, mode: str | None = None) -> Image.Image:
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
         return image if mode is None else image.convert(mode)
     except FileNotFoundError:
-        raise DataError(f"expected an image at {file}, found nothing") from None
+        raise DataError(f"expected an image at {file!s}, found nothing") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises of bad files
         raise DataError(f"image {name} cannot be decoded: {error}") from None
 

@@ -34,8 +34,8 @@ def load(name: str, seed: int = 0, labels_per_class: int = 10) -> Dataset:
     ----------
     name : str
         ``"digits"``, which comes with scikit-learn, or the kind and the path of files, as in ``"mnist:data/mnist"``:
-        ``mnist``, ``fashion-mnist``, ``cifar10``, ``cub200``, ``cars196``, ``sop`` (Stanford Online Products), ``images``
-        (a folder per class), ``features`` (``.npz`` or a folder of ``.npy``).
+        ``mnist``, ``fashion-mnist``, ``cifar10``, ``cub200``, ``cars196``, ``sop`` (Stanford Online Products),
+        ``images`` (a folder per class), ``features`` (``.npz`` or a folder of ``.npy``).
     seed : int
         Decides the split and which labels are kept, at least 0.
     labels_per_class : int

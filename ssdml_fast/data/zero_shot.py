@@ -1,4 +1,4 @@
-"""The data sets of zero-shot retrieval, in their published folders: the classes of the test part are never trained on."""
+"""The data sets of zero-shot retrieval, in their published folders: no class of the test part is trained on."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _split(root: Path, entries: list[tuple[str, int]], classes: tuple[str, ...],
             raise DataError(f"{root} must list images of training and of test classes")
         names = [name for name, _ in chosen]
         parts += [names, [root / name for name in names], np.array([c for _, c in chosen], np.int64)]
-    return ImageFiles(*parts, classes)
+    return ImageFiles(classes, *parts)
 
 
 def _root(path: str | os.PathLike[str], name: str, mark: str) -> Path:

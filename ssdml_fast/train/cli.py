@@ -66,7 +66,8 @@ def _train(
 def _run(run: RunFolder, config: Config, resume: bool) -> None:
     """Train, report, and fill the run folder."""
     console = Console()
-    from ..models.digits import digits_net
+    from ..models.digits import DigitsNet
+    from ..models.seeded import seeded
     from .loop import fit
     from .report import Report, load_data
 
@@ -90,7 +91,7 @@ def _run(run: RunFolder, config: Config, resume: bool) -> None:
             console.print(_line(record), highlight=False, soft_wrap=True)
 
         fitted = fit(
-            digits_net(config.seed), data.images, data.labels, data.val_images, data.val_labels,
+            seeded(DigitsNet, config.seed), data.images, data.labels, data.val_images, data.val_labels,
             config, run, resume, show,
         )  # fmt: skip
     console.print(_verdict(fitted), soft_wrap=True)

@@ -110,9 +110,10 @@ def fit(
     Examples
     --------
     >>> from ssdml_fast.data.digits import load_digits
-    >>> from ssdml_fast.models.digits import digits_net
+    >>> from ssdml_fast.models.digits import DigitsNet
+    >>> from ssdml_fast.models.seeded import seeded
     >>> data = load_digits()
-    >>> fitted = fit(digits_net(0), data.images, data.labels, data.val_images, data.val_labels, Config(rounds=1))
+    >>> fitted = fit(seeded(DigitsNet, 0), data.images, data.labels, data.val_images, data.val_labels, Config(rounds=1))
     >>> fitted.best["score"] > fitted.history[0]["score"]
     True
     """

@@ -10,8 +10,9 @@ from rich.table import Table
 from ..data.dataset import Dataset
 from ..data.digits import load_digits
 from ..evaluate import RECALL_KS, score_embedding
-from ..models.digits import digits_net
+from ..models.digits import DigitsNet
 from ..models.metric import MetricModel, untrained
+from ..models.seeded import seeded
 from .config import Config
 from .picture import draw_embeddings
 from .run import RunError, RunFolder
@@ -28,7 +29,7 @@ def load_data(run: RunFolder, config: Config) -> Dataset:
 
 def load_model(run: RunFolder, config: Config, data: Dataset) -> MetricModel:
     """Load the best model of a run."""
-    model = untrained(digits_net(config.seed), data.images, config.metric_dim, config.seed)
+    model = untrained(seeded(DigitsNet, config.seed), data.images, config.metric_dim, config.seed)
     try:
         model.load_state_dict(run.read_model())
     except RuntimeError as error:
@@ -47,7 +48,7 @@ class Report:
     @classmethod
     def of(cls, model: MetricModel, config: Config, data: Dataset) -> Report:
         """Compare `model` on the test images with their pixels and with the untrained network it started from."""
-        before = untrained(digits_net(config.seed), data.images, config.metric_dim, config.seed)
+        before = untrained(seeded(DigitsNet, config.seed), data.images, config.metric_dim, config.seed)
         embeddings = {
             RAW: data.test_images.reshape(len(data.test_images), -1),
             BEFORE: before.embed(data.test_images),
