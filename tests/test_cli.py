@@ -23,8 +23,8 @@ def invoke(*arguments):
 
 
 def rows(output):
-    """The table's rows: name and five figures each."""
-    return re.findall(r"│ (.+?) +│" + r" +([\d.]+) │" * 5, output)
+    """The table's rows: name and seven figures each."""
+    return re.findall(r"│ (.+?) +│" + r" +(-?[\d.]+) │" * 7, output)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ..data.dataset import Dataset
 from ..data.digits import load_digits
-from ..evaluate import RECALL_KS, score_embedding
+from ..evaluate import RECALL_KS, report_embedding
 from ..models.digits import DigitsNet
 from ..models.metric import MetricModel, untrained
 from ..models.seeded import seeded
@@ -39,7 +39,7 @@ def load_model(run: RunFolder, config: Config, data: Dataset) -> MetricModel:
 
 @dataclass(frozen=True)
 class Report:
-    """Embeddings of the test images, and their NMI and Recall@K, by what embedded them."""
+    """Embeddings of the test images, and their figures, by what embedded them."""
 
     embeddings: dict[str, np.ndarray]
     figures: dict[str, dict[str, float]]
@@ -54,18 +54,12 @@ class Report:
             BEFORE: before.embed(data.test_images),
             AFTER: model.embed(data.test_images),
         }
-        figures = {name: score_embedding(embedding, data.test_labels) for name, embedding in embeddings.items()}
+        figures = {name: report_embedding(embedding, data.test_labels) for name, embedding in embeddings.items()}
         return cls(embeddings, figures, data.test_labels)
 
     def table(self) -> Table:
         """Lay the figures out as percentages."""
-        table = Table(title=f"{len(self.labels)} held-out test images, %", title_justify="left")
-        table.add_column("embedding", no_wrap=True)
-        for heading in ("NMI", *(f"R@{k}" for k in RECALL_KS)):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for name, figures in self.figures.items():
-            table.add_row(name, *(f"{100 * value:.2f}" for value in figures.values()))
-        return table
+        return figures_table(f"{len(self.labels)} held-out test images, %", self.figures)
 
     def draw(self, run: RunFolder) -> None:
         """Draw the test images before and after training into the run folder."""
@@ -74,3 +68,14 @@ class Report:
             for name in (BEFORE, AFTER)
         }
         draw_embeddings(run.picture, {titles[name]: self.embeddings[name] for name in titles}, self.labels)
+
+
+def figures_table(title: str, figures: dict[str, dict[str, float]]) -> Table:
+    """Lay out the figures of :func:`ssdml_fast.evaluate.report_embedding`, one row per embedding, as percentages."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("embedding", no_wrap=True)
+    for heading in ("NMI", *(f"R@{k}" for k in RECALL_KS), "MAP@R", "silh."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in figures.items():
+        table.add_row(name, *(f"{100 * value:.2f}" for value in row.values()))
+    return table
