@@ -125,8 +125,8 @@ def map_at_r(embedding: Any, labels: Any) -> float:
     Examples
     --------
     >>> import numpy as np
-    >>> map_at_r(np.array([[0.0], [0.1], [5.0], [5.2]]), np.array([0, 0, 1, 0]))
-    0.375
+    >>> round(map_at_r(np.array([[0.0], [0.1], [5.0], [5.2]]), np.array([0, 0, 1, 0])), 3)
+    0.417
     """
     embedding, labels = _check(embedding, labels)
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)

@@ -39,9 +39,9 @@ def shift_and_flip(images: Tensor, pad: int = 4, flip: bool = True, generator: t
     Examples
     --------
     >>> import torch
-    >>> image = torch.arange(3.0).expand(1, 1, 3, 3)
-    >>> shift_and_flip(image, pad=1, flip=False, generator=torch.Generator().manual_seed(2))[0, 0, 0]
-    tensor([1., 2., 1.])
+    >>> images = torch.arange(16, dtype=torch.uint8).expand(400, 1, 16).unflatten(2, (4, 4))
+    >>> len(shift_and_flip(images, pad=1).unique(dim=0))  # nine shifts, each mirrored or not
+    18
     """
     batch, channels, height, width = images.shape
     pad = arrays.as_int(pad, "pad", 0, min(height, width) - 1, " (less than a side of the images)")

@@ -90,7 +90,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
         raise DataError(
             f"{path} must hold {size} bytes after its header (shape {shape}), found {len(content) - header}"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()  # writable
 
 
 def _find(folder: Path, stem: str, kind: str) -> Path:

@@ -70,7 +70,7 @@ def image_folder(path: str | os.PathLike[str]) -> ImageFiles:
     Raises
     ------
     DataError
-        If there are no such images, or a class is only in the test part of a data set that shares the others.
+        If there are no such images, or one lies outside the folder of its class.
     """
     return find_images(open_files(path), path)
 

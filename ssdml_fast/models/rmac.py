@@ -130,6 +130,17 @@ def rmac_features(
         If an image is missing or damaged.
     ImportError
         If Pillow is not installed.
+
+    Examples
+    --------
+    >>> from ssdml_fast.data.zero_shot import cub200
+    >>> found = cub200("CUB_200_2011")  # doctest: +SKIP
+    >>> network = googlenet("googlenet-1378be20.pth")  # doctest: +SKIP
+    >>> x_train = rmac_features(network, found.files, found.names)  # doctest: +SKIP
+    >>> x_test = rmac_features(network, found.test_files, found.test_names)  # doctest: +SKIP
+    >>> np.savez(  # doctest: +SKIP
+    ...     "cub200.npz", x_train=x_train, y_train=found.labels, x_test=x_test, y_test=found.test_labels
+    ... )  # then ssdml-fast train --data features:cub200.npz
     """
     network.eval()
     rows = []
