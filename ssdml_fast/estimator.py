@@ -138,15 +138,15 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31))
         hidden = None if self.hidden_units is None else arrays.as_int(self.hidden_units, "hidden_units", 1)
         config = self._config(seed, len(X))
-        self.mean_ = X.mean(0)
+        self.mean_ = X.mean(0, dtype=np.float64)
         distance = float(np.sqrt(np.square(X - self.mean_, dtype=np.float64).sum(1).mean()))
         self.scale_ = distance if distance > 0 else 1.0
-        z = self._scaled(X)
+        z = self._scaled(X).astype(np.float32)
         network = nn.Identity() if hidden is None else seeded(lambda: _Network(X.shape[1], hidden), seed)
         known = labels >= 0
         fitted = fit(network, z, labels, z[known], labels[known], config)
-        self.components_ = fitted.model.metric.L.detach().numpy().T.astype(X.dtype)
-        self._network = fitted.model.network
+        self.components_ = fitted.model.metric.L.detach().numpy().T.astype(np.float64)
+        self._network = fitted.model.network.double()  # so that an embedding does not depend on the rows around it
         self._labelled = self.transform(X[known]), labels[known]
         self.n_iter_, self.best_iter_ = len(fitted.history) - 1, fitted.best["epoch"]
         return self
@@ -162,14 +162,13 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         (n_samples, n_components) array
-            float32 for float32 samples, float64 otherwise; computed in float32.
+            float32 for float32 samples, float64 otherwise.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        z = self._scaled(X)
         with torch.no_grad():
-            z = self._network(torch.from_numpy(z)).numpy()
-        return (z @ self.components_.T.astype(np.float32)).astype(X.dtype)
+            z = self._network(torch.from_numpy(self._scaled(X))).numpy()
+        return (z @ self.components_.T).astype(X.dtype)
 
     def score(self, X: Any, y: Any) -> float:
         """Accuracy of the nearest labelled training sample in the embedding: the share of samples with its label.
@@ -219,7 +218,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
-        return ((X - self.mean_) / self.scale_).astype(np.float32)
+        return (X.astype(np.float64, copy=False) - self.mean_) / self.scale_
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
