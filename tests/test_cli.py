@@ -65,6 +65,8 @@ def test_evaluate_reports_the_same_figures(run):
     result = invoke("evaluate", path)
     assert result.exit_code == 0, result.output
     assert rows(result.output) == rows(output) and len(rows(output)) == 3
+    narrow = CliRunner().invoke(app, ["evaluate", str(path)], env={"COLUMNS": "80"})
+    assert rows(narrow.output) == rows(output)  # nothing is cut off in a terminal of the usual width
 
 
 def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from .picture import draw_embeddings
 from .run import RunError, RunFolder
 
 DRAWN = 2000  # points at most in a map: t-SNE of more takes minutes
-RAW, BEFORE, AFTER = "raw pixels", "untrained network (before)", "trained network (after)"
+RAW, BEFORE, AFTER = "raw pixels", "untrained network", "trained network"
 
 
 def load_data(run: RunFolder, config: Config) -> Dataset:
