@@ -6,12 +6,16 @@ import dataclasses
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from ssdml_fast.evaluate import report_embedding
 from ssdml_fast.train import Config, loop
 from ssdml_fast.train.cli import app
 
@@ -23,8 +27,8 @@ def invoke(*arguments):
 
 
 def rows(output):
-    """The table's rows: name and five figures each."""
-    return re.findall(r"│ (.+?) +│" + r" +([\d.]+) │" * 5, output)
+    """The table's rows: name and seven figures each."""
+    return re.findall(r"│ (.+?) +│" + r" +(-?[\d.]+) │" * 7, output)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,8 @@ def test_evaluate_reports_the_same_figures(run):
     result = invoke("evaluate", path)
     assert result.exit_code == 0, result.output
     assert rows(result.output) == rows(output) and len(rows(output)) == 3
+    narrow = CliRunner().invoke(app, ["evaluate", str(path)], env={"COLUMNS": "80"})
+    assert rows(narrow.output) == rows(output)  # nothing is cut off in a terminal of the usual width
 
 
 def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, tmp_path, monkeypatch):
@@ -147,12 +153,84 @@ def test_other_misuse_is_one_clear_error(run, tmp_path):
         assert message in " ".join(result.output.split()) and "Traceback" not in result.output
 
 
+@pytest.fixture
+def images(tmp_path):
+    """Images of 28x28 in MNIST's files: a bright square whose place is the class."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 160), ("t10k", 40)):
+        labels = np.arange(n, dtype=np.uint8) % 4
+        pixels = rng.integers(60, size=(n, 28, 28), dtype=np.uint8)
+        for image, c in zip(pixels, labels, strict=True):
+            image[4 + 12 * (c // 2) :][:8, 4 + 12 * (c % 2) :][:, :8] += 150
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+            (tmp_path / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    return tmp_path
+
+
+def test_files_are_trained_on_with_the_papers_network_and_a_config_file(images, tmp_path, monkeypatch):
+    (tmp_path / "my.toml").write_text(
+        f'data = "mnist:{images}"\nlabels_per_class = 5\nrounds = 1\nepochs = 2\ngamma = 0.8\nbatch_size = 50\n'
+    )
+    path = tmp_path / "run"
+    result = invoke("train", "--config", tmp_path / "my.toml", "--epochs", 1, "--out", path)
+    assert result.exit_code == 0, result.output
+    assert "20 labelled and 116 unlabelled training examples, 24 validation, 40 test" in " ".join(result.output.split())
+    written = json.loads((path / "config.json").read_text())
+    assert written["dataset"] == {"name": f"mnist:{images}", "labels_per_class": 5}
+    own = {"partition_size": 9000, "neighbors": 10}
+    assert written["training"] == dataclasses.asdict(Config(rounds=1, epochs=1, gamma=0.8, batch_size=50, **own))
+    assert load_file(path / "model.safetensors")["network.layers.4.weight"].shape == (500, 50, 4, 4)
+    monkeypatch.chdir(tmp_path)
+    again = invoke("evaluate", path)
+    assert rows(again.output) == rows(result.output) and len(rows(again.output)) == 3
+    result = invoke("train", "--data", f"mnist:{images}/none")
+    assert result.exit_code == 2 and "found no such folder" in " ".join(result.output.split())
+
+
+def test_features_are_trained_on_without_a_network_and_evaluated(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = np.eye(3)[y] @ rng.normal(size=(3, 10)) + 0.3 * rng.normal(size=(120, 10))
+    np.savez(tmp_path / "f.npz", x=x, y=y)
+    result = invoke("train", "--data", f"features:{tmp_path}/f.npz", "--out", tmp_path / "run", *TINY)
+    assert result.exit_code == 0, result.output
+    assert list(load_file(tmp_path / "run/model.safetensors")) == ["metric.L"]
+    result = invoke("evaluate", tmp_path / "f.npz")
+    (row,) = rows(result.output)
+    expected = report_embedding(x.astype(np.float32), y)
+    assert row == ("f.npz", *(f"{100 * value:.2f}" for value in expected.values()))
+    result = invoke("evaluate", tmp_path / "none.npz")
+    assert result.exit_code == 2 and "found f.npz" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rounds = ", "my.toml cannot be read"),
+        ("round = 1", "has an unknown setting 'round'; known: alpha"),
+        ("resume = 'x'", "has an unknown setting 'resume'"),
+        ("rounds = true", "must give a number or a text for rounds, found True"),
+        ("rounds = 1.5", "Invalid value for '--rounds'"),
+        ("gamma = 2", "gamma must be between 0 and 1"),
+        ("data = 'nothing:x'", "found 'nothing:"),
+    ],
+)
+def test_a_bad_config_file_is_one_clear_error(tmp_path, text, message):
+    (tmp_path / "my.toml").write_text(text)
+    result = invoke("train", "--config", tmp_path / "my.toml", "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.output.split()) and "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_help_documents_every_setting_without_importing_torch():
     result = invoke("train", "--help")
     text = " ".join(result.output.split())
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-')}" in text
         assert field.metadata["help"].split()[0] in text
+    assert all(f"--{name}" in text for name in ("data", "config", "labels-per-class", "resume", "out"))
     code = "import sys; from ssdml_fast.train.cli import app; app(['--help'], standalone_mode=False); " + (
         "assert not {'torch', 'sklearn', 'matplotlib'} & set(sys.modules)"
     )

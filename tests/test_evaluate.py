@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import normalized_mutual_info_score, silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
-from ssdml_fast.evaluate import clustering_nmi, recall_at_k, score_embedding
+from ssdml_fast import evaluate
+from ssdml_fast.evaluate import clustering_nmi, map_at_r, recall_at_k, report_embedding, score_embedding, silhouette
 
 
 def blobs(n=120, d=6, classes=4, spread=1.0, seed=0):
@@ -49,6 +50,47 @@ def test_nmi_is_one_for_separated_classes_and_small_for_noise():
     assert clustering_nmi(x, labels) == pytest.approx(1)
     noise = np.random.default_rng(0).normal(size=x.shape)
     assert clustering_nmi(noise, labels) < 0.2
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.integers(12, 90), st.integers(2, 6), st.floats(0.1, 3), st.integers(1, 400))
+def test_map_at_r_agrees_with_its_definition_on_sklearns_neighbours(seed, n, classes, spread, at_once):
+    x, labels = blobs(n, 5, classes, spread, seed)
+    neighbours = NearestNeighbors(algorithm="brute").fit(x.astype(np.float64)).kneighbors(n_neighbors=n - 1)[1]
+    expected = []
+    for i in range(n):
+        r = int((labels == labels[i]).sum()) - 1
+        hits = labels[neighbours[i, :r]] == labels[i]
+        if r:
+            expected.append(sum(hits[: j + 1].mean() for j in range(r) if hits[j]) / r)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "FOUND_AT_ONCE", at_once)
+        assert map_at_r(x, labels) == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_map_at_r_agrees_with_pytorch_metric_learning():
+    calculator = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
+    x, labels = blobs(n=150)
+    theirs = calculator.AccuracyCalculator(include=("mean_average_precision_at_r",), k="max_bin_count")
+    found = theirs.get_accuracy(torch.from_numpy(x), torch.from_numpy(labels))["mean_average_precision_at_r"]
+    assert map_at_r(x, labels) == pytest.approx(found, abs=1e-6)
+
+
+def test_map_at_r_among_duplicates_and_lone_points():
+    assert map_at_r(np.zeros((6, 2)), np.array([4, 4, 4, 4, 4, 4])) == 1
+    x = np.array([[0.0], [0.0], [0.0], [0.0], [9.0]])  # all of the first four are neighbours of each other
+    assert map_at_r(x, np.array([0, 0, 0, 0, 1])) == 1
+    # eight duplicates are found in the order of their indices, the last four of them not among their own four nearest
+    assert map_at_r(np.zeros((8, 1)), np.array([0, 0, 0, 0, 1, 1, 1, 1])) == 0.5
+    with pytest.raises(ValueError, match="labels must give at least two points to one class"):
+        map_at_r(x, np.arange(5))
+
+
+def test_silhouette_is_sklearns_and_a_report_holds_all_figures():
+    x, labels = blobs()
+    figures = report_embedding(torch.from_numpy(x), torch.from_numpy(labels))
+    assert figures["silhouette"] == silhouette(x, labels) == pytest.approx(silhouette_score(x.astype(float), labels))
+    assert figures == score_embedding(x, labels) | {"map@r": map_at_r(x, labels), "silhouette": silhouette(x, labels)}
 
 
 def test_torch_and_numpy_give_the_same_figures():

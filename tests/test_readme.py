@@ -37,6 +37,7 @@ def test_the_kernels_examples():
     assert len(names["some"]) == 500
     assert len(names["hard"]) == 10_000
     assert names["loss"].isfinite()
+    assert names["model"].score(names["X"], names["y"]) > 0.9
     assert (names["L"].T @ names["L"] - torch.eye(64)).abs().max() < 1e-5
 
 

@@ -17,7 +17,6 @@ import ssdml_fast as sf
 from ssdml_fast.data.dataset import hide_labels, stratified_split
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.evaluate import score_embedding
-from ssdml_fast.models.digits import digits_net
 from ssdml_fast.models.metric import untrained
 from ssdml_fast.train import Config, fit
 from ssdml_fast.train.mining import class_posteriors, correct_triplets, mine
@@ -302,13 +301,3 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
         fit(small_net(), *tiny, TINY, run=run, resume=True)
     with pytest.raises(RunError, match="must be new or empty"):
         fit(small_net(), *tiny, TINY, run=run)
-
-
-def test_digits_net_depends_on_its_seed_alone():
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    first, second, other = digits_net(0), digits_net(0), digits_net(1)
-    assert torch.equal(torch.get_rng_state(), state)
-    images = torch.from_numpy(load_digits().images[:4])
-    assert torch.equal(first(images), second(images)) and not torch.equal(first(images), other(images))
-    np.testing.assert_allclose(first(images).detach().norm(dim=1), 1, rtol=1e-6)

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .. import _arrays as arrays
 
+TEST_SHARE = 1 / 3  # of each class, where a data set comes without a test part
+VALIDATION_SHARE = 0.15  # of each class of the training data, as in the SSDML paper
+
+
+class DataError(ValueError):
+    """Files that are missing or damaged; the message says what was expected where, and what was found."""
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in three parts: a few labels to train from, a part to choose the model on, a part to report on.
+    """Examples in three parts: a few labels to train from, a part to choose the model on, a part to report on.
 
     Attributes
     ----------
-    images : (N, channels, height, width) float32 array
-        Training images.
+    images : (N, channels, height, width) or (N, d) array
+        Training examples: uint8 as they were decoded, or float32 as a network takes them.
     labels : (N,) int64 array
-        Their labels; -1 marks an unlabelled image.
+        Their labels; -1 marks an unlabelled example.
     val_images, val_labels
-        Validation images, taken from the training data, with all their labels: the best model is chosen on them.
+        Validation examples, taken from the training data, with all their labels: the best model is chosen on them.
     test_images, test_labels
-        Held-out images with all their labels, seen only by the final report.
+        Held-out examples with all their labels, seen only by the final report.
     """
 
     images: np.ndarray
@@ -31,6 +39,75 @@ class Dataset:
     val_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+
+    def map(self, prepare: Callable[[np.ndarray], np.ndarray]) -> Dataset:
+        """Apply a function to the examples of each part, and return the data set of its results."""
+        parts = {name: prepare(getattr(self, name)) for name in ("images", "val_images", "test_images")}
+        return replace(self, **parts)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Examples as a loader finds them, with all their labels.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Name of each class.
+    images : (N, channels, height, width) uint8 or (N, d) float32 array
+        Training images, or features.
+    labels : (N,) int64 array
+        Their classes, 0 … C - 1.
+    test_images, test_labels : arrays or None
+        The test part; None where the data come without one. In a zero-shot split its classes are other than those of
+        the training part.
+    """
+
+    classes: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray
+    test_images: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
+
+    def split(self, seed: int = 0, labels_per_class: int = 10) -> Dataset:
+        """Hold out validation examples, and hide all but a few labels of the rest.
+
+        15% of each training class are for validation. Where there is no test part, a third of each class is held out
+        for it first.
+
+        Parameters
+        ----------
+        seed : int
+            Decides the split and which labels are kept, at least 0.
+        labels_per_class : int
+            Labelled training examples of each class, at least 1.
+
+        Returns
+        -------
+        Dataset
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `seed` or `labels_per_class` is no integer or out of range.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> source = Source(("even", "odd"), np.zeros((60, 1, 4, 4), np.uint8), np.arange(60) % 2)
+        >>> data = source.split(labels_per_class=3)
+        >>> len(data.images), len(data.val_images), len(data.test_images), int((data.labels >= 0).sum())
+        (34, 6, 20, 6)
+        """
+        rng = np.random.default_rng(arrays.as_int(seed, "seed", 0))
+        test_images, test_labels = self.test_images, self.test_labels
+        rest = np.arange(len(self.labels))
+        if test_images is None or test_labels is None:
+            rest, test = stratified_split(self.labels, TEST_SHARE, rng)
+            test_images, test_labels = self.images[test], self.labels[test]
+        train, val = (rest[part] for part in stratified_split(self.labels[rest], VALIDATION_SHARE, rng))
+        labels = hide_labels(self.labels[train], labels_per_class, rng)
+        return Dataset(self.images[train], labels, self.images[val], self.labels[val], test_images, test_labels)
 
 
 def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .dataset import Dataset, hide_labels, stratified_split
-
-TEST_SHARE = 1 / 3
-VALIDATION_SHARE = 0.15  # of each class of the training data, as in the SSDML paper
+from .dataset import Dataset, Source
 
 
 def load_digits(seed: int = 0, labels_per_class: int = 10) -> Dataset:
@@ -44,17 +41,6 @@ def load_digits(seed: int = 0, labels_per_class: int = 10) -> Dataset:
 
     pixels, classes = datasets.load_digits(return_X_y=True)
     images = (pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    classes = classes.astype(np.int64)
-
-    rng = np.random.default_rng(seed)
-    rest, test = stratified_split(classes, TEST_SHARE, rng)
-    train, val = (rest[part] for part in stratified_split(classes[rest], VALIDATION_SHARE, rng))
-    images = images - images[train].mean(0)
-    return Dataset(
-        images[train],
-        hide_labels(classes[train], labels_per_class, rng),
-        images[val],
-        classes[val],
-        images[test],
-        classes[test],
-    )
+    data = Source(tuple("0123456789"), images, classes.astype(np.int64)).split(seed, labels_per_class)
+    mean = data.images.mean(0)
+    return data.map(lambda part: part - mean)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,10 +32,3 @@ class DigitsNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed a batch of images."""
         return F.normalize(self.layers(images))
-
-
-def digits_net(seed: int) -> DigitsNet:
-    """Return an untrained network whose weights depend on `seed` alone; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return DigitsNet()

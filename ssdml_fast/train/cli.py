@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import shlex
+import tomllib
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..data.load import LOADERS, absolute, read
 from .config import Config
 from .run import RunError, RunFolder
 
@@ -35,24 +37,42 @@ def _train(
     resume: Annotated[
         Path | None, typer.Option(help="Run folder to continue; takes every setting from it.", metavar="RUN")
     ] = None,
-    labels_per_class: Annotated[int, typer.Option(help="Labelled training images of each class.")] = 10,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="TOML file of these settings, as in `rounds = 3`; the command line overrides it.",
+            is_eager=True,
+            callback=lambda context, path: _read_settings(context, path),
+            metavar="FILE",
+        ),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help=f"'digits', which come with scikit-learn, or KIND:PATH; KIND: {', '.join(LOADERS)}.")
+    ] = "digits",
+    labels_per_class: Annotated[int, typer.Option(help="Labelled training examples of each class.")] = 10,
     **settings: Any,
 ) -> None:
-    """Train on scikit-learn's handwritten digits, most of them unlabelled, and report on held-out images."""
+    """Train on a data set, most of it unlabelled, and report on held-out examples.
+
+    Without --data: scikit-learn's handwritten digits. The network goes with the data: the SSDML paper's for images of
+    28x28 (MNIST, Fashion-MNIST) and for colour images of 32x32 (CIFAR-10), none for features, where L alone is trained.
+    These start from partitions of 9000 and 10 neighbours rather than from the defaults below.
+    """
+    sources = {name: context.get_parameter_source(name) for name in context.params if name != "resume"}
+    given = {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")}
     with _errors_told():
         if resume is None:
             config = Config(**settings)
             path = out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-            run = RunFolder(path, {"name": "digits", "labels_per_class": labels_per_class})
+            run = RunFolder(path, {"name": absolute(data), "labels_per_class": labels_per_class})
         else:
-            sources = {name: context.get_parameter_source(name) for name in context.params if name != "resume"}
-            also = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
-            if also:
-                raise ValueError(f"resume takes every setting from the run; found also {', '.join(also)}")
+            if given:
+                raise ValueError(f"resume takes every setting from the run; found also {', '.join(sorted(given))}")
             run = RunFolder(resume)
             config = run.read_config()
     try:
-        _run(run, config, resume is not None)
+        _run(run, config, resume is not None, given)
     except KeyboardInterrupt:
         console = Console()
         if run.resumable:
@@ -63,19 +83,24 @@ def _train(
         raise typer.Exit(130) from None
 
 
-def _run(run: RunFolder, config: Config, resume: bool) -> None:
-    """Train, report, and fill the run folder."""
+def _run(run: RunFolder, config: Config, resume: bool, given: set[str]) -> None:
+    """Train, report, and fill the run folder; settings that are not `given` may be the data's own."""
     console = Console()
-    from ..models.digits import digits_net
+    from ..models.networks import choose
+    from ..models.seeded import seeded
     from .loop import fit
     from .report import Report, load_data
 
     with _errors_told():
         data = load_data(run, config)
+        choice = choose(data.images.shape[1:])
+        if not resume:
+            own = {name: value for name, value in choice.settings.items() if name not in given}
+            config = dataclasses.replace(config, **own)
     n_labelled = int((data.labels >= 0).sum())
     console.print(
-        f"digits: {n_labelled} labelled and {len(data.labels) - n_labelled} unlabelled training images, "
-        f"{len(data.val_labels)} validation, {len(data.test_labels)} test",
+        f"{run.dataset['name']}: {n_labelled} labelled and {len(data.labels) - n_labelled} unlabelled training "
+        f"examples, {len(data.val_labels)} validation, {len(data.test_labels)} test",
         soft_wrap=True,
     )
     bar = Progress(
@@ -90,7 +115,7 @@ def _run(run: RunFolder, config: Config, resume: bool) -> None:
             console.print(_line(record), highlight=False, soft_wrap=True)
 
         fitted = fit(
-            digits_net(config.seed), data.images, data.labels, data.val_images, data.val_labels,
+            seeded(choice.network, config.seed), data.images, data.labels, data.val_images, data.val_labels,
             config, run, resume, show,
         )  # fmt: skip
     console.print(_verdict(fitted), soft_wrap=True)
@@ -128,11 +153,21 @@ def _verdict(fitted: Fitted) -> str:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder that `ssdml-fast train` made.", metavar="RUN")],
+    what: Annotated[
+        Path,
+        typer.Argument(
+            help="Run folder that `ssdml-fast train` made; or embeddings: an .npz file, or a folder of .npy files, of "
+            "x and y, or of x_test and y_test, of which the test part is evaluated.",
+            metavar="RUN|FEATURES",
+        ),
+    ],
 ) -> None:
-    """Load the best model of a run and report its figures on the held-out images again."""
+    """Report NMI, Recall@K, MAP@R and silhouette of a run's best model on its held-out examples, or of embeddings."""
     with _errors_told():
-        folder = RunFolder(run)
+        if what.suffix == ".npz" or any(what.glob("*.npy")):
+            _evaluate_features(what)
+            return
+        folder = RunFolder(what)
         config = folder.read_config()
         from .report import Report, load_data, load_model
 
@@ -141,12 +176,40 @@ def evaluate(
     Console().print(Report.of(model, config, data).table())
 
 
+def _evaluate_features(path: Path) -> None:
+    from ..evaluate import report_embedding
+    from .report import figures_table
+
+    source = read(f"features:{path}")
+    x, y = (source.images, source.labels) if source.test_images is None else (source.test_images, source.test_labels)
+    Console().print(figures_table(f"{len(x)} embeddings, %", {path.name: report_embedding(x, y)}))
+
+
+def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the settings of a TOML file the defaults of the command."""
+    if path is None:
+        return None
+    with _errors_told():
+        try:
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ValueError(f"config {path} cannot be read: {error}") from None
+        known = {p.name for p in context.command.params} - {"resume", "config_file", "help"}
+        for name, value in settings.items():
+            if name not in known:
+                raise ValueError(f"config {path} has an unknown setting {name!r}; known: {', '.join(sorted(known))}")
+            if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+                raise ValueError(f"config {path} must give a number or a text for {name}, found {value!r}")
+    context.default_map = {name: str(value) for name, value in settings.items()}  # text, so that 1.5 is no integer
+    return path
+
+
 @contextmanager
 def _errors_told() -> Iterator[None]:
     """Turn errors about what the user gave into one clear line and exit status 2."""
     try:
         yield
-    except (RunError, TypeError, ValueError) as error:
+    except (ImportError, RunError, TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
 
 

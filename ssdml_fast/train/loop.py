@@ -66,7 +66,7 @@ def fit(
     ----------
     network : torch.nn.Module
         Maps (B, ...) float32 images to (B, d) l2-normalised rows, on the CPU. Trained in place; afterwards it holds
-        the best weights.
+        the best weights. One without parameters that require gradients stays as it is: L alone is trained.
     images : (N, ...) float32 array
         Training images.
     labels : (N,) integer array
@@ -110,9 +110,10 @@ def fit(
     Examples
     --------
     >>> from ssdml_fast.data.digits import load_digits
-    >>> from ssdml_fast.models.digits import digits_net
+    >>> from ssdml_fast.models.digits import DigitsNet
+    >>> from ssdml_fast.models.seeded import seeded
     >>> data = load_digits()
-    >>> fitted = fit(digits_net(0), data.images, data.labels, data.val_images, data.val_labels, Config(rounds=1))
+    >>> fitted = fit(seeded(DigitsNet, 0), data.images, data.labels, data.val_images, data.val_labels, Config(rounds=1))
     >>> fitted.best["score"] > fitted.history[0]["score"]
     True
     """
@@ -150,7 +151,8 @@ class _Training:
         self.val_images, self.val_labels = val_images, val_labels
         self.config = config
         self.model = untrained(network, images, config.metric_dim, config.seed)
-        self.optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, config.learning_rate) if trained else None
         self.metric_optimizer = sf.optim.CayleySGD(self.model.metric.parameters(), config.metric_step)  # has no state
         self.per_round = count(labels, config.partition_size)
         self.epochs = config.rounds * self.per_round * config.epochs
@@ -217,12 +219,13 @@ class _Training:
             z = model.network(images[examples])
             if not torch.isfinite(z).all():
                 return math.nan
-            _, _, L.grad = sf.angular_loss_and_grad(z.detach(), batch, L, alpha, reduction="mean")
+            loss, _, L.grad = sf.angular_loss_and_grad(z.detach(), batch, L, alpha, reduction="mean")
             self.metric_optimizer.step()
-            loss = sf.angular_loss(z, batch, L.detach(), alpha, reduction="mean")
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            if self.optimizer:
+                loss = sf.angular_loss(z, batch, L.detach(), alpha, reduction="mean")
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
             losses.append(loss.item())
         return math.fsum(losses) / len(losses)
 
@@ -257,7 +260,7 @@ class _Training:
                 "stopped": self.stopped,
                 "model": self.model.state_dict(),
                 "best_model": self.best_model,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.optimizer.state_dict() if self.optimizer else {},
             }
         )
 
@@ -267,7 +270,8 @@ class _Training:
             if checkpoint["config"] != asdict(self.config):
                 raise ValueError("it was trained with other settings")
             self.model.load_state_dict(checkpoint["model"])
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            if self.optimizer:
+                self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.partitions_done = checkpoint["partitions_done"]
             self.history = checkpoint["history"]
             self.best_model = checkpoint["best_model"]

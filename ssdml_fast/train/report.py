@@ -8,27 +8,29 @@ import numpy as np
 from rich.table import Table
 
 from ..data.dataset import Dataset
-from ..data.digits import load_digits
-from ..evaluate import RECALL_KS, score_embedding
-from ..models.digits import digits_net
+from ..data.load import load
+from ..evaluate import RECALL_KS, report_embedding
 from ..models.metric import MetricModel, untrained
+from ..models.networks import choose, prepared
+from ..models.seeded import seeded
 from .config import Config
 from .picture import draw_embeddings
 from .run import RunError, RunFolder
 
-RAW, BEFORE, AFTER = "raw pixels", "untrained network (before)", "trained network (after)"
+DRAWN = 2000  # points at most in a map: t-SNE of more takes minutes
+RAW, BEFORE, AFTER = "raw pixels", "untrained network", "trained network"
 
 
 def load_data(run: RunFolder, config: Config) -> Dataset:
-    """Load the data set that `run` names, split by the seed of `config`."""
-    if run.dataset.get("name") != "digits" or set(run.dataset) != {"name", "labels_per_class"}:
-        raise RunError(f"run folder {run.path} is of an unknown data set, {run.dataset}; known: digits")
-    return load_digits(config.seed, run.dataset["labels_per_class"])
+    """Load the data set that `run` names, split by the seed of `config`, as its network takes it."""
+    if set(run.dataset) != {"name", "labels_per_class"}:
+        raise RunError(f"run folder {run.path} is of an unknown data set, {run.dataset}")
+    return prepared(load(run.dataset["name"], config.seed, run.dataset["labels_per_class"]))
 
 
 def load_model(run: RunFolder, config: Config, data: Dataset) -> MetricModel:
     """Load the best model of a run."""
-    model = untrained(digits_net(config.seed), data.images, config.metric_dim, config.seed)
+    model = before_training(config, data)
     try:
         model.load_state_dict(run.read_model())
     except RuntimeError as error:
@@ -36,9 +38,15 @@ def load_model(run: RunFolder, config: Config, data: Dataset) -> MetricModel:
     return model
 
 
+def before_training(config: Config, data: Dataset) -> MetricModel:
+    """Make the model that a training starts from."""
+    network = seeded(choose(data.images.shape[1:]).network, config.seed)
+    return untrained(network, data.images, config.metric_dim, config.seed)
+
+
 @dataclass(frozen=True)
 class Report:
-    """Embeddings of the test images, and their NMI and Recall@K, by what embedded them."""
+    """Embeddings of the test images, and their figures, by what embedded them."""
 
     embeddings: dict[str, np.ndarray]
     figures: dict[str, dict[str, float]]
@@ -47,24 +55,18 @@ class Report:
     @classmethod
     def of(cls, model: MetricModel, config: Config, data: Dataset) -> Report:
         """Compare `model` on the test images with their pixels and with the untrained network it started from."""
-        before = untrained(digits_net(config.seed), data.images, config.metric_dim, config.seed)
+        before = before_training(config, data)
         embeddings = {
             RAW: data.test_images.reshape(len(data.test_images), -1),
             BEFORE: before.embed(data.test_images),
             AFTER: model.embed(data.test_images),
         }
-        figures = {name: score_embedding(embedding, data.test_labels) for name, embedding in embeddings.items()}
+        figures = {name: report_embedding(embedding, data.test_labels) for name, embedding in embeddings.items()}
         return cls(embeddings, figures, data.test_labels)
 
     def table(self) -> Table:
         """Lay the figures out as percentages."""
-        table = Table(title=f"{len(self.labels)} held-out test images, %", title_justify="left")
-        table.add_column("embedding", no_wrap=True)
-        for heading in ("NMI", *(f"R@{k}" for k in RECALL_KS)):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for name, figures in self.figures.items():
-            table.add_row(name, *(f"{100 * value:.2f}" for value in figures.values()))
-        return table
+        return figures_table(f"{len(self.labels)} held-out test images, %", self.figures)
 
     def draw(self, run: RunFolder) -> None:
         """Draw the test images before and after training into the run folder."""
@@ -72,4 +74,17 @@ class Report:
             name: f"{name}\nNMI {100 * self.figures[name]['nmi']:.1f}   R@1 {100 * self.figures[name]['recall@1']:.1f}"
             for name in (BEFORE, AFTER)
         }
-        draw_embeddings(run.picture, {titles[name]: self.embeddings[name] for name in titles}, self.labels)
+        some = np.random.default_rng(0).permutation(len(self.labels))[:DRAWN]
+        some.sort()
+        draw_embeddings(run.picture, {titles[name]: self.embeddings[name][some] for name in titles}, self.labels[some])
+
+
+def figures_table(title: str, figures: dict[str, dict[str, float]]) -> Table:
+    """Lay out the figures of :func:`ssdml_fast.evaluate.report_embedding`, one row per embedding, as percentages."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("embedding", no_wrap=True)
+    for heading in ("NMI", *(f"R@{k}" for k in RECALL_KS), "MAP@R", "silh."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in figures.items():
+        table.add_row(name, *(f"{100 * value:.2f}" for value in row.values()))
+    return table

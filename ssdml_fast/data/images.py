@@ -1,0 +1,192 @@
+"""Image files, by class: found in folders, decoded once and kept as bytes. Pillow is imported when one is decoded."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .dataset import DataError, Source
+from .files import File, Files, below, open_files, some_names
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files of a data set that are not decoded yet.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Name of each class.
+    names, test_names : list of str
+        Names of the training and test images, for messages and for finding an image again.
+    files, test_files : list
+        The images: a path or the encoded bytes of each. `test_files` is empty where there is no test part.
+    labels, test_labels : int64 arrays
+        Their classes, 0 … C - 1.
+    """
+
+    classes: tuple[str, ...]
+    names: list[str]
+    files: list[File]
+    labels: np.ndarray
+    test_names: list[str]
+    test_files: list[File]
+    test_labels: np.ndarray
+
+    def decode(self, size: int | tuple[int, ...] | None = None) -> Source:
+        """Decode all images with :func:`decode_images`."""
+        images = decode_images(self.files, self.names, size)
+        if not self.test_files:
+            return Source(self.classes, images, self.labels)
+        test = decode_images(self.test_files, self.test_names, size or images.shape[2:], grey=images.shape[1] == 1)
+        return Source(self.classes, images, self.labels, test, self.test_labels)
+
+
+def image_folder(path: str | os.PathLike[str]) -> ImageFiles:
+    """Find images in one folder per class, on the disk or in a tar.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder or tar of ``<class>/<image>``, or of ``train/<class>/<image>`` and ``test/<class>/<image>``; deeper
+        folders belong to their class.
+
+    Returns
+    -------
+    ImageFiles
+        Classes are the sorted names of their folders.
+
+    Raises
+    ------
+    DataError
+        If there are no such images, or one lies outside the folder of its class.
+    """
+    return find_images(open_files(path), path)
+
+
+def find_images(files: Files, path: str | os.PathLike[str]) -> ImageFiles:
+    """Sort out images by the folders that they lie in, as :func:`image_folder`; `path` is for messages."""
+    files = {name: file for name, file in files.items() if name.lower().endswith(SUFFIXES)}
+    train, test = below(files, "train"), below(files, "test")
+    if not (train and test):
+        train, test = {name: file for name, file in files.items() if "/" in name}, {}
+    if not train:
+        raise DataError(
+            f"expected images in {path} as <class>/<image>, or as train/<class>/<image> and test/<class>/<image>, "
+            f"found {some_names(files)}"
+        )
+    if stray := [name for name in (*train, *test) if "/" not in name]:
+        raise DataError(f"expected every image of {path} in the folder of its class, found {stray[0]} in none")
+    classes = tuple(sorted({name.split("/")[0] for name in (*train, *test)}))
+    of = {name: c for c, name in enumerate(classes)}
+    labels, test_labels = (np.array([of[n.split("/")[0]] for n in part], np.int64) for part in (train, test))
+    return ImageFiles(classes, [*train], [*train.values()], labels, [*test], [*test.values()], test_labels)
+
+
+def decode_images(
+    files: Sequence[File],
+    names: Sequence[str],
+    size: int | tuple[int, ...] | None = None,
+    grey: bool | None = None,
+) -> np.ndarray:
+    """Decode images, on as many threads as there are cores.
+
+    Parameters
+    ----------
+    files : sequence of path or bytes
+        The images; not empty.
+    names : sequence of str
+        What to call each in an error message.
+    size : int or (height, width), optional
+        A number: the largest central square of each image, resized (bicubic) to that many pixels a side. A pair: the
+        size that they must all have; by default that of the first image.
+    grey : bool, optional
+        One channel rather than three (red, green, blue); by default as the first image.
+
+    Returns
+    -------
+    (N, channels, height, width) uint8 array
+
+    Raises
+    ------
+    DataError
+        If an image is damaged or of another size.
+    ImportError
+        If Pillow is not installed.
+
+    Examples
+    --------
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (6, 4)).save(file, "png")
+    >>> decode_images([file.getvalue()], ["black"]).shape
+    (1, 3, 4, 6)
+    """
+    first = open_image(files[0], names[0])
+    if grey is None:
+        grey = first.mode in ("1", "L", "LA", "I;16", "I")
+    shape = (size, size) if isinstance(size, int) else size or (first.height, first.width)
+    mode, resize = "L" if grey else "RGB", isinstance(size, int)
+    images = np.empty((len(files), 1 if grey else 3, *shape), np.uint8)
+
+    def decode(rows: Iterable[int]) -> None:
+        for i in rows:
+            image = open_image(files[i], names[i], mode)
+            if resize:
+                image = _square(image, shape[0])
+            elif (image.height, image.width) != tuple(shape):
+                raise DataError(
+                    f"all images must be of {shape[1]}x{shape[0]} pixels as the first, or be resized, found "
+                    f"{image.width}x{image.height} in {names[i]}"
+                )
+            images[i] = np.asarray(image).reshape(*shape, -1).transpose(2, 0, 1)
+
+    n_threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(n_threads) as pool:  # Pillow decodes without holding the interpreter's lock
+        for _ in pool.map(decode, [range(t, len(files), n_threads) for t in range(n_threads)]):
+            pass
+    return images
+
+
+def open_image(file: File, name: str, mode: str | None = None) -> Image.Image:
+    """Open an image; with `mode`, decode it to that.
+
+    Raises
+    ------
+    DataError
+        If it is missing or damaged.
+    ImportError
+        If Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError("decoding image files needs Pillow: pip install 'ssdml-fast[images]'") from None
+    try:
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        return image if mode is None else image.convert(mode)
+    except FileNotFoundError:
+        raise DataError(f"expected an image at {file!s}, found nothing") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises of bad files
+        raise DataError(f"image {name} cannot be decoded: {error}") from None
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    from PIL import Image
+
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))  # resize(box=...) would let in pixels from outside
+    return square.resize((size, size), Image.Resampling.BICUBIC)

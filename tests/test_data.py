@@ -1,0 +1,398 @@
+"""Loaders read what is in the files, whatever their container, and say what is wrong where they cannot."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.io import savemat
+
+from ssdml_fast.data import DataError, Source, load
+from ssdml_fast.data.augment import shift_and_flip
+from ssdml_fast.data.cifar10 import load_cifar10
+from ssdml_fast.data.features import load_features
+from ssdml_fast.data.files import open_files
+from ssdml_fast.data.idx import load_mnist
+from ssdml_fast.data.images import decode_images, image_folder
+from ssdml_fast.data.zero_shot import cars196, cub200, stanford_online_products
+
+RNG = np.random.default_rng(0)
+
+
+def tar_of(folder, path):
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(folder, arcname=".")
+    return path
+
+
+def write_image(path, pixels):
+    image = pytest.importorskip("PIL.Image")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.fromarray(pixels).save(path)
+
+
+def pixels(*shape):
+    return RNG.integers(256, size=shape, dtype=np.uint8)
+
+
+# ---- splits
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 1000), st.integers(1, 5), st.booleans())
+def test_a_source_is_split_into_disjoint_parts_of_every_class(seed, per_class, has_test):
+    labels = np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], [20, 40, 20]))
+    examples = np.arange(80, dtype=np.float32)[:, None]
+    test = (examples[:10] + 100, labels[:10]) if has_test else (None, None)
+    source = Source(("a", "b", "c"), examples, labels, *test)
+    data = source.split(seed, per_class)
+    again = source.split(seed, per_class)
+    parts = [data.images, data.val_images, *([] if has_test else [data.test_images])]
+    assert sorted(np.concatenate(parts).ravel().tolist()) == list(range(80))
+    known = data.labels >= 0
+    np.testing.assert_array_equal(labels[data.images[known, 0].astype(int)], data.labels[known])
+    np.testing.assert_array_equal(labels[data.val_images[:, 0].astype(int)], data.val_labels)
+    assert np.bincount(data.labels[known]).tolist() == [per_class] * 3
+    rest = [20, 40, 20] if has_test else [13, 27, 13]
+    assert np.bincount(data.val_labels).tolist() == [round(0.15 * n) for n in rest]
+    if has_test:
+        np.testing.assert_array_equal(data.test_images, test[0])
+    np.testing.assert_array_equal(data.images, again.images)
+    np.testing.assert_array_equal(data.labels, again.labels)
+
+
+def test_map_prepares_every_part():
+    data = Source(("a", "b"), np.ones((30, 2), np.float32), np.arange(30) % 2).split(labels_per_class=1)
+    doubled = data.map(lambda part: 2 * part)
+    assert {float(part.mean()) for part in (doubled.images, doubled.val_images, doubled.test_images)} == {2.0}
+    assert doubled.labels is data.labels
+
+
+# ---- MNIST
+
+
+def idx(array):
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    parts = {"train": (pixels(40, 6, 5), np.arange(40, dtype=np.uint8) % 4), "t10k": (pixels(8, 6, 5), pixels(8) % 4)}
+    for name, (images, labels) in parts.items():
+        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+        (tmp_path / f"{name}-labels.idx1-ubyte").write_bytes(idx(labels))
+    return tmp_path, parts
+
+
+def test_mnist_is_read_as_written(mnist):
+    path, parts = mnist
+    source = load_mnist(path)
+    np.testing.assert_array_equal(source.images[:, 0], parts["train"][0])
+    np.testing.assert_array_equal(source.labels, parts["train"][1])
+    np.testing.assert_array_equal(source.test_images[:, 0], parts["t10k"][0])
+    np.testing.assert_array_equal(source.test_labels, parts["t10k"][1])
+    assert source.classes == ("0", "1", "2", "3") and source.images.dtype == np.uint8
+    data = load(f"fashion-mnist:{path}", seed=3, labels_per_class=2)
+    assert len(data.images) + len(data.val_images) == 40 and (data.labels >= 0).sum() == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train-images-idx3-ubyte.gz", None, "expected train-images-idx3-ubyte or .* found t10k-images"),
+        ("train-images-idx3-ubyte.gz", b"no gzip", "train-images-idx3-ubyte.gz cannot be read"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(idx(pixels(40, 6, 5)))[:-20], "cannot be read"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(idx(pixels(40, 6, 5))[:-1]), "must hold 1200 bytes .* found 1199"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(idx(pixels(40, 6))), "in 3 dimensions, found one .* 00000802"),
+        ("t10k-labels.idx1-ubyte", b"", "t10k-labels.idx1-ubyte must be an IDX file"),
+        ("t10k-labels.idx1-ubyte", idx(pixels(7)), "one label per image, found 7 for 8 t10k images"),
+    ],
+)
+def test_a_damaged_mnist_is_told(mnist, name, content, message):
+    path, _ = mnist
+    (path / name).unlink() if content is None else (path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_mnist(path)
+
+
+# ---- CIFAR-10
+
+
+def write_cifar(folder):
+    folder.mkdir(parents=True)
+    batches = {}
+    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+        batches[name] = pixels(6, 3072), [int(c) for c in RNG.integers(10, size=6)]
+        content = {b"data": batches[name][0], b"labels": batches[name][1]}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"c%d" % i for i in range(10)]}, protocol=2))
+    return batches
+
+
+@pytest.mark.parametrize("container", ["folder", "parent", "tar"])
+def test_cifar_pickles_are_read_as_written(tmp_path, container):
+    folder = tmp_path / "cifar-10-batches-py"
+    batches = write_cifar(folder)
+    path = {"folder": folder, "parent": tmp_path, "tar": tmp_path / "c.tar.gz"}[container]
+    source = load_cifar10(tar_of(folder, path) if container == "tar" else path)
+    expected = np.concatenate([batches[f"data_batch_{i}"][0] for i in range(1, 6)])
+    np.testing.assert_array_equal(source.images.reshape(30, -1), expected)
+    np.testing.assert_array_equal(source.test_images[2, 1, 0], batches["test_batch"][0][2, 1024 : 1024 + 32])
+    assert source.test_labels.tolist() == batches["test_batch"][1] and source.classes[3] == "c3"
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps(Malicious()), "must not need builtins.print; it may be malicious"),
+        (b"no pickle", "test_batch cannot be read as a pickle"),
+        (pickle.dumps([1, 2]), "test_batch must be a CIFAR-10 batch"),
+        (pickle.dumps({b"data": pixels(2, 3072), b"labels": [1]}), "2 images, 1 labels"),
+        (None, "expected test_batch in"),
+    ],
+)
+def test_a_damaged_or_malicious_pickle_is_refused(tmp_path, capsys, content, message):
+    write_cifar(tmp_path / "c")
+    path = tmp_path / "c" / "test_batch"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_cifar10(tmp_path)
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("container", ["folder", "tar"])
+def test_cifar_images_are_decoded_by_class(tmp_path, container):
+    folder = tmp_path / "images"
+    train, test = pixels(2, 2, 32, 32, 3), pixels(2, 1, 32, 32, 3)
+    for c, name in enumerate(("cat", "dog")):
+        for part, images in (("train", train), ("test", test)):
+            for i, image in enumerate(images[c]):
+                write_image(folder / part / name / f"{i:04}.png", image)
+    source = load_cifar10(tar_of(folder, tmp_path / "c.tar.gz") if container == "tar" else folder)
+    np.testing.assert_array_equal(source.images, train.reshape(4, 32, 32, 3).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(source.test_images, test.reshape(2, 32, 32, 3).transpose(0, 3, 1, 2))
+    assert source.labels.tolist() == [0, 0, 1, 1] and source.test_labels.tolist() == [0, 1]
+    assert source.classes == ("cat", "dog")
+
+
+# ---- image folders
+
+
+def test_an_image_folder_without_a_test_part_takes_its_classes_from_the_folders(tmp_path):
+    for name in ("b/1.png", "a/deep/2.png", "a/3.png", ".hidden/4.png"):
+        write_image(tmp_path / name, pixels(4, 6))
+    (tmp_path / "a/notes.txt").write_text("no image")
+    found = image_folder(tmp_path)
+    assert found.names == ["a/3.png", "a/deep/2.png", "b/1.png"] and found.labels.tolist() == [0, 0, 1]
+    source = found.decode()
+    assert source.images.shape == (3, 1, 4, 6) and source.test_images is None
+    assert found.decode(size=2).images.shape == (3, 1, 2, 2)
+
+
+def test_resizing_takes_the_largest_central_square(tmp_path):
+    image = np.zeros((4, 10, 3), np.uint8)
+    image[:, 3:7] = 200
+    write_image(tmp_path / "a.png", image)
+    assert (decode_images([tmp_path / "a.png"], ["a"], 2) == 200).all()
+    square = pixels(5, 5, 3)
+    write_image(tmp_path / "b.png", square)
+    np.testing.assert_array_equal(decode_images([tmp_path / "b.png"], ["b"], 5)[0], square.transpose(2, 0, 1))
+
+
+def test_images_that_do_not_fit_are_told(tmp_path):
+    write_image(tmp_path / "x/a/1.png", pixels(4, 6))
+    write_image(tmp_path / "x/a/2.png", pixels(6, 4))
+    with pytest.raises(DataError, match=r"all images must be of 6x4 .* found 4x6 in a/2.png"):
+        image_folder(tmp_path / "x").decode()
+    (tmp_path / "x/a/2.png").write_bytes((tmp_path / "x/a/1.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"image a/2.png cannot be decoded"):
+        image_folder(tmp_path / "x").decode()
+    for path, message in [("none", "found nothing"), ("file", "cannot be read as one"), ("x/a", "found 1.png, 2.png")]:
+        (tmp_path / "file").write_bytes(b"no tar")
+        with pytest.raises(DataError, match=message):
+            image_folder(tmp_path / path)
+
+
+def test_a_cut_off_tar_is_told(tmp_path):
+    write_cifar(tmp_path / "c")
+    path = tar_of(tmp_path / "c", tmp_path / "c.tar.gz")
+    assert list(open_files(path)) == list(open_files(tmp_path / "c"))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match="found what cannot be read as one"):
+        open_files(path)
+
+
+# ---- zero-shot data sets
+
+
+def test_cub200_splits_by_species(tmp_path):
+    root = tmp_path / "CUB_200_2011"
+    names = [f"{c:03}.Bird/{i}.jpg" for c in (1, 2, 3, 4) for i in range(2)]
+    root.mkdir()
+    (root / "images.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(names, 1)))
+    (root / "image_class_labels.txt").write_text("".join(f"{i} {int(n[:3])}\n" for i, n in enumerate(names, 1)))
+    (root / "classes.txt").write_text("".join(f"{c} {c:03}.Bird\n" for c in (1, 2, 3, 4)))
+    for name in names:
+        write_image(root / "images" / name, pixels(20, 30, 3))
+    found = cub200(tmp_path)
+    assert found.labels.tolist() == [0, 0, 1, 1] and found.test_labels.tolist() == [2, 2, 3, 3]
+    assert found.classes[2] == "003.Bird" and found.decode(8).test_images.shape == (4, 3, 8, 8)
+    assert cub200(root).names == found.names
+    (root / "images" / names[0]).unlink()
+    with pytest.raises(DataError, match=r"expected an image at .*001.Bird/0.jpg"):
+        found.decode(8)
+    (root / "image_class_labels.txt").write_text("1 9\n")
+    with pytest.raises(DataError, match=r"image_class_labels.txt"):
+        cub200(root)
+    (root / "classes.txt").unlink()
+    with pytest.raises(DataError, match=r"classes.txt, found image_class_labels.txt"):
+        cub200(root)
+
+
+def annotations(field, names, classes):
+    entries = np.empty((1, len(names)), dtype=[(field, object), ("class", object)])
+    for i, entry in enumerate(zip(names, classes, strict=True)):
+        entries[0, i] = entry
+    return entries
+
+
+def test_cars196_reads_both_published_layouts(tmp_path):
+    models = np.array([["A 2000", "B 2001"]], dtype=object)
+    one, kit = tmp_path / "one", tmp_path / "kit"
+    one.mkdir()
+    (kit / "devkit").mkdir(parents=True)
+    files = ["car_ims/1.jpg", "car_ims/2.jpg", "car_ims/3.jpg"]
+    savemat(
+        one / "cars_annos.mat",
+        {"annotations": annotations("relative_im_path", files, [1, 2, 1]), "class_names": models},
+    )
+    found = cars196(one)
+    assert found.names == [files[0], files[2]] and found.labels.tolist() == [0, 0]
+    assert found.test_names == [files[1]] and found.classes == ("A 2000", "B 2001")
+
+    savemat(kit / "devkit/cars_meta.mat", {"class_names": models})
+    savemat(kit / "devkit/cars_train_annos.mat", {"annotations": annotations("fname", ["1.jpg"], [1])})
+    with pytest.raises(DataError, match=r"cars_test_annos_withlabels.mat, found"):
+        cars196(kit)
+    savemat(kit / "cars_test_annos_withlabels.mat", {"annotations": annotations("fname", ["1.jpg"], [2])})
+    found = cars196(kit)
+    assert (found.names, found.test_names) == (["cars_train/1.jpg"], ["cars_test/1.jpg"])
+    (kit / "devkit/cars_meta.mat").write_bytes(b"no mat")
+    with pytest.raises(DataError, match=r"cars_meta.mat must be a MATLAB file"):
+        cars196(kit)
+
+
+def test_stanford_online_products_keeps_the_published_split(tmp_path):
+    head = "image_id class_id super_class_id path\n"
+    (tmp_path / "Ebay_train.txt").write_text(head + "1 1 1 b/1_0.JPG\n2 1 1 b/1_1.JPG\n3 2 1 b/2_0.JPG\n")
+    with pytest.raises(DataError, match=r"Ebay_test.txt, found Ebay_train.txt"):
+        stanford_online_products(tmp_path)
+    (tmp_path / "Ebay_test.txt").write_text(head + "4 3 2 c/3_0.JPG\n")
+    found = stanford_online_products(tmp_path)
+    assert found.labels.tolist() == [0, 0, 1] and found.test_labels.tolist() == [2]
+    assert found.test_files == [tmp_path / "c/3_0.JPG"]
+    (tmp_path / "Ebay_test.txt").write_text(head + "4 3\n")
+    with pytest.raises(DataError, match=r"Ebay_test.txt must list"):
+        stanford_online_products(tmp_path)
+
+
+# ---- features
+
+
+@pytest.mark.parametrize("container", ["npz", "folder"])
+@pytest.mark.parametrize("has_test", [True, False])
+def test_features_are_read_from_either_container(tmp_path, container, has_test):
+    arrays = {"x_train": RNG.normal(size=(6, 3)), "y_train": np.array([3, 3, 9, 9, 3, 9])}
+    arrays |= {"x_test": RNG.normal(size=(2, 3)), "y_test": np.array([4, 9])}
+    if not has_test:
+        arrays = {"x": arrays["x_train"], "y": arrays["y_train"][:, None]}
+    path = tmp_path / "f.npz"
+    np.savez(path, **arrays)
+    if container == "folder":
+        path = tmp_path
+        for name, array in arrays.items():
+            np.save(tmp_path / f"{name}.npy", array)
+    source = load_features(path)
+    np.testing.assert_array_equal(source.images, next(iter(arrays.values())).astype(np.float32))
+    if has_test:
+        assert source.classes == ("3", "4", "9") and source.test_labels.tolist() == [1, 2]
+        assert source.labels.tolist() == [0, 0, 2, 2, 0, 2]
+    else:
+        assert source.classes == ("3", "9") and source.test_images is None
+
+
+def test_grey_images_as_an_array_get_their_channel(tmp_path):
+    np.savez(tmp_path / "f.npz", x=pixels(4, 7, 5), y=np.array([0, 1, 0, 1]))
+    source = load_features(tmp_path / "f.npz")
+    assert source.images.shape == (4, 1, 7, 5) and source.images.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.ones((2, 2))}, "or x and y, in .* found x"),
+        ({"x": np.ones((2, 2)), "y": np.array([0.5, 1])}, r"y in .* must be \(N,\) integers"),
+        ({"x": np.ones((2, 2)), "y": np.array([0, -1])}, "at least 0"),
+        ({"x": np.ones((3, 2)), "y": np.array([0, 1])}, "x in .* one row for each of 2 labels"),
+        ({"x": np.array([[np.inf], [1]]), "y": np.array([0, 1])}, "must be finite"),
+        ({"x": np.array([[{}], [1]], object), "y": np.array([0, 1])}, "cannot be read"),
+    ],
+)
+def test_bad_features_are_told(tmp_path, arrays, message):
+    np.savez(tmp_path / "f.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        load_features(tmp_path / "f.npz")
+
+
+def test_names_and_paths_that_lead_nowhere_are_told(tmp_path):
+    (tmp_path / "f.npz").write_bytes(b"no zip")
+    for name, message in [
+        ("mnist", "data must be digits or KIND:PATH"),
+        ("nothing:x", "found 'nothing:x'"),
+        (f"features:{tmp_path}/none.npz", "found f.npz"),
+        (f"features:{tmp_path}/f.npz", "cannot be read"),
+        (f"mnist:{tmp_path}/none", "found no such folder"),
+        (f"images:{tmp_path}", "expected images in"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            load(name)
+
+
+# ---- augmentation
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(3, 6), st.integers(3, 6), st.integers(0, 2), st.booleans())
+def test_every_augmented_image_is_a_window_of_the_mirrored_one(batch, channels, height, width, pad, flip):
+    generator = torch.Generator().manual_seed(batch + width)
+    images = torch.randint(256, (batch, channels, height, width), dtype=torch.uint8, generator=generator)
+    changed = shift_and_flip(images, pad, flip, generator)
+    assert changed.dtype == torch.uint8 and changed.shape == images.shape
+    for image, got in zip(images.numpy(), changed.numpy(), strict=True):
+        padded = np.pad(image, [(0, 0), (pad, pad), (pad, pad)], mode="reflect")
+        windows = [
+            padded[:, i : i + height, j : j + width] for i in range(2 * pad + 1) for j in range(2 * pad + 1)
+        ]  # fmt: skip
+        windows += [window[:, :, ::-1] for window in windows] * flip
+        assert any(np.array_equal(window, got) for window in windows)
+
+
+def test_augmentation_draws_each_choice_and_repeats():
+    images = torch.arange(16).reshape(1, 1, 4, 4).expand(400, 1, 4, 4)
+    first, again = (shift_and_flip(images, 1, True, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert len({tuple(image.flatten().tolist()) for image in first}) == 18  # nine shifts, each mirrored or not
+    with pytest.raises(ValueError, match="pad must be in"):
+        shift_and_flip(images, 4)

@@ -1,0 +1,99 @@
+"""sf.SSDML is a scikit-learn estimator by scikit-learn's own checks, and learns."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+import ssdml_fast as sf
+from ssdml_fast.data import hide_labels
+
+
+@pytest.mark.parametrize("hidden_units", [None, 8])
+def test_scikit_learns_own_checks(hidden_units):
+    check_estimator(sf.SSDML(hidden_units=hidden_units, max_iter=1))
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """Four classes apart in three features, among seven that are louder and tell nothing; five labels per class."""
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 4
+    X = np.concatenate([np.eye(4)[y][:, :3] * 6 + rng.normal(size=(240, 3)), 3 * rng.normal(size=(240, 7))], 1)
+    return X, y, hide_labels(y, 5, rng)
+
+
+def test_the_embedding_is_orthonormal_linear_and_better_than_the_features(noisy):
+    X, y, few = noisy
+    model = sf.SSDML(n_components=3, random_state=0).fit(X, few)
+    np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(3), atol=1e-5)
+    np.testing.assert_allclose(
+        model.transform(X), (X - model.mean_) / model.scale_ @ model.components_.T, rtol=1e-9, atol=1e-12
+    )
+    known = few >= 0
+    features = KNeighborsClassifier(1).fit(X[known], y[known]).score(X, y)
+    nearest = KNeighborsClassifier(1).fit(model.transform(X[known]), y[known])
+    assert model.score(X, y) == pytest.approx(nearest.score(model.transform(X), y))
+    assert model.score(X, y) > features + 0.1
+    assert np.isnan(model.score(X, np.full(240, -1)))
+    assert model.score(X, np.where(y == 0, y, -1)) == pytest.approx(
+        nearest.score(model.transform(X[y == 0]), y[y == 0])
+    )
+
+
+@pytest.mark.parametrize("hidden_units", [None, 16])
+def test_the_same_random_state_gives_the_same_embedding_and_pickling_keeps_it(noisy, hidden_units):
+    X, _, few = noisy
+    model, again, other = (sf.SSDML(hidden_units=hidden_units, random_state=s).fit(X, few) for s in (1, 1, 2))
+    np.testing.assert_array_equal(model.transform(X), again.transform(X))
+    assert not np.array_equal(model.transform(X), other.transform(X))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).transform(X), model.transform(X))
+    assert model.transform(X.astype(np.float32)).dtype == np.float32
+
+
+def test_labels_may_be_any_numbers(noisy):
+    X, y, few = noisy
+    spread = np.where(few < 0, -1, 10 * few + 3)
+    model = sf.SSDML(random_state=0).fit(X, spread)
+    assert model.classes_.tolist() == [3, 13, 23, 33]
+    assert model.score(X, 10 * y + 3) == sf.SSDML(random_state=0).fit(X, few).score(X, y)
+
+
+def test_it_works_in_a_pipeline_and_a_grid_search(noisy):
+    X, _, few = noisy
+    pipeline = make_pipeline(StandardScaler(), sf.SSDML(max_iter=2, random_state=0))
+    search = GridSearchCV(pipeline, {"ssdml__n_components": [1, 3]}, cv=2, error_score="raise").fit(X, few)
+    assert search.best_params_["ssdml__n_components"] == 3
+    names = search.best_estimator_[:-1].get_feature_names_out()
+    assert list(search.best_estimator_.get_feature_names_out(names)) == ["ssdml0", "ssdml1", "ssdml2"]
+    assert search.transform(X).shape == (240, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_components": 11}, r"n_components must be in \[1, 10\]"),
+        ({"n_neighbors": 1}, "n_neighbors must be at least 2"),
+        ({"max_iter": 0}, "max_iter must be at least 1"),
+        ({"hidden_units": 0}, "hidden_units must be at least 1"),
+        ({"gamma": 1.0}, "gamma must be between"),
+        ({"alpha": -1}, "alpha must be between"),
+        ({"metric_step": 0}, "metric_step must be between"),
+    ],
+)
+def test_a_bad_parameter_is_named(noisy, settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        sf.SSDML(**settings).fit(noisy[0], noisy[2])
+
+
+@pytest.mark.parametrize("y", [np.full(240, -1), np.where(np.arange(240) < 9, 5, -1)])
+def test_fewer_than_two_classes_are_refused(noisy, y):
+    with pytest.raises(ValueError, match="y must hold at least two classes"):
+        sf.SSDML().fit(noisy[0], y)
