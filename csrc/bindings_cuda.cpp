@@ -14,7 +14,7 @@
 
 using namespace ssdml;
 
-PYBIND11_MODULE(cuda, m) {
+PYBIND11_MODULE(cuda_kernels, m) {
   m.doc() = "Kernels of ssdml_fast for CUDA devices.";
 
   m.def(

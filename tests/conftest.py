@@ -27,7 +27,7 @@ settings.load_profile("ssdml_fast")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         lacks = "no CUDA device"
-    elif importlib.util.find_spec("ssdml_fast._core.cuda") is None:
+    elif importlib.util.find_spec("ssdml_fast._core.cuda_kernels") is None:
         lacks = "ssdml_fast was built without its CUDA kernels"
     else:
         return
