@@ -514,6 +514,27 @@ def test_compiles_as_one_graph(function):
         torch.testing.assert_close(ours, expected)
 
 
+@gpu
+@pytest.mark.parametrize("name", sf.optim.__all__)
+def test_optimizers_agree_with_the_cpu(name):
+    start, target = orthonormal(2, 16, 4, dtype=torch.float64), gaussian(2, 16, 4, dtype=torch.float64)
+    ends = []
+    for device in ("cpu", DEVICE):
+        L, weight = (torch.nn.Parameter(tensor.to(device)) for tensor in (start, target[0]))
+        optimizer = getattr(sf.optim, name)([{"params": [L]}, {"params": [weight], "stiefel": False}])
+
+        def closure(L=L, weight=weight, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = (L * target.to(L.device)).sum() + weight.square().sum()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+        ends.append((L.detach().cpu(), weight.detach().cpu()))
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-8)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 X, EYE = np.eye(6, 4), np.eye(4, 2)
