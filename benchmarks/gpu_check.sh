@@ -43,7 +43,7 @@ build() {
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" &&
     cmake --build "$out/build" --target cuda_kernels baseline $([ $isa = baseline ] || echo $isa) &&
     cp "$out"/build/*.so ssdml_fast/_core/ &&
-    "$python" -c "from ssdml_fast import _core; print(_core.cuda().__doc__)"
+    "$python" -c "import torch; from ssdml_fast import _core; _core.cuda(); print(torch.zeros(1).cuda())"
 }
 export -f build
 export out python isa architecture PYTHONPATH=$PWD

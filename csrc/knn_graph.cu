@@ -9,10 +9,10 @@ namespace ssdml::cuda {
 namespace {
 
 // A block finds the neighbours of kRows points. It meets the points that these are compared with in tiles of kColumns:
-// each warp computes the exact distances of kMicroRows x kMicroColumns pairs at a time, whose coordinates reach its
-// lanes through the first-level cache; then each warp merges rows of the tile into the sorted lists that the result
-// consists of. The 32 lanes hold the 32 partial sums of sum_over() in knn_points.h, so distances agree with the CPU's
-// to the last bit.
+// each warp computes the distances of kMicroRows x kMicroColumns pairs at a time, whose coordinates reach its lanes
+// through the first-level cache; then each warp merges rows of the tile into the sorted lists that the result consists
+// of. The 32 lanes hold the 32 partial sums of sum_over() in knn_points.h, so distances agree with the CPU's to the
+// last bit. Squared differences of float32 are first estimated in float32: soon most pairs are too far for the lists.
 constexpr int kMicroRows = 4, kMicroColumns = 8;
 constexpr int kRows = 16, kColumns = 64;
 constexpr int kWarps = 8;
@@ -21,44 +21,48 @@ static_assert(kMicroRows * kMicroColumns == kWarp, "each lane ends up with the d
 
 // ---- distances ------------------------------------------------------------------------------------------------------
 
+// A sum, with the term of one more coordinate.
 struct SquaredDifference {
-  __device__ double operator()(double u, double v) const { return (u - v) * (u - v); }
+  __device__ double operator()(double sum, double u, double v) const { return sum + (u - v) * (u - v); }
+  __device__ float operator()(float sum, float u, float v) const { return fma(u - v, u - v, sum); }
 };
 /// For differences whose squares would underflow.
 struct LiftedSquaredDifference {
-  __device__ double operator()(double u, double v) const { return (u - v) * kLift * ((u - v) * kLift); }
+  __device__ double operator()(double sum, double u, double v) const {
+    return sum + (u - v) * kLift * ((u - v) * kLift);
+  }
 };
 struct Product {
-  __device__ double operator()(double u, double v) const { return u * v; }
+  __device__ double operator()(double sum, double u, double v) const { return sum + u * v; }
 };
 
 /// Sums part[q] over the lanes, for lane q. Each step halves the pairs that a lane is responsible for and adds the
 /// partner's partial sums of those it keeps. A template, so that `part` stays in registers.
-template <int half>
-__device__ void fold(double (&part)[kWarp]) {
+template <int half, typename S>
+__device__ void fold(S (&part)[kWarp]) {
   const bool upper = lane_id() & half;
 #pragma unroll
   for (int q = 0; q < half; ++q) {
-    const double kept = upper ? part[q + half] : part[q], given = upper ? part[q] : part[q + half];
+    const S kept = upper ? part[q + half] : part[q], given = upper ? part[q] : part[q + half];
     part[q] = kept + __shfl_xor_sync(kAllLanes, given, half);
   }
   if constexpr (half > 1) fold<half / 2>(part);
 }
 
-/// Lane q receives the sum of f over the d coordinates of row q / kMicroColumns and column q % kMicroColumns. All lanes
-/// of the warp must call it.
-template <typename C, typename F>
-__device__ double pair_sums(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns],
-                            std::int64_t d, F f) {
-  double part[kWarp] = {};
+/// Lane q receives the sum over the d coordinates of row q / kMicroColumns and column q % kMicroColumns, in arithmetic
+/// of type S. All lanes of the warp must call it.
+template <typename S, typename C, typename F>
+__device__ S pair_sums(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns], std::int64_t d,
+                       F f) {
+  S part[kWarp] = {};
   for (std::int64_t p = lane_id(); p < d; p += kWarp) {
-    double u[kMicroRows], v[kMicroColumns];
+    S u[kMicroRows], v[kMicroColumns];
 #pragma unroll
-    for (int m = 0; m < kMicroRows; ++m) u[m] = static_cast<double>(rows[m][p]);
+    for (int m = 0; m < kMicroRows; ++m) u[m] = static_cast<S>(rows[m][p]);
 #pragma unroll
-    for (int m = 0; m < kMicroColumns; ++m) v[m] = static_cast<double>(columns[m][p]);
+    for (int m = 0; m < kMicroColumns; ++m) v[m] = static_cast<S>(columns[m][p]);
 #pragma unroll
-    for (int q = 0; q < kWarp; ++q) part[q] += f(u[q / kMicroColumns], v[q % kMicroColumns]);
+    for (int q = 0; q < kWarp; ++q) part[q] = f(part[q], u[q / kMicroColumns], v[q % kMicroColumns]);
   }
   fold<kWarp / 2>(part);
   return part[0];
@@ -79,14 +83,28 @@ __device__ T distance_of(double sum, Metric metric) {
   return static_cast<T>(sum);
 }
 
-/// Lane q receives the distance of row q / kMicroColumns and column q % kMicroColumns, as pair_sums().
+/// A number that the exact sum of squared differences is no less than, from one of d terms in float32: subtractions and
+/// fused multiplications round each term and partial sum by 2^-24 of itself, or by 2^-150 where that underflows.
+__device__ double least_sum(float sum, std::int64_t d) {
+  const double roundings = static_cast<double>(ceil_div(d, kWarp) + kWarp);
+  return static_cast<double>(sum) * (1 - roundings * 0x1p-24) - static_cast<double>(d) * 0x1p-149;
+}
+
+/// Lane q receives the distance of row q / kMicroColumns and column q % kMicroColumns, as pair_sums(); or infinity, if
+/// none of the warp's pairs is nearer than `farthest`, the farthest neighbour so far of the lane's row. Distances in
+/// float32 are computed exactly only if a first estimate does not settle that.
 template <typename T, typename C, typename F>
 __device__ T pair_distance(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns], std::int64_t d,
-                           Metric metric, F f) {
-  const double sum = pair_sums(rows, columns, d, f);
+                           Metric metric, T farthest, F f) {
+  if constexpr (std::is_same_v<C, float> && std::is_same_v<F, SquaredDifference>) {
+    const double least = least_sum(pair_sums<float>(rows, columns, d, f), d), bound = static_cast<double>(farthest);
+    const bool may_enter = !(least > (metric == Metric::euclidean ? bound * bound : bound));
+    if (__ballot_sync(kAllLanes, may_enter) == 0) return static_cast<T>(kInfinity);
+  }
+  const double sum = pair_sums<double>(rows, columns, d, f);
   if constexpr (std::is_same_v<C, double> && std::is_same_v<F, SquaredDifference>) {
     if (metric == Metric::euclidean && __ballot_sync(kAllLanes, sum < kTinySquare) != 0) {
-      const double lifted = pair_sums(rows, columns, d, LiftedSquaredDifference{});
+      const double lifted = pair_sums<double>(rows, columns, d, LiftedSquaredDifference{});
       if (sum < kTinySquare) return static_cast<T>(sqrt(lifted) / kLift);
     }
   }
@@ -220,6 +238,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
       const C* row[kMicroRows];
 #pragma unroll
       for (int m = 0; m < kMicroRows; ++m) row[m] = rows + (row0 + min(first_row + m, here - 1)) * d;
+      const T farthest = distances[(row0 + min(first_row + lane / kMicroColumns, here - 1)) * k + k - 1];
       for (int g = warp / row_groups; g < column_groups; g += kWarps / row_groups) {
         const C* column[kMicroColumns];
 #pragma unroll
@@ -228,7 +247,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
           column[m] = columns + (j < last ? j : last - 1) * d;
         }
         tile[first_row + lane / kMicroColumns][g * kMicroColumns + lane % kMicroColumns] =
-            pair_distance<T>(row, column, d, metric, f);
+            pair_distance(row, column, d, metric, farthest, f);
       }
       __syncthreads();
       for (int r = warp; r < here; r += kWarps)

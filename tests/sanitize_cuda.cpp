@@ -9,6 +9,7 @@
 #include <memory>
 #include <random>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "affinity.h"
@@ -98,11 +99,14 @@ void expect(const char* what, const std::vector<T>& found, const std::vector<T>&
 
 constexpr Metric kMetrics[] = {Metric::sqeuclidean, Metric::euclidean, Metric::cosine, Metric::inner_product};
 
-/// Points among which are duplicates, a zero and, in float64, some so small that their squares underflow.
+/// Points among which are duplicates, a zero and, in float64, some so small that their squares underflow. Every other
+/// run of 64 is far from the rest.
 template <typename X>
 std::vector<X> points(std::int64_t n, std::int64_t d) {
   std::vector<X> x(n * d);
   for (X& value : x) value = normal<X>();
+  if constexpr (std::is_floating_point_v<X>)
+    for (std::int64_t e = 0; e < n * d; ++e) x[e] += static_cast<X>(e / d / 64 % 2 * 100);
   for (std::int64_t p = 0; p < d && n > 5; ++p) {
     x[p] = x[3 * d + p];
     x[4 * d + p] = X{};
@@ -219,11 +223,12 @@ void draw(const Indices& sizes, std::int64_t width) {
     starts.push_back(starts.back() + size);
     n_anchor_groups += size > 1;
   }
+  const std::int64_t* const at_random = nullptr;
   Indices members(starts.back()), nearest(starts[n_anchor_groups] * width), right(1000 * 3);
   for (std::int64_t& member : members) member = below(1000);
   for (std::int64_t& negative : nearest) negative = below(1000);
   for (const bool balanced : {false, true})
-    for (const std::int64_t* negatives : {static_cast<const std::int64_t*>(nullptr), static_cast<const std::int64_t*>(nearest.data())}) {
+    for (const std::int64_t* negatives : {at_random, std::as_const(nearest).data()}) {
       const auto n_groups = static_cast<std::int64_t>(sizes.size());
       const ClassTriplets source{members.data(), starts.data(), n_groups, n_anchor_groups,
                                  negatives,      width,         7,        balanced};
