@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 out=${1:-build/gpu_check}
 python=${PYTHON:-python3}
 mkdir -p "$out"
+rm -f "$out"/*.log
 export CUDA_MODULE_LOADING=LAZY PYTHONUNBUFFERED=1
 failed=0
 rows=()
@@ -54,15 +55,18 @@ bench() {
 export -f bench
 
 stage build 240 bash -c build
-stage tests 150 "$python" -m pytest tests/test_gpu.py -q --durations=5
-stage small 80 bash -c 'bench -k "loss or cayley"'
-stage graphs 50 bash -c 'bench -k knn'
-stage partitions 40 bash -c 'bench -k "affinity or partition"'
-stage large 40 bash -c 'bench --shapes full -k "partition and 100000"'
+if [ $failed -eq 0 ]; then
+  stage tests 150 "$python" -m pytest tests/test_gpu.py -q --durations=5
+  stage small 80 bash -c 'bench -k "loss or cayley"'
+  stage graphs 50 bash -c 'bench -k knn'
+  stage partitions 40 bash -c 'bench -k "affinity or partition"'
+  stage large 40 bash -c 'bench --shapes full -k "partition and 100000"'
+fi
 
 {
   for name in build tests small graphs partitions large; do
     log="$out/$name.log"
+    [ -f "$log" ] || continue
     case $name in
       build) grep -E "error|warning: |rror:" "$log" | head -10 ;;
       tests)

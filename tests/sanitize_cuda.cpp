@@ -179,7 +179,7 @@ void affinity(const Indices& ptr, std::int64_t k, std::int64_t classes, double l
   Indices labels(n);
   for (std::int64_t& label : labels) label = below(1000) < 1000 * labelled ? below(classes) : -1;
   std::vector<T> right(n * k), right_mass(n * classes);
-  const AffinityReport exact = propagate_affinity(indices.data(), n, k, labels.data(), classes, gamma, 1e-9,
+  const AffinityReport exact = propagate_affinity(indices.data(), nullptr, n, k, labels.data(), classes, gamma, 1e-9,
                                                   right.data(), right_mass.data(), 1, silent);
   in_every_way([&] {
     auto values = unwritten<T>(n * k), mass = unwritten<T>(n * classes);
