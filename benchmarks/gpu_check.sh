@@ -17,11 +17,12 @@ export CUDA_MODULE_LOADING=LAZY PYTHONUNBUFFERED=1
 failed=0
 rows=()
 
-# stage NAME SECONDS COMMAND...: runs a command within a limit of its own; whatever its outcome, the next stage follows.
+# stage NAME SECONDS COMMAND...: runs a command within a limit of its own, at which it is interrupted (so that pytest still
+# reports what it has); whatever its outcome, the next stage follows.
 stage() {
   local name=$1 limit=$2 log="$out/$1.log" started=$SECONDS outcome=passed
   shift 2
-  timeout --kill-after=10 "$limit" "$@" > "$log" 2>&1
+  timeout --signal=INT --kill-after=10 "$limit" "$@" > "$log" 2>&1
   local status=$?
   if [ $status -eq 124 ] || [ $status -eq 137 ]; then
     outcome="stopped at its limit of $limit s"
@@ -56,7 +57,7 @@ export -f bench
 
 stage build 240 bash -c build
 if [ $failed -eq 0 ]; then
-  stage tests 150 "$python" -m pytest tests/test_gpu.py -q --durations=5
+  stage tests 140 "$python" -m pytest tests/test_gpu.py -q --durations=5
   stage small 80 bash -c 'bench -k "loss or cayley"'
   stage graphs 50 bash -c 'bench -k knn'
   stage partitions 40 bash -c 'bench -k "affinity or partition"'
