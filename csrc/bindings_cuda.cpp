@@ -14,13 +14,13 @@
 
 using namespace ssdml;
 
-PYBIND11_MODULE(cuda, m) {
+PYBIND11_MODULE(cuda_kernels, m) {
   m.doc() = "Kernels of ssdml_fast for CUDA devices.";
 
   m.def(
-      "knn_graph_workspace",
+      "knn_workspace",
       [](std::int64_t n, std::int64_t d, const std::string& metric) {
-        return cuda::knn_graph_workspace(n, d, metric_of(metric));
+        return cuda::knn_workspace(n, d, metric_of(metric));
       },
       py::arg("n"), py::arg("d"), py::arg("metric"));
 
@@ -28,14 +28,30 @@ PYBIND11_MODULE(cuda, m) {
       "knn_graph",
       [](const std::string& dtype, Address x, std::int64_t n, std::int64_t d, std::int64_t k, const std::string& metric,
          Address ptr, std::int64_t segments, Address indices, Address distances, Address workspace, Address stream) {
-        by_dtype(dtype, [&, metric = metric_of(metric)]<typename T>(T) {
+        by_point_dtype(dtype, [&, metric = metric_of(metric)]<typename X>(X) {
           const py::gil_scoped_release nogil;
-          cuda::knn_graph(at<const T>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments,
-                          at<std::int64_t>(indices), at<T>(distances), at<void>(workspace), at<void>(stream));
+          cuda::knn_graph(at<const X>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments,
+                          at<std::int64_t>(indices), at<Distance<X>>(distances), at<void>(workspace), at<void>(stream));
         });
       },
       py::arg("dtype"), py::arg("x"), py::arg("n"), py::arg("d"), py::arg("k"), py::arg("metric"), py::arg("ptr"),
       py::arg("segments"), py::arg("indices"), py::arg("distances"), py::arg("workspace"), py::arg("stream"));
+
+  m.def(
+      "knn_search",
+      [](const std::string& dtype, Address queries, std::int64_t n_queries, Address base, std::int64_t n_base,
+         std::int64_t d, std::int64_t k, const std::string& metric, Address indices, Address distances,
+         Address workspace, Address stream) {
+        by_point_dtype(dtype, [&, metric = metric_of(metric)]<typename X>(X) {
+          const py::gil_scoped_release nogil;
+          cuda::knn_search(at<const X>(queries), n_queries, at<const X>(base), n_base, d, k, metric,
+                           at<std::int64_t>(indices), at<Distance<X>>(distances), at<void>(workspace),
+                           at<void>(stream));
+        });
+      },
+      py::arg("dtype"), py::arg("queries"), py::arg("n_queries"), py::arg("base"), py::arg("n_base"), py::arg("d"),
+      py::arg("k"), py::arg("metric"), py::arg("indices"), py::arg("distances"), py::arg("workspace"),
+      py::arg("stream"));
 
   m.def("propagate_affinity_workspace", &cuda::propagate_affinity_workspace, py::arg("n"), py::arg("k"),
         py::arg("segments"), py::arg("classes"));

@@ -57,6 +57,9 @@ __device__ inline std::int64_t warp_id() { return thread_id() / kWarp; }
 __device__ inline std::int64_t warp_count() { return thread_count() / kWarp; }
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
 
+/// The shared memory that a launch asks for.
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
 // ---- numbers --------------------------------------------------------------------------------------------------------
 
 inline constexpr double kInfinity = std::numeric_limits<double>::infinity();

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "cuda.h"
 #include "knn_graph.h"
@@ -7,10 +8,11 @@
 namespace ssdml::cuda {
 namespace {
 
-// A block finds the neighbours of kRows points. It meets the points of their segments in tiles of kColumns: each warp
-// computes the exact distances of kMicroRows x kMicroColumns pairs at a time, whose coordinates reach its lanes through
-// the first-level cache; then each warp merges rows of the tile into the sorted lists that the result consists of. The
-// 32 lanes hold the 32 partial sums of sum_over() in knn_points.h, so distances agree with the CPU's to the last bit.
+// A block finds the neighbours of kRows points. It meets the points that these are compared with in tiles of kColumns:
+// each warp computes the distances of kMicroRows x kMicroColumns pairs at a time, whose coordinates reach its lanes
+// through the first-level cache; then each warp merges rows of the tile into the sorted lists that the result consists
+// of. The 32 lanes hold the 32 partial sums of sum_over() in knn_points.h, so distances agree with the CPU's to the
+// last bit. Squared differences of float32 are first estimated in float32: soon most pairs are too far for the lists.
 constexpr int kMicroRows = 4, kMicroColumns = 8;
 constexpr int kRows = 16, kColumns = 64;
 constexpr int kWarps = 8;
@@ -19,40 +21,48 @@ static_assert(kMicroRows * kMicroColumns == kWarp, "each lane ends up with the d
 
 // ---- distances ------------------------------------------------------------------------------------------------------
 
+// A sum, with the term of one more coordinate.
 struct SquaredDifference {
-  __device__ double operator()(double u, double v) const { return (u - v) * (u - v); }
+  __device__ double operator()(double sum, double u, double v) const { return sum + (u - v) * (u - v); }
+  __device__ float operator()(float sum, float u, float v) const { return fma(u - v, u - v, sum); }
+};
+/// For differences whose squares would underflow.
+struct LiftedSquaredDifference {
+  __device__ double operator()(double sum, double u, double v) const {
+    return sum + (u - v) * kLift * ((u - v) * kLift);
+  }
 };
 struct Product {
-  __device__ double operator()(double u, double v) const { return u * v; }
+  __device__ double operator()(double sum, double u, double v) const { return sum + u * v; }
 };
 
 /// Sums part[q] over the lanes, for lane q. Each step halves the pairs that a lane is responsible for and adds the
 /// partner's partial sums of those it keeps. A template, so that `part` stays in registers.
-template <int half>
-__device__ void fold(double (&part)[kWarp]) {
+template <int half, typename S>
+__device__ void fold(S (&part)[kWarp]) {
   const bool upper = lane_id() & half;
 #pragma unroll
   for (int q = 0; q < half; ++q) {
-    const double kept = upper ? part[q + half] : part[q], given = upper ? part[q] : part[q + half];
+    const S kept = upper ? part[q + half] : part[q], given = upper ? part[q] : part[q + half];
     part[q] = kept + __shfl_xor_sync(kAllLanes, given, half);
   }
   if constexpr (half > 1) fold<half / 2>(part);
 }
 
-/// Lane q receives the sum of f over the d coordinates of row q / kMicroColumns and column q % kMicroColumns. All lanes
-/// of the warp must call it.
-template <typename C, typename F>
-__device__ double pair_sums(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns],
-                            std::int64_t d, F f) {
-  double part[kWarp] = {};
+/// Lane q receives the sum over the d coordinates of row q / kMicroColumns and column q % kMicroColumns, in arithmetic
+/// of type S. All lanes of the warp must call it.
+template <typename S, typename C, typename F>
+__device__ S pair_sums(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns], std::int64_t d,
+                       F f) {
+  S part[kWarp] = {};
   for (std::int64_t p = lane_id(); p < d; p += kWarp) {
-    double u[kMicroRows], v[kMicroColumns];
+    S u[kMicroRows], v[kMicroColumns];
 #pragma unroll
-    for (int m = 0; m < kMicroRows; ++m) u[m] = static_cast<double>(rows[m][p]);
+    for (int m = 0; m < kMicroRows; ++m) u[m] = static_cast<S>(rows[m][p]);
 #pragma unroll
-    for (int m = 0; m < kMicroColumns; ++m) v[m] = static_cast<double>(columns[m][p]);
+    for (int m = 0; m < kMicroColumns; ++m) v[m] = static_cast<S>(columns[m][p]);
 #pragma unroll
-    for (int q = 0; q < kWarp; ++q) part[q] += f(u[q / kMicroColumns], v[q % kMicroColumns]);
+    for (int q = 0; q < kWarp; ++q) part[q] = f(part[q], u[q / kMicroColumns], v[q % kMicroColumns]);
   }
   fold<kWarp / 2>(part);
   return part[0];
@@ -73,19 +83,52 @@ __device__ T distance_of(double sum, Metric metric) {
   return static_cast<T>(sum);
 }
 
-/// Rows of x over their norms; NaN where a row is zero and has no direction. One warp per row.
-template <typename T>
-__global__ void unit_rows(const T* x, std::int64_t n, std::int64_t d, double* unit) {
-  for (std::int64_t i = warp_id(); i < n; i += warp_count()) {
-    double square = 0;
-    for (std::int64_t p = lane_id(); p < d; p += kWarp) {
-      const double value = static_cast<double>(x[i * d + p]);
-      square += value * value;
+/// A number that the exact sum of squared differences is no less than, from one of d terms in float32: subtractions and
+/// fused multiplications round each term and partial sum by 2^-24 of itself, or by 2^-150 where that underflows.
+__device__ double least_sum(float sum, std::int64_t d) {
+  const double roundings = static_cast<double>(ceil_div(d, kWarp) + kWarp);
+  return static_cast<double>(sum) * (1 - roundings * 0x1p-24) - static_cast<double>(d) * 0x1p-149;
+}
+
+/// Lane q receives the distance of row q / kMicroColumns and column q % kMicroColumns, as pair_sums(); or infinity, if
+/// none of the warp's pairs is nearer than `farthest`, the farthest neighbour so far of the lane's row. Distances in
+/// float32 are computed exactly only if a first estimate does not settle that.
+template <typename T, typename C, typename F>
+__device__ T pair_distance(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns], std::int64_t d,
+                           Metric metric, T farthest, F f) {
+  if constexpr (std::is_same_v<C, float> && std::is_same_v<F, SquaredDifference>) {
+    const double least = least_sum(pair_sums<float>(rows, columns, d, f), d), bound = static_cast<double>(farthest);
+    const bool may_enter = !(least > (metric == Metric::euclidean ? bound * bound : bound));
+    if (__ballot_sync(kAllLanes, may_enter) == 0) return static_cast<T>(kInfinity);
+  }
+  const double sum = pair_sums<double>(rows, columns, d, f);
+  if constexpr (std::is_same_v<C, double> && std::is_same_v<F, SquaredDifference>) {
+    if (metric == Metric::euclidean && __ballot_sync(kAllLanes, sum < kTinySquare) != 0) {
+      const double lifted = pair_sums<double>(rows, columns, d, LiftedSquaredDifference{});
+      if (sum < kTinySquare) return static_cast<T>(sqrt(lifted) / kLift);
     }
-    for (int half = kWarp / 2; half > 0; half /= 2) square += __shfl_xor_sync(kAllLanes, square, half);
+  }
+  return distance_of<T>(sum, metric);
+}
+
+/// Rows of x over their norms; NaN where a row is zero and has no direction. One warp per row.
+template <typename X>
+__global__ void unit_rows(const X* x, std::int64_t n, std::int64_t d, double* unit) {
+  for (std::int64_t i = warp_id(); i < n; i += warp_count()) {
+    const auto square_of = [&](double factor) {
+      double square = 0;
+      for (std::int64_t p = lane_id(); p < d; p += kWarp) {
+        const double value = static_cast<double>(x[i * d + p]) * factor;
+        square += value * value;
+      }
+      for (int half = kWarp / 2; half > 0; half /= 2) square += __shfl_xor_sync(kAllLanes, square, half);
+      return square;
+    };
+    double lift = 1, square = square_of(lift);
+    if (std::is_same_v<X, double> && square < kTinySquare) square = square_of(lift = kLift);  // the same in all lanes
     const double inverse_norm = square > 0 ? 1 / sqrt(square) : nan("");
     for (std::int64_t p = lane_id(); p < d; p += kWarp)
-      unit[i * d + p] = static_cast<double>(x[i * d + p]) * inverse_norm;
+      unit[i * d + p] = static_cast<double>(x[i * d + p]) * lift * inverse_norm;
   }
 }
 
@@ -164,82 +207,110 @@ __device__ std::int64_t segment_of(std::int64_t i, const std::int64_t* ptr, std:
   return low;
 }
 
+/// Neighbours of each of the rows among the columns: all of them or, where `ptr` is given and both are the same points,
+/// the others of its segment.
 template <typename C, typename T, typename F>
 __global__ void __launch_bounds__(kWarps* kWarp, 2)
-    search(const C* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-           std::int64_t segments, std::int64_t* indices, T* distances, F f) {
+    search(const C* rows, std::int64_t n_rows, const C* columns, std::int64_t n_columns, std::int64_t d, std::int64_t k,
+           Metric metric, const std::int64_t* ptr, std::int64_t segments, std::int64_t* indices, T* distances, F f) {
   __shared__ T tile[kRows][kColumns];
-  __shared__ std::int64_t low[kRows], high[kRows];  // each row's segment
+  __shared__ std::int64_t low[kRows], high[kRows];  // the columns of each row
   constexpr int row_groups = kRows / kMicroRows, column_groups = kColumns / kMicroColumns;
   const int warp = threadIdx.x / kWarp, lane = lane_id();
   const int first_row = warp % row_groups * kMicroRows;  // of this warp's pairs
 
-  for (std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kRows; row0 < n;
+  for (std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kRows; row0 < n_rows;
        row0 += static_cast<std::int64_t>(gridDim.x) * kRows) {
-    const int rows = static_cast<int>(min(static_cast<long long>(kRows), static_cast<long long>(n - row0)));
+    const int here = static_cast<int>(min(static_cast<long long>(kRows), static_cast<long long>(n_rows - row0)));
     const auto nearest = [&](int r) { return Nearest<T>{k, indices + (row0 + r) * k, distances + (row0 + r) * k}; };
-    __syncthreads();  // the previous rows' segments are no longer needed
-    if (static_cast<int>(threadIdx.x) < rows) {
-      const std::int64_t s = segment_of(row0 + threadIdx.x, ptr, segments);
-      low[threadIdx.x] = ptr[s];
-      high[threadIdx.x] = ptr[s + 1];
+    __syncthreads();  // the previous rows' columns are no longer needed
+    if (static_cast<int>(threadIdx.x) < here) {
+      const std::int64_t s = ptr ? segment_of(row0 + threadIdx.x, ptr, segments) : 0;
+      low[threadIdx.x] = ptr ? ptr[s] : 0;
+      high[threadIdx.x] = ptr ? ptr[s + 1] : n_columns;
     }
-    for (int r = warp; r < rows; r += kWarps) nearest(r).clear();
+    for (int r = warp; r < here; r += kWarps) nearest(r).clear();
     __syncthreads();
 
-    const std::int64_t last = high[rows - 1];
+    const std::int64_t last = high[here - 1];
     for (std::int64_t column0 = low[0]; column0 < last; column0 += kColumns) {
       // Pairs past the end repeat the last row or column and are not offered, so that no lane is missing.
       const C* row[kMicroRows];
 #pragma unroll
-      for (int m = 0; m < kMicroRows; ++m) row[m] = x + (row0 + min(first_row + m, rows - 1)) * d;
+      for (int m = 0; m < kMicroRows; ++m) row[m] = rows + (row0 + min(first_row + m, here - 1)) * d;
+      const T farthest = distances[(row0 + min(first_row + lane / kMicroColumns, here - 1)) * k + k - 1];
       for (int g = warp / row_groups; g < column_groups; g += kWarps / row_groups) {
         const C* column[kMicroColumns];
 #pragma unroll
         for (int m = 0; m < kMicroColumns; ++m) {
           const std::int64_t j = column0 + g * kMicroColumns + m;
-          column[m] = x + (j < last ? j : last - 1) * d;
+          column[m] = columns + (j < last ? j : last - 1) * d;
         }
-        const double sum = pair_sums(row, column, d, f);
-        tile[first_row + lane / kMicroColumns][g * kMicroColumns + lane % kMicroColumns] = distance_of<T>(sum, metric);
+        tile[first_row + lane / kMicroColumns][g * kMicroColumns + lane % kMicroColumns] =
+            pair_distance(row, column, d, metric, farthest, f);
       }
       __syncthreads();
-      for (int r = warp; r < rows; r += kWarps)
+      for (int r = warp; r < here; r += kWarps)
         for (int c = lane; c < kColumns; c += kWarp) {
           const std::int64_t j = column0 + c;
-          nearest(r).offer(low[r] <= j && j < high[r] && j != row0 + r, tile[r][c], j);
+          nearest(r).offer(low[r] <= j && j < high[r] && !(ptr && j == row0 + r), tile[r][c], j);
         }
       __syncthreads();
     }
   }
 }
 
+// ---- host -----------------------------------------------------------------------------------------------------------
+
+template <typename X>
+void find(const X* rows, std::int64_t n_rows, const X* columns, std::int64_t n_columns, std::int64_t d, std::int64_t k,
+          Metric metric, const std::int64_t* ptr, std::int64_t segments, std::int64_t* indices, Distance<X>* distances,
+          void* workspace, cudaStream_t stream) {
+  const auto run = [&]<typename C, typename F>(const C* from, const C* to, F f) {
+    launch("knn: search", stream, Grid{ceil_div(n_rows, kRows), kWarps * kWarp}, search<C, Distance<X>, F>, from,
+           n_rows, to, n_columns, d, k, metric, ptr, segments, indices, distances, f);
+  };
+  if (metric == Metric::inner_product) return run(rows, columns, Product{});
+  if (metric != Metric::cosine) return run(rows, columns, SquaredDifference{});
+  const bool same = rows == columns;
+  double* const unit_columns = Workspace(workspace).take<double>(((same ? 0 : n_rows) + n_columns) * d);
+  double* const unit = same ? unit_columns : unit_columns + n_columns * d;
+  launch("knn: unit_rows", stream, warps_for(n_columns), unit_rows<X>, columns, n_columns, d, unit_columns);
+  if (!same) launch("knn: unit_rows", stream, warps_for(n_rows), unit_rows<X>, rows, n_rows, d, unit);
+  run(static_cast<const double*>(unit), static_cast<const double*>(unit_columns), SquaredDifference{});
+}
+
 }  // namespace
 
-std::int64_t knn_graph_workspace(std::int64_t n, std::int64_t d, Metric metric) {
+std::int64_t knn_workspace(std::int64_t n, std::int64_t d, Metric metric) {
   Workspace workspace(nullptr);
   if (metric == Metric::cosine) workspace.take<double>(n * d);
   return workspace.bytes();
 }
 
-template <typename T>
-void knn_graph(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-               std::int64_t segments, std::int64_t* indices, T* distances, void* workspace, void* stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
-  const auto run = [&]<typename C, typename F>(const C* points, F f) {
-    launch("knn_graph: search", on, Grid{ceil_div(n, kRows), kWarps * kWarp}, search<C, T, F>, points, n, d, k, metric,
-           ptr, segments, indices, distances, f);
-  };
-  if (metric == Metric::inner_product) return run(x, Product{});
-  if (metric != Metric::cosine) return run(x, SquaredDifference{});
-  double* unit = Workspace(workspace).take<double>(n * d);
-  launch("knn_graph: unit_rows", on, warps_for(n), unit_rows<T>, x, n, d, unit);
-  run(static_cast<const double*>(unit), SquaredDifference{});
+template <typename X>
+void knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
+               std::int64_t segments, std::int64_t* indices, Distance<X>* distances, void* workspace, void* stream) {
+  find(x, n, x, n, d, k, metric, ptr, segments, indices, distances, workspace, static_cast<cudaStream_t>(stream));
 }
 
-template void knn_graph(const float*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*,
-                        std::int64_t, std::int64_t*, float*, void*, void*);
-template void knn_graph(const double*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*,
-                        std::int64_t, std::int64_t*, double*, void*, void*);
+template <typename X>
+void knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
+                std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, void* workspace,
+                void* stream) {
+  find(queries, n_queries, base, n_base, d, k, metric, nullptr, 0, indices, distances, workspace,
+       static_cast<cudaStream_t>(stream));
+}
+
+#define SSDML_KNN(X)                                                                                           \
+  template void knn_graph(const X*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*,     \
+                          std::int64_t, std::int64_t*, Distance<X>*, void*, void*);                            \
+  template void knn_search(const X*, std::int64_t, const X*, std::int64_t, std::int64_t, std::int64_t, Metric, \
+                           std::int64_t*, Distance<X>*, void*, void*);
+SSDML_KNN(float)
+SSDML_KNN(double)
+SSDML_KNN(float16)
+SSDML_KNN(bfloat16)
+#undef SSDML_KNN
 
 }  // namespace ssdml::cuda

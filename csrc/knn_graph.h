@@ -41,6 +41,10 @@ double largest_coordinate(std::int64_t d) {
   return std::sqrt(static_cast<double>(std::numeric_limits<Distance<X>>::max()) / static_cast<double>(d)) / 2;
 }
 
+/// Squares of differences and norms below this have lost digits to underflow; only those of float64 get there. They are
+/// computed again from coordinates times kLift.
+inline constexpr double kTinySquare = 0x1p-900, kLift = 0x1p600;
+
 /// How a search ended: with its results complete, stopped by its progress, or because a coordinate was NaN, infinite or
 /// beyond the largest.
 enum class Outcome { complete, stopped, refused };
@@ -60,14 +64,19 @@ Outcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std:
 
 namespace cuda {
 
-/// Bytes of `workspace`: none, but (n, d) float64 for cosine.
-std::int64_t knn_graph_workspace(std::int64_t n, std::int64_t d, Metric metric);
+/// Bytes of `workspace`, for n points in all sets together: none, but (n, d) float64 for cosine.
+std::int64_t knn_workspace(std::int64_t n, std::int64_t d, Metric metric);
 
-/// The same result from device memory, on `stream`, for finite float32 or float64 no larger than the largest
-/// coordinate. The workspace is aligned to 256 bytes.
-template <typename T>
-void knn_graph(const T* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-               std::int64_t segments, std::int64_t* indices, T* distances, void* workspace, void* stream);
+/// The same results from device memory, on `stream`, for finite points no larger than the largest coordinate. The
+/// workspace is aligned to 256 bytes.
+template <typename X>
+void knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
+               std::int64_t segments, std::int64_t* indices, Distance<X>* distances, void* workspace, void* stream);
+
+template <typename X>
+void knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
+                std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, void* workspace,
+                void* stream);
 
 }  // namespace cuda
 

@@ -29,9 +29,6 @@ double sum_over(const A* a, const X* b, const X* next, std::int64_t d, F f) {
   return part[0];
 }
 
-/// Squares of differences and norms below this have lost digits to underflow; only those of float64 get there.
-inline constexpr double kTinySquare = 0x1p-900;
-
 template <typename X>
 struct Points {
   const X* x;
@@ -49,7 +46,7 @@ struct Points {
     team.each(n, 1024, [this](std::int64_t first, std::int64_t last) {
       for (std::int64_t i = first; i < last; ++i) {
         double square = square_of(i, 1.0);
-        if (std::is_same_v<X, double> && square < kTinySquare) square = square_of(i, lift[i] = 0x1p600);
+        if (std::is_same_v<X, double> && square < kTinySquare) square = square_of(i, lift[i] = kLift);
         inverse_norm[i] = square > 0 ? 1 / std::sqrt(square) : 0.0;
       }
     });
@@ -91,12 +88,10 @@ Distance<X> exact_distance(const Points<X>& rows, std::int64_t i, const double* 
   }
   const double square = sum_over(a, b, ahead, rows.d, [](double u, double v) { return (u - v) * (u - v); });
   if (rows.metric == Metric::sqeuclidean) return static_cast<T>(square);
-  if (std::is_same_v<X, double> && square < kTinySquare) {
-    constexpr double lift = 0x1p600;
-    return static_cast<T>(
-        std::sqrt(sum_over(a, b, ahead, rows.d, [](double u, double v) { return (u - v) * lift * ((u - v) * lift); })) /
-        lift);
-  }
+  if (std::is_same_v<X, double> && square < kTinySquare)
+    return static_cast<T>(std::sqrt(sum_over(a, b, ahead, rows.d,
+                                             [](double u, double v) { return (u - v) * kLift * ((u - v) * kLift); })) /
+                          kLift);
   return static_cast<T>(std::sqrt(square));
 }
 

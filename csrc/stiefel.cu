@@ -86,8 +86,6 @@ __global__ void assemble(std::int64_t batch, std::int64_t l, T a, const T* b, T*
   }
 }
 
-extern __shared__ __align__(16) unsigned char shared_memory[];
-
 /// Replaces each l x l matrix by its inverse, one block per matrix, as invert() of stiefel.cpp does; in shared memory
 /// where `in_shared` says that it fits.
 template <typename T>

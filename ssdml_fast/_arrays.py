@@ -1,7 +1,9 @@
 """Tells NumPy, torch and CuPy arrays apart, and validates them; the only file that does either.
 
 Every check raises before anything is computed or changed. A message names the argument, what was expected and what
-was found. torch and CuPy are never imported here: an array of theirs proves that its library is already loaded.
+was found. Checks of values in device memory wait for the current stream; while it records a CUDA graph there are no
+values yet, and these checks are left out. torch and CuPy are never imported here: an array of theirs proves that its
+library is already loaded.
 """
 
 from __future__ import annotations
@@ -43,6 +45,13 @@ def is_cuda(x: Any) -> bool:
 def is_compiling(x: Any) -> bool:
     """Whether `x` is a torch tensor under torch.compile, so that only registered operators may see it."""
     return is_torch(x) and sys.modules["torch"].compiler.is_compiling()
+
+
+def is_capturing(x: Any) -> bool:
+    """Whether the current stream of the library of `x` is recording a CUDA graph, so that no value can be looked at."""
+    if is_torch(x):
+        return x.is_cuda and sys.modules["torch"].cuda.is_current_stream_capturing()
+    return is_cupy(x) and sys.modules["cupy"].cuda.get_current_stream().is_capturing()
 
 
 def namespace(x: Any, name: str) -> ModuleType:
@@ -92,7 +101,8 @@ def from_numpy(x: np.ndarray, like: Any) -> Any:
         return x
     if is_torch(like):
         return sys.modules["torch"].from_numpy(x).to(like.device)
-    return sys.modules["cupy"].asarray(x)
+    with like.device:
+        return sys.modules["cupy"].asarray(x)
 
 
 @contextmanager
@@ -118,7 +128,8 @@ def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
         torch = sys.modules["torch"]
         return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
     if is_cupy(like):
-        return sys.modules["cupy"].empty(shape, dtype)
+        with like.device:
+            return sys.modules["cupy"].empty(shape, dtype)
     return np.empty(shape, dtype)
 
 
@@ -190,7 +201,7 @@ def _is_plain(x: Any, dtypes: tuple[str, ...]) -> bool:
 
 def check_finite(x: Any, name: str, limit: float | None = None) -> None:
     """Refuse NaN, infinities and, where a limit is given, entries of larger magnitude."""
-    if 0 in x.shape:
+    if 0 in x.shape or is_capturing(x):
         return
     if _is_plain(x, FLOATS):
         largest = _core.lib.largest_magnitude(dtype_name(x), address(x), math.prod(x.shape))
@@ -250,6 +261,8 @@ def as_integers(x: Any, name: str, ndim: int, like: Any = None) -> Any:
 
 def check_indices(x: Any, n: int, name: str, what: str) -> None:
     """Refuse entries outside [0, n)."""
+    if is_capturing(x):
+        return
     if _is_plain(x, ("int64",)):
         if _core.lib.all_indices(address(x), math.prod(x.shape), n):
             return

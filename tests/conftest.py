@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,9 +26,14 @@ settings.load_profile("ssdml_fast")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        lacks = "no CUDA device"
+    elif importlib.util.find_spec("ssdml_fast._core.cuda_kernels") is None:
+        lacks = "ssdml_fast was built without its CUDA kernels"
+    else:
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=lacks))
 
 
 @pytest.fixture(params=_core.available())

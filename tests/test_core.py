@@ -93,7 +93,7 @@ def long_calls():
         "knn_graph of small segments": partial(sf.knn_graph, np.tile(x[:100_000], (1, 10)), 50, ptr=segments[:101]),
         "knn_search": partial(sf.knn_search, x, x, 5),
         "knn_search with few queries": partial(
-            sf.knn_search, np.tile(x[:20], (1, 40)), np.tile(x[:100_000], (1, 40)), 5
+            sf.knn_search, np.tile(x[:200], (1, 40)), np.tile(x[:150_000], (1, 40)), 5
         ),
         "propagate_affinity": partial(sf.propagate_affinity, sf.KnnGraph(ring), np.full(len(ring), -1)),
     }
@@ -146,13 +146,21 @@ def test_show_config(isa, capsys):
     assert "thread" in text.lower() and "CUDA" in text and np.__version__ in text
 
 
-@pytest.mark.parametrize("module", [*_core.built(), "cuda"])
+def test_no_module_takes_the_name_of_a_function():
+    """Importing a module binds its name in the package, over whatever had it."""
+    code = Path(_core.__file__)
+    names = {node.name for node in ast.parse(code.read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert "cuda" in names
+    assert not names & {*_core.ISAS, *(stub.stem for stub in code.parent.glob("*.pyi"))}
+
+
+@pytest.mark.parametrize("module", [*_core.built(), "cuda_kernels"])
 def test_type_stubs_tell_the_truth(module):
     if importlib.util.find_spec(f"ssdml_fast._core.{module}") is None:
         pytest.skip(f"the module {module} was not built")
     compiled = importlib.import_module(f"ssdml_fast._core.{module}")
     folder = Path(_core.__file__).parent
-    stub = folder / ("cuda.pyi" if module == "cuda" else "baseline.pyi")
+    stub = folder / ("cuda_kernels.pyi" if module == "cuda_kernels" else "baseline.pyi")
     stubs = {
         f.name: [a.arg for a in f.args.args] for f in ast.parse(stub.read_text()).body if isinstance(f, ast.FunctionDef)
     }

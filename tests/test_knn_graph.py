@@ -383,13 +383,13 @@ def test_sizes_beyond_32_bits(isa):
     np.testing.assert_array_equal(distances[first:], expected.distances)
 
 
-@pytest.mark.parametrize("ptr", [None, np.array([0, 300, 5000, 5100, 6000])])
+@pytest.mark.parametrize("ptr", [None, np.array([0, 300, 15_000, 15_100, 20_000])])
 def test_progress_rises_to_one(ptr):
-    x = make_points("gaussian", 6000, 200, np.random.default_rng(0))
+    x = make_points("gaussian", 20_000, 200, np.random.default_rng(0))
     shares = []
     sf.knn_graph(x, 10, ptr=ptr, num_threads=1, progress=shares.append)
     assert shares == sorted(shares) and shares[-1] == 1 and shares[0] >= 0
-    assert len(shares) > 1 or ptr is not None
+    assert len(shares) > 1  # reported ten times a second
 
 
 # --- backends agree ---------------------------------------------------------------------------------------------------

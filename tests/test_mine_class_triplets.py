@@ -166,20 +166,6 @@ def test_same_triplets_for_any_thread_count(isa, num_threads, hard):
     np.testing.assert_array_equal(sf.mine_class_triplets(posteriors, 10_000, 0.6, z=z, num_threads=num_threads), alone)
 
 
-@pytest.mark.gpu
-@given(cases())
-def test_cuda_agrees_with_cpu(case):
-    case.pop("z", None), case.pop("n_nearest", None)
-    on_device = {**case, "posteriors": torch.from_numpy(case["posteriors"]).cuda()}
-    np.testing.assert_array_equal(sf.mine_class_triplets(**on_device).cpu(), sf.mine_class_triplets(**case))
-
-
-@pytest.mark.gpu
-def test_cuda_refuses_hard_negatives():
-    with pytest.raises(RuntimeError, match="knn_search has no CUDA kernel"):
-        sf.mine_class_triplets(torch.eye(2).repeat(3, 1).cuda(), 5, z=torch.rand(6, 2).cuda())
-
-
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 

@@ -433,21 +433,6 @@ def test_scaled_gradients(name):
     assert torch.equal(L, before) and scaler.get_scale() == 512.0
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_cuda_agrees_with_cpu(name):
-    ends = []
-    for device in ("cpu", "cuda"):
-        L = torch.nn.Parameter(matrix((2, 16, 4)).detach().to(device))
-        weight = torch.nn.Parameter(gaussian(5).to(device))
-        target, optimizer = gaussian(2, 16, 4).to(device), OPTIMIZERS[name]([{"params": [L]}])
-        optimizer.add_param_group({"params": [weight], "stiefel": False})
-        for _ in range(3):
-            optimizer.step(closure_of(optimizer, lambda p=(L, target, weight): (p[0] * p[1]).sum() + (p[2] ** 2).sum()))
-        ends.append((L.detach().cpu(), weight.detach().cpu()))
-    torch.testing.assert_close(*ends, rtol=0, atol=1e-8)
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_runs_repeat_exactly(name):
     ends = []

@@ -51,12 +51,12 @@ def use(isa: str) -> None:
 
 def cuda() -> Any:
     """Return the module of CUDA kernels, or say why there is none."""
-    if importlib.util.find_spec(f"{__name__}.cuda") is None:
+    if importlib.util.find_spec(f"{__name__}.cuda_kernels") is None:
         raise RuntimeError(
             f"this installation of ssdml_fast has no CUDA kernels ({lib.cuda_build}); install it again where nvcc is "
             "on the PATH, or move the arrays to the CPU"
         )
-    return importlib.import_module(f"{__name__}.cuda")
+    return importlib.import_module(f"{__name__}.cuda_kernels")
 
 
 if "baseline" not in built():

@@ -63,7 +63,8 @@ def knn_graph(
     Distances are computed in float64 from direct differences and rounded once, so near-duplicates are told apart, and
     the same graph comes out for any number of threads and any instruction set. Time O(N² d / 2) per segment. Memory
     O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a ``numpy.memmap`` (or a torch tensor on a mapped
-    file) larger than memory; Ctrl-C is answered between blocks of points. Segments hold fewer than 2³² points. This is
+    file) larger than memory; Ctrl-C is answered between blocks of points. On a CUDA device memory is O(N k), and for
+    cosine `x` in float64. Segments hold fewer than 2³² points. This is
     the graph of Section 2 of Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021,
     with Q[i, j] = 1/k on its edges.
 
@@ -104,9 +105,9 @@ def knn_search(
     Parameters
     ----------
     queries : (Q, d) array
-        float32 or float64 (half precisions are computed in float32), on the CPU.
+        float32 or float64; half precisions are computed in float32.
     base : (N, d) array
-        Of the same library and type as `queries`.
+        Of the same library, device and type as `queries`.
     k : int
         Neighbours per query, from 1 to N.
     metric, num_threads, progress
@@ -120,15 +121,13 @@ def knn_search(
     Raises
     ------
     TypeError
-        If an argument is not of a type above.
+        If an argument is not of a type above, or `base` lies elsewhere than `queries`.
     ValueError
         If shapes do not fit, an entry is not finite or too large, or `k` or `metric` is out of range.
-    RuntimeError
-        For CUDA arrays, which have no kernel for this yet.
 
     Notes
     -----
-    Time O(Q N d); memory O(Q k), plus at most 256 MiB.
+    Time O(Q N d); memory O(Q k), plus at most 256 MiB (on a CUDA device nothing, but for cosine all points in float64).
 
     Examples
     --------
@@ -146,14 +145,13 @@ def knn_search(
         raise TypeError(f"base must be of the type of queries, {dtype}, found {arrays.dtype_name(base)}")
     if base.shape[1] != queries.shape[1]:
         raise ValueError(f"base must have {queries.shape[1]} columns like queries, found shape {tuple(base.shape)}")
-    if arrays.is_cuda(queries):
-        raise RuntimeError("knn_search has no CUDA kernel yet; move queries and base to the CPU")
     check_countable(len(base), "base")
     k = arrays.as_int(k, "k", 1, len(base), f" with {len(base)} base points")
     metric = arrays.as_choice(metric, "metric", METRICS)
+    num_threads = arrays.as_threads(num_threads)
     indices = arrays.empty((len(queries), k), "int64", like=queries)
     distances = arrays.empty((len(queries), k), distance_type(dtype), like=queries)
-    finite = _core.lib.knn_search(
+    arguments = (
         dtype,
         arrays.address(queries),
         len(queries),
@@ -164,11 +162,16 @@ def knn_search(
         metric,
         arrays.address(indices),
         arrays.address(distances),
-        arrays.as_threads(num_threads),
-        BLOCK_BYTES,
-        progress,
     )
-    if not finite:
+    if arrays.is_cuda(queries):
+        check_coordinates(queries, "queries")
+        check_coordinates(base, "base")
+        cuda = _core.cuda()
+        with arrays.on_device(queries) as stream:
+            n_bytes = cuda.knn_workspace(len(queries) + len(base), queries.shape[1], metric)
+            work = arrays.workspace(n_bytes, like=queries)
+            cuda.knn_search(*arguments, arrays.address(work), stream)
+    elif not _core.lib.knn_search(*arguments, num_threads, BLOCK_BYTES, progress):
         check_coordinates(queries, "queries")
         check_coordinates(base, "base")
     return Neighbors(indices, distances)
@@ -181,11 +184,11 @@ def check_countable(n, name):
 
 
 def as_points(x, name, like=None):
-    """Return points in C order, as they are or, for half precisions on a CUDA device, in float32."""
+    """Return points in C order."""
     x = arrays.check_floats(x, name, ndim=2, like=like)
     if x.shape[1] == 0:
         raise ValueError(f"{name} must have at least one column, found shape {tuple(x.shape)}")
-    return arrays.contiguous(arrays.at_least_float32(x) if arrays.is_cuda(x) else x)
+    return arrays.contiguous(x)
 
 
 def check_coordinates(x, name):
@@ -225,7 +228,7 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
         cuda = _core.cuda()
         with arrays.on_device(x) as stream:
             device_bounds = arrays.from_numpy(bounds, like=x)
-            work = arrays.workspace(cuda.knn_graph_workspace(n, d, metric), like=x)
+            work = arrays.workspace(cuda.knn_workspace(n, d, metric), like=x)
             cuda.knn_graph(
                 *arguments, arrays.address(device_bounds), len(sizes), *results, arrays.address(work), stream
             )

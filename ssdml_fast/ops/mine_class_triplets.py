@@ -57,8 +57,6 @@ def mine_class_triplets(
         If an argument is not of a type above, or `z` lies elsewhere than `posteriors`.
     ValueError
         If shapes do not fit, an entry is not finite, or a number is out of range.
-    RuntimeError
-        For CUDA arrays together with `z`: :func:`knn_search` has no CUDA kernel yet.
 
     Notes
     -----

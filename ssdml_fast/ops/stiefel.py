@@ -337,6 +337,8 @@ def compute(L, grad, step):
             drifts = arrays.empty((2,), "float64", like=L)
             work = arrays.workspace(cuda.cayley_update_workspace(dtype, batch, l), like=L)
             cuda.cayley_update(*arguments, arrays.address(drifts), arrays.address(work), stream)
+            if arrays.is_capturing(L):
+                return updated
             drift, updated_drift = drifts.tolist()  # waits for the stream: L may have to be refused
     else:
         drift, updated_drift = _core.lib.cayley_update(*arguments, arrays.as_threads(None))

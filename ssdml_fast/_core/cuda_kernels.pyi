@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-def knn_graph_workspace(n: int, d: int, metric: str) -> int: ...
+def knn_workspace(n: int, d: int, metric: str) -> int: ...
 def knn_graph(
     dtype: str,
     x: int,
@@ -12,6 +12,20 @@ def knn_graph(
     metric: str,
     ptr: int,
     segments: int,
+    indices: int,
+    distances: int,
+    workspace: int,
+    stream: int,
+) -> None: ...
+def knn_search(
+    dtype: str,
+    queries: int,
+    n_queries: int,
+    base: int,
+    n_base: int,
+    d: int,
+    k: int,
+    metric: str,
     indices: int,
     distances: int,
     workspace: int,

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Builds the package with its CUDA kernels, tests them and times them, on a machine with a CUDA device: ten minutes.
+#
+#   benchmarks/gpu_check.sh [FOLDER]
+#
+# Needs no network: Python (PYTHON in the environment names another than python3) with torch, CuPy, pybind11, pytest,
+# hypothesis, pytest-benchmark and scikit-learn; nvcc, CMake and ninja. Full output goes to FOLDER (build/gpu_check unless
+# given). What is printed last, in less than 12,000 characters, is what failed, the figures, and how each stage ended.
+# Fails if any stage does.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-build/gpu_check}
+python=${PYTHON:-python3}
+mkdir -p "$out"
+rm -f "$out"/*.log
+export CUDA_MODULE_LOADING=LAZY PYTHONUNBUFFERED=1
+failed=0
+rows=()
+
+# stage NAME SECONDS COMMAND...: runs a command within a limit of its own, at which it is interrupted (so that pytest still
+# reports what it has); whatever its outcome, the next stage follows.
+stage() {
+  local name=$1 limit=$2 log="$out/$1.log" started=$SECONDS outcome=passed
+  shift 2
+  timeout --signal=INT --kill-after=10 "$limit" "$@" > "$log" 2>&1
+  local status=$?
+  if [ $status -eq 124 ] || [ $status -eq 137 ]; then
+    outcome="stopped at its limit of $limit s"
+  elif [ $status -ne 0 ]; then
+    outcome="failed ($status)"
+  fi
+  [ $status -eq 0 ] || failed=1
+  rows+=("$(printf '%-12s %5d s  %s' "$name" $((SECONDS - started)) "$outcome")")
+  echo "${rows[-1]}"
+}
+
+architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
+isa=baseline
+grep -q avx2 /proc/cpuinfo && isa=avx2
+grep -q avx512_vnni /proc/cpuinfo && isa=avx512
+
+build() {
+  cmake -S . -B "$out/build" -G Ninja -DSKBUILD_PROJECT_VERSION=0 -DSSDML_CUDA=ON -DSSDML_WERROR=ON \
+    -DCMAKE_CUDA_ARCHITECTURES="$architecture-real" -DPython_EXECUTABLE="$(command -v "$python")" \
+    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" &&
+    cmake --build "$out/build" --target cuda_kernels baseline $([ $isa = baseline ] || echo $isa) &&
+    cp "$out"/build/*.so ssdml_fast/_core/ &&
+    "$python" -c "import torch; from ssdml_fast import _core; _core.cuda(); print(torch.zeros(1).cuda())"
+}
+export -f build
+export out python isa architecture PYTHONPATH=$PWD
+
+bench() {
+  "$python" -m pytest benchmarks/bench_gpu.py -q --benchmark-only --threads "$(nproc)" "$@"
+}
+export -f bench
+
+stage build 240 bash -c build
+if [ $failed -eq 0 ]; then
+  stage tests 140 "$python" -m pytest tests/test_gpu.py -q --durations=5
+  stage small 80 bash -c 'bench -k "loss or cayley"'
+  stage graphs 50 bash -c 'bench -k knn'
+  stage partitions 40 bash -c 'bench -k "affinity or partition"'
+  stage large 40 bash -c 'bench --shapes full -k "partition and 100000"'
+fi
+
+{
+  for name in build tests small graphs partitions large; do
+    log="$out/$name.log"
+    [ -f "$log" ] || continue
+    case $name in
+      build) grep -E "error|warning: |rror:" "$log" | head -10 ;;
+      tests)
+        grep -E "^(FAILED|ERROR)" "$log" | head -30
+        tail -1 "$log"
+        ;;
+      *)
+        grep -E "^(FAILED|ERROR)" "$log" | head -5
+        sed -n '/times faster than each peer/,$p' "$log"
+        ;;
+    esac
+  done
+} | cut -c1-180 | tail -c 11000
+echo
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+printf '%s\n' "${rows[@]}"
+exit $failed

@@ -1,0 +1,357 @@
+// Runs every CUDA kernel on the CPU (cuda_on_cpu/) under the sanitizers, over awkward shapes (CMake preset "sanitize"):
+// answers must equal the CPU kernels', whichever order threads and blocks run in and however few blocks there are.
+// Buffers are exactly as long as the contracts say and hold NaNs before they are written.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "affinity.h"
+#include "angular_loss.h"
+#include "cuda_on_cpu/block.h"
+#include "knn_graph.h"
+#include "mine_class_triplets.h"
+#include "mine_triplets.h"
+#include "stiefel.h"
+
+using namespace ssdml;
+using Indices = std::vector<std::int64_t>;
+
+namespace {
+
+struct Silent : Progress {
+  bool update(double) override { return true; }
+} silent;
+
+std::mt19937 generator(0);
+int failures = 0;
+
+/// `count` entries, all bits set: NaN or -1.
+template <typename T>
+std::vector<T> unwritten(std::int64_t count) {
+  std::vector<T> buffer(count);
+  if (count > 0) std::memset(static_cast<void*>(buffer.data()), 0xff, count * sizeof(T));
+  return buffer;
+}
+
+/// Memory as the contracts ask for it.
+class Workspace {
+ public:
+  explicit Workspace(std::int64_t bytes) : memory_(bytes > 0 ? std::aligned_alloc(256, bytes) : nullptr) {
+    if (memory_) std::memset(memory_.get(), 0xff, bytes);
+  }
+  void* get() { return memory_.get(); }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<void, Free> memory_;
+};
+
+template <typename T>
+T normal() {
+  static std::normal_distribution<double> distribution;
+  return static_cast<T>(distribution(generator));
+}
+template <>
+float16 normal() {
+  return {static_cast<std::uint16_t>(generator() & 0xbfff)};  // any finite number below 2
+}
+template <>
+bfloat16 normal() {
+  return {static_cast<std::uint16_t>((generator() & 0x81ff) | 0x3e00)};  // 0.125 to 2, either sign
+}
+
+std::int64_t below(std::int64_t n) { return static_cast<std::int64_t>(generator() % n); }
+
+/// Calls f once for each way of running a launch.
+template <typename F>
+void in_every_way(F f) {
+  for (const bool descending : {false, true}) {
+    cuda_on_cpu::descending = descending;
+    f();
+  }
+  cuda_on_cpu::most_blocks = 2;
+  f();
+  cuda_on_cpu::most_blocks = 0x7fffffff;
+}
+
+/// Compares found with right to `tolerance`, absolute and relative to the largest right entry; NaN is never right.
+template <typename T>
+void expect(const char* what, const std::vector<T>& found, const std::vector<T>& right, double tolerance) {
+  double largest = 1;
+  for (const T& value : right) largest = std::max(largest, std::abs(static_cast<double>(value)));
+  for (std::size_t e = 0; e < right.size(); ++e) {
+    const auto a = static_cast<double>(found[e]), b = static_cast<double>(right[e]);
+    if (tolerance == 0 ? found[e] == right[e] : std::abs(a - b) <= tolerance * largest) continue;
+    std::printf("%s: found %.17g for %.17g at entry %zu of %zu\n", what, a, b, e, right.size());
+    ++failures;
+    return;
+  }
+}
+
+constexpr Metric kMetrics[] = {Metric::sqeuclidean, Metric::euclidean, Metric::cosine, Metric::inner_product};
+
+/// Points among which are duplicates, a zero and, in float64, some so small that their squares underflow. Every other
+/// run of 64 is far from the rest.
+template <typename X>
+std::vector<X> points(std::int64_t n, std::int64_t d) {
+  std::vector<X> x(n * d);
+  for (X& value : x) value = normal<X>();
+  if constexpr (std::is_floating_point_v<X>)
+    for (std::int64_t e = 0; e < n * d; ++e) x[e] += static_cast<X>(e / d / 64 % 2 * 100);
+  for (std::int64_t p = 0; p < d && n > 5; ++p) {
+    x[p] = x[3 * d + p];
+    x[4 * d + p] = X{};
+    if constexpr (std::is_same_v<X, double>) {
+      x[d + p] *= 1e-170;
+      x[5 * d + p] *= 1e-170;
+    }
+  }
+  return x;
+}
+
+template <typename X>
+void graph(const Indices& ptr, std::int64_t d, std::int64_t k) {
+  const std::int64_t n = ptr.back(), segments = static_cast<std::int64_t>(ptr.size()) - 1;
+  const std::vector<X> x = points<X>(n, d);
+  for (const Metric metric : kMetrics) {
+    Indices right(n * k);
+    std::vector<Distance<X>> distances(n * k);
+    knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, right.data(), distances.data(), 1, 1 << 28, silent);
+    in_every_way([&] {
+      auto indices = unwritten<std::int64_t>(n * k);
+      auto found = unwritten<Distance<X>>(n * k);
+      Workspace workspace(cuda::knn_workspace(n, d, metric));
+      cuda::knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, indices.data(), found.data(), workspace.get(),
+                      nullptr);
+      expect("knn_graph indices", indices, right, 0);
+      expect("knn_graph distances", found, distances, 0);
+    });
+  }
+}
+
+template <typename X>
+void search(std::int64_t n_queries, std::int64_t n_base, std::int64_t d, std::int64_t k) {
+  const std::vector<X> queries = points<X>(n_queries, d), base = points<X>(n_base, d);
+  for (const Metric metric : kMetrics) {
+    Indices right(n_queries * k);
+    std::vector<Distance<X>> distances(n_queries * k);
+    knn_search(queries.data(), n_queries, base.data(), n_base, d, k, metric, right.data(), distances.data(), 1, 1 << 28,
+               silent);
+    in_every_way([&] {
+      auto indices = unwritten<std::int64_t>(n_queries * k);
+      auto found = unwritten<Distance<X>>(n_queries * k);
+      Workspace workspace(cuda::knn_workspace(n_queries + n_base, d, metric));
+      cuda::knn_search(queries.data(), n_queries, base.data(), n_base, d, k, metric, indices.data(), found.data(),
+                       workspace.get(), nullptr);
+      expect("knn_search indices", indices, right, 0);
+      expect("knn_search distances", found, distances, 0);
+    });
+  }
+}
+
+/// Random distinct neighbours within each segment.
+Indices neighbours(const Indices& ptr, std::int64_t k) {
+  Indices indices;
+  for (std::size_t s = 0; s + 1 < ptr.size(); ++s)
+    for (std::int64_t i = ptr[s]; i < ptr[s + 1]; ++i) {
+      Indices others;
+      for (std::int64_t j = ptr[s]; j < ptr[s + 1]; ++j)
+        if (j != i) others.push_back(j);
+      std::shuffle(others.begin(), others.end(), generator);
+      indices.insert(indices.end(), others.begin(), others.begin() + k);
+    }
+  return indices;
+}
+
+template <typename T>
+void affinity(const Indices& ptr, std::int64_t k, std::int64_t classes, double labelled, double gamma, double tol) {
+  const std::int64_t n = ptr.back(), segments = static_cast<std::int64_t>(ptr.size()) - 1;
+  const Indices indices = neighbours(ptr, k);
+  Indices labels(n);
+  for (std::int64_t& label : labels) label = below(1000) < 1000 * labelled ? below(classes) : -1;
+  std::vector<T> right(n * k), right_mass(n * classes);
+  const AffinityReport exact = propagate_affinity(indices.data(), nullptr, n, k, labels.data(), classes, gamma, 1e-9,
+                                                  right.data(), right_mass.data(), 1, silent);
+  in_every_way([&] {
+    auto values = unwritten<T>(n * k), mass = unwritten<T>(n * classes);
+    Workspace workspace(cuda::propagate_affinity_workspace(n, k, segments, classes));
+    const AffinityReport report =
+        cuda::propagate_affinity(indices.data(), n, k, ptr.data(), segments, labels.data(), classes, gamma, tol,
+                                 values.data(), mass.data(), silent, workspace.get(), nullptr);
+    const double bound = report.error_bound + exact.error_bound;
+    expect("affinity values", values, right, bound);
+    expect("affinity class mass", mass, right_mass, bound);
+    if (!report.finished || !(report.error_bound <= tol + 1e-7)) {
+      std::printf("affinity: bound %g for a tolerance of %g\n", report.error_bound, tol);
+      ++failures;
+    }
+  });
+}
+
+template <typename T>
+void mine(std::int64_t n, std::int64_t k, std::int64_t levels, bool with_distances) {
+  const Indices indices = neighbours({0, n}, k);
+  std::vector<T> values(n * k), distances(n * k);
+  for (T& value : values) value = static_cast<T>(below(levels)) / 4;  // with ties
+  for (T& distance : distances) distance = static_cast<T>(below(levels));
+  Indices anchors(n / 2 + 3);
+  for (std::int64_t& anchor : anchors) anchor = below(n);
+  const auto count = static_cast<std::int64_t>(anchors.size());
+  const T* const lengths = with_distances ? distances.data() : nullptr;
+  Indices right(count * (k / 2) * 3);
+  mine_triplets(indices.data(), lengths, values.data(), k, anchors.data(), count, right.data(), 1);
+  in_every_way([&] {
+    auto triplets = unwritten<std::int64_t>(count * (k / 2) * 3);
+    cuda::mine_triplets(indices.data(), lengths, values.data(), k, anchors.data(), count, triplets.data(), nullptr);
+    expect("mine_triplets", triplets, right, 0);
+  });
+}
+
+void draw(const Indices& sizes, std::int64_t width) {
+  Indices starts{0};
+  std::int64_t n_anchor_groups = 0;
+  for (const std::int64_t size : sizes) {
+    starts.push_back(starts.back() + size);
+    n_anchor_groups += size > 1;
+  }
+  const std::int64_t* const at_random = nullptr;
+  Indices members(starts.back()), nearest(starts[n_anchor_groups] * width), right(1000 * 3);
+  for (std::int64_t& member : members) member = below(1000);
+  for (std::int64_t& negative : nearest) negative = below(1000);
+  for (const bool balanced : {false, true})
+    for (const std::int64_t* negatives : {at_random, std::as_const(nearest).data()}) {
+      const auto n_groups = static_cast<std::int64_t>(sizes.size());
+      const ClassTriplets source{members.data(), starts.data(), n_groups, n_anchor_groups,
+                                 negatives,      width,         7,        balanced};
+      mine_class_triplets(source, 1000, right.data(), 1);
+      in_every_way([&] {
+        auto triplets = unwritten<std::int64_t>(1000 * 3);
+        cuda::mine_class_triplets(source, 1000, triplets.data(), nullptr);
+        expect("mine_class_triplets", triplets, right, 0);
+      });
+    }
+}
+
+template <typename T>
+void loss(std::int64_t n, std::int64_t l, std::int64_t count) {
+  std::vector<T> y(n * l), weights(count);
+  for (T& value : y) value = normal<T>();
+  for (T& weight : weights) weight = normal<T>();
+  Indices triplets(3 * count);
+  for (std::int64_t& index : triplets) index = below(n);
+  const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-13;
+  for (const T* weight : {static_cast<const T*>(nullptr), static_cast<const T*>(weights.data())}) {
+    std::vector<T> right(count), right_grad(n * l);
+    angular_loss(y.data(), n, l, triplets.data(), count, 0.7, weight, right.data(), right_grad.data(), 1);
+    in_every_way([&] {
+      auto losses = unwritten<T>(count), alone = unwritten<T>(count), grad = unwritten<T>(n * l);
+      Workspace workspace(cuda::angular_loss_workspace(n, count));
+      cuda::angular_loss(y.data(), n, l, triplets.data(), count, 0.7, weight, losses.data(), grad.data(),
+                         workspace.get(), nullptr);
+      cuda::angular_loss<T>(y.data(), n, l, triplets.data(), count, 0.7, weight, alone.data(), nullptr, nullptr,
+                            nullptr);
+      expect("angular_loss", losses, right, tolerance);
+      expect("angular_loss without a gradient", alone, losses, 0);
+      expect("angular_loss gradient", grad, right_grad, tolerance);
+    });
+  }
+}
+
+/// A batch of matrices with orthonormal columns, up to `drift`: products of reflections.
+template <typename T>
+std::vector<T> stiefel(std::int64_t batch, std::int64_t d, std::int64_t l, double drift) {
+  std::vector<T> L(batch * d * l);
+  for (std::int64_t b = 0; b < batch; ++b) {
+    std::vector<double> q(d * l, 0.0), v(d);
+    for (std::int64_t j = 0; j < l; ++j) q[j * l + j] = 1;
+    for (int reflection = 0; reflection < 3; ++reflection) {
+      double square = 0;
+      for (double& value : v) {
+        value = normal<double>();
+        square += value * value;
+      }
+      for (std::int64_t j = 0; j < l; ++j) {
+        double product = 0;
+        for (std::int64_t i = 0; i < d; ++i) product += v[i] * q[i * l + j];
+        for (std::int64_t i = 0; i < d; ++i) q[i * l + j] -= 2 * product / square * v[i];
+      }
+    }
+    for (std::int64_t e = 0; e < d * l; ++e) L[b * d * l + e] = static_cast<T>(q[e] * (1 + drift * normal<double>()));
+  }
+  return L;
+}
+
+template <typename T>
+void update(std::int64_t batch, std::int64_t d, std::int64_t l, double step) {
+  const std::vector<T> L = stiefel<T>(batch, d, l, sizeof(T) == 4 ? 1e-5 : 1e-7);
+  std::vector<T> grad(L.size()), right(L.size());
+  for (T& value : grad) value = normal<T>();
+  const CayleyReport report = cayley_update(L.data(), grad.data(), batch, d, l, step, right.data(), 1);
+  in_every_way([&] {
+    auto updated = unwritten<T>(batch * d * l);
+    auto drift = unwritten<double>(2);
+    Workspace workspace(cuda::cayley_update_workspace<T>(batch, l));
+    cuda::cayley_update(L.data(), grad.data(), batch, d, l, step, updated.data(), drift.data(), workspace.get(),
+                        nullptr);
+    const double tolerance = sizeof(T) == 4 ? 5e-5 : 1e-11;
+    expect("cayley_update", updated, right, tolerance);
+    expect("cayley_update drift", std::vector{drift[0]}, std::vector{report.drift}, tolerance);
+  });
+}
+
+template <typename T>
+void all() {
+  graph<T>({0}, 3, 5);
+  graph<T>({0, 2}, 1, 1);
+  graph<T>({0, 81}, 33, 64);
+  graph<T>({0, 0, 5, 5, 45, 62, 66, 66, 166, 199, 199}, 18, 3);
+  search<T>(1, 1, 1, 1);
+  search<T>(37, 150, 40, 33);
+  search<T>(0, 3, 2, 3);
+
+  affinity<T>({0}, 3, 2, 0.5, 0.9, 1e-6);
+  affinity<T>({0, 2}, 1, 1, 0.5, 0.5, 1e-6);
+  affinity<T>({0, 70}, 1, 1, 0.0, 0.9, 1e-6);
+  affinity<T>({0, 0, 50, 50, 83, 90, 180, 180}, 4, 35, 0.3, 0.95, 1e-6);
+
+  for (const std::int64_t k : {1, 2, 3, 10, 33, 70})
+    for (const bool with_distances : {false, true}) mine<T>(80, k, k % 3 == 0 ? 1000 : 3, with_distances);
+
+  loss<T>(1, 1, 0);
+  loss<T>(1, 33, 7);
+  loss<T>(2, 31, 57);
+  loss<T>(300, 64, 100);
+  loss<T>(40, 70, 300);
+
+  update<T>(0, 7, 3, 0.1);
+  update<T>(1, 1, 1, 0.1);
+  update<T>(2, 16, 16, 1.0);
+  update<T>(3, 70, 33, 0.1);
+  cuda_on_cpu::device_shared = 1000;  // too little for the inverse
+  update<T>(2, 40, 20, 0.3);
+  cuda_on_cpu::device_shared = cuda_on_cpu::kMostShared;
+}
+
+}  // namespace
+
+int main() {
+  all<float>();
+  all<double>();
+  graph<float16>({0, 7, 100}, 20, 5);
+  graph<bfloat16>({0, 7, 100}, 20, 5);
+  search<float16>(5, 90, 9, 5);
+  search<bfloat16>(5, 90, 9, 5);
+  draw({2, 1}, 1);
+  draw({300, 2, 7, 1, 1, 1}, 3);
+  if (failures == 0) std::puts("every CUDA kernel, run on the CPU, agreed with its twin for the CPU");
+  return failures != 0;
+}

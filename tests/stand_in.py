@@ -1,0 +1,72 @@
+"""CUDA's kernels without a device: compiled for the CPU (cuda_on_cpu/), behind the bindings that a device would have.
+
+While :func:`installed`, torch tensors on the CPU take the way of CUDA tensors, NumPy arrays that of the CPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import pytest
+import torch
+
+from ssdml_fast import _arrays, _core
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def build(folder: Path) -> ModuleType:
+    """Compile the CUDA sources and their bindings as C++; skips the test where that cannot be done."""
+    compiler = shutil.which("c++")
+    if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("needs a C++ compiler for x86-64")
+    sources = [*ROOT.glob("csrc/*.cu"), ROOT / "csrc/bindings_cuda.cpp", ROOT / "tests/cuda_on_cpu/block.cpp"]
+    headers = [
+        ROOT / "csrc",
+        ROOT / "tests/cuda_on_cpu",
+        Path(torch.__file__).parent / "include",
+    ]  # torch's has pybind11
+    headers.append(Path(sysconfig.get_path("include")))
+    flags = ["-std=c++20", "-O1", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-w"]
+    flags += [f"-I{header}" for header in headers]
+
+    def compile(source: Path) -> str:
+        out = str(folder / f"{source.name}.o")
+        subprocess.run([compiler, *flags, "-xc++", "-c", str(source), "-o", out], check=True)
+        return out
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile, sources))
+    library = folder / f"cuda_kernels{sysconfig.get_config_var('EXT_SUFFIX')}"
+    subprocess.run([compiler, "-shared", *objects, "-o", str(library)], check=True)
+    spec = importlib.util.spec_from_file_location("cuda_kernels", library)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def installed(kernels: ModuleType) -> Iterator[None]:
+    """Send torch tensors to these kernels."""
+
+    @contextmanager
+    def on_device(x):
+        yield 0
+
+    with (
+        mock.patch.object(_arrays, "is_cuda", _arrays.is_torch),
+        mock.patch.object(_arrays, "on_device", on_device),
+        mock.patch.object(_core, "cuda", lambda: kernels),
+    ):
+        yield

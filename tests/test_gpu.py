@@ -1,0 +1,582 @@
+"""CUDA: the CPU's results and errors, on the caller's stream, within the memory that is promised, under CUDA graphs.
+
+What needs no device runs on a stand-in for one too (stand_in.py); sanitize_cuda.cpp runs its kernels under sanitizers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from stand_in import build, installed
+from strategies import METRICS, dtypes, graphs, labels, losses, point_sets, seeds, stiefel_points
+
+import ssdml_fast as sf
+from ssdml_fast import EdgeAffinity, KnnGraph
+from ssdml_fast import _arrays as arrays
+
+gpu = pytest.mark.gpu
+DEVICE = "cuda"
+FEW = settings(max_examples=25)
+MB = 2**20
+
+
+CONVERT = {
+    "stand-in": lambda x: torch.from_numpy(x.copy()),
+    "torch": lambda x: torch.from_numpy(x.copy()).to(DEVICE),
+    "cupy": lambda x: pytest.importorskip("cupy").asarray(x),
+}
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("stand_in"))
+
+
+@pytest.fixture(params=["stand-in", pytest.param("torch", marks=gpu), pytest.param("cupy", marks=gpu)])
+def library(request):
+    """Run the test once with the arrays of each library that has a device, or a stand-in for one."""
+    if request.param == "stand-in":
+        with installed(request.getfixturevalue("stand_in")):
+            yield request.param
+    else:
+        yield request.param
+
+
+def on(library, value):
+    """The same arrays in `library`, also within a tuple, a KnnGraph or an EdgeAffinity; other values as they are."""
+    if isinstance(value, np.ndarray):
+        return CONVERT[library](value)
+    if isinstance(value, tuple):
+        return tuple(on(library, entry) for entry in value)
+    if isinstance(value, (KnnGraph, EdgeAffinity)):
+        fields = {f.name: on(library, getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return KnnGraph(**fields, _validated=True) if isinstance(value, KnnGraph) else EdgeAffinity(**fields)
+    return value
+
+
+def close(found, right, rtol):
+    """Equal up to `rtol` of the largest entry."""
+    found, right = arrays.to_numpy(found), arrays.to_numpy(right)
+    assert found.dtype == right.dtype
+    np.testing.assert_allclose(found, right, rtol=0, atol=rtol * max(1.0, np.abs(right).max(initial=0)))
+
+
+def precision(dtype):
+    return 1e-5 if dtype in (np.float32, torch.float32) else 1e-12
+
+
+def gaussian(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def orthonormal(*shape, dtype=torch.float32, seed=0):
+    return torch.linalg.qr(gaussian(*shape, dtype=torch.float64, seed=seed))[0].to(dtype)
+
+
+def partition(n, d, k):
+    """Points, their graph, labels, affinities and triplets, on the device."""
+    x = gaussian(n, d)
+    graph = sf.knn_graph(x, k)
+    y = torch.full((n,), -1, device=DEVICE)
+    y[:100] = torch.arange(100, device=DEVICE) % 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sf.ConvergenceWarning)
+        affinity = sf.propagate_affinity(graph, y, gamma=0.5, tol=1e-4)
+    return x, graph, y, affinity, sf.mine_triplets(graph, affinity)
+
+
+def calls():
+    """One call of every operation that has a kernel for CUDA; each returns tensors."""
+    x, graph, y, affinity, triplets = partition(3000, 32, 10)
+    L, grad = orthonormal(32, 16), gaussian(32, 16)
+    posteriors = torch.softmax(gaussian(3000, 5), 1)
+
+    def loss_and_gradients():
+        z, metric = x.clone().requires_grad_(), L.clone().requires_grad_()
+        value = sf.angular_loss(z, triplets, metric)
+        return value.detach(), *torch.autograd.grad(value, (z, metric))
+
+    def neighbours():
+        graph = sf.knn_graph(x, 10)
+        return graph.indices, graph.distances
+
+    def affinities():
+        result = sf.propagate_affinity(graph, y, gamma=0.5, tol=1e-4)
+        return result.values, result.class_mass
+
+    return {
+        "knn_graph": neighbours,
+        "knn_search": lambda: tuple(sf.knn_search(x[:500], x, 10)),
+        "propagate_affinity": affinities,
+        "mine_triplets": lambda: (sf.mine_triplets(graph, affinity),),
+        "mine_class_triplets": lambda: (sf.mine_class_triplets(posteriors, 1000),),
+        "angular_loss": loss_and_gradients,
+        "cayley_update": lambda: (sf.cayley_update(L, grad, 0.1),),
+    }
+
+
+OPERATIONS = (
+    "knn_graph",
+    "knn_search",
+    "propagate_affinity",
+    "mine_triplets",
+    "mine_class_triplets",
+    "angular_loss",
+    "cayley_update",
+)
+
+
+@pytest.fixture(scope="module")
+def operations():
+    made = calls()
+    assert tuple(made) == OPERATIONS
+    return made
+
+
+# --- agrees with the CPU ----------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(point_sets(), st.sampled_from(METRICS))
+def test_knn_graph(library, case, metric):
+    x, k, ptr = case
+    right, found = sf.knn_graph(x, k, metric, ptr), sf.knn_graph(*on(library, (x, k, metric, ptr)))
+    np.testing.assert_array_equal(arrays.to_numpy(found.indices), right.indices)
+    np.testing.assert_array_equal(arrays.to_numpy(found.distances), right.distances)
+    assert arrays.device(found.indices) == arrays.device(found.distances) == arrays.device(on(library, x))
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("n", "d", "k"), [(3000, 128, 10), (1001, 33, 200), (130, 1030, 129)])
+def test_knn_of_every_type(dtype, metric, n, d, k):
+    x = gaussian(n, d, dtype=dtype)
+    right, found = sf.knn_graph(x.cpu(), k, metric), sf.knn_graph(x, k, metric)
+    assert torch.equal(found.indices.cpu(), right.indices) and torch.equal(found.distances.cpu(), right.distances)
+    right, found = sf.knn_search(x[:99].cpu(), x.cpu(), k, metric), sf.knn_search(x[:99], x, k, metric)
+    assert torch.equal(found.indices.cpu(), right.indices) and torch.equal(found.distances.cpu(), right.distances)
+
+
+def test_knn_of_distances_that_underflow(library):
+    x = 1e-170 * np.random.default_rng(0).standard_normal((60, 9))
+    for metric in ("euclidean", "cosine"):
+        right, found = sf.knn_graph(x, 5, metric), sf.knn_graph(on(library, x), 5, metric)
+        np.testing.assert_array_equal(arrays.to_numpy(found.indices), right.indices)
+        np.testing.assert_array_equal(arrays.to_numpy(found.distances), right.distances)
+
+
+@FEW
+@given(point_sets(max_n=40, with_ptr=False), st.integers(0, 20), st.sampled_from(METRICS))
+def test_knn_search(library, case, n_queries, metric):
+    base, k, _ = case
+    assume(len(base))
+    queries = np.concatenate([base[::3], -base])[:n_queries]
+    right, found = (sf.knn_search(*sets, k, metric) for sets in ((queries, base), on(library, (queries, base))))
+    np.testing.assert_array_equal(arrays.to_numpy(found.indices), right.indices)
+    np.testing.assert_array_equal(arrays.to_numpy(found.distances), right.distances)
+
+
+@FEW
+@given(st.data())
+def test_propagate_affinity(library, data):
+    graph = data.draw(graphs())
+    y = data.draw(labels(graph.n))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sf.ConvergenceWarning)
+        right = sf.propagate_affinity(graph, y, 0.9, 1e-6)
+        found = sf.propagate_affinity(on(library, graph), on(library, y), 0.9, 1e-6)
+    bound = right.error_bound + found.error_bound
+    assert arrays.dtype_name(found.values) == arrays.dtype_name(right.values)
+    assert found.error_bound < 2e-6
+    np.testing.assert_allclose(arrays.to_numpy(found.values), right.values, rtol=0, atol=bound)
+    np.testing.assert_allclose(arrays.to_numpy(found.class_mass), right.class_mass, rtol=0, atol=bound)
+    np.testing.assert_array_equal(arrays.to_numpy(found.classes), right.classes)
+
+
+@FEW
+@given(st.data())
+def test_mine_triplets(library, data):
+    graph = data.draw(graphs())
+    rng = np.random.default_rng(data.draw(seeds))
+    values = rng.integers(0, 3, (graph.n, graph.k)).astype(
+        np.float64 if graph.distances is None else graph.distances.dtype
+    )
+    affinity = EdgeAffinity(values, None, None, 0, 0.0)
+    anchors = rng.integers(0, graph.n, 7) if graph.n and data.draw(st.booleans()) else None
+    right = sf.mine_triplets(graph, affinity, anchors)
+    found = sf.mine_triplets(*on(library, (graph, affinity, anchors)))
+    np.testing.assert_array_equal(arrays.to_numpy(found), right)
+
+
+@FEW
+@given(dtypes, st.booleans(), st.booleans(), seeds)
+def test_mine_class_triplets(library, dtype, balanced, hard, seed):
+    rng = np.random.default_rng(seed)
+    posteriors = rng.dirichlet(np.full(4, 0.3), rng.integers(0, 60)).astype(dtype)
+    z = rng.standard_normal((len(posteriors), 3)).astype(dtype) if hard else None
+    case = (posteriors, 50, 0.4, seed, balanced, z)
+    np.testing.assert_array_equal(
+        arrays.to_numpy(sf.mine_class_triplets(*on(library, case))), sf.mine_class_triplets(*case)
+    )
+
+
+@FEW
+@given(losses(scales=(1.0, 1e-3, 30.0)), st.sampled_from(("sum", "mean")), st.booleans())
+def test_angular_loss(library, case, reduction, weighted):
+    z, triplets, L = case
+    weight = np.linspace(0.5, 2, len(triplets)).astype(z.dtype) if weighted else None
+    case = (z, triplets, L, 40.0, reduction, weight)
+    right, found = sf.angular_loss_and_grad(*case), sf.angular_loss_and_grad(*on(library, case))
+    for ours, cpus in zip(found, right, strict=True):
+        close(ours, np.asarray(cpus), 10 * precision(z.dtype))
+    each = sf.angular_loss(*on(library, (z, triplets, L, 40.0, "none", weight)))
+    close(each, sf.angular_loss(z, triplets, L, 40.0, "none", weight), 10 * precision(z.dtype))
+
+
+@FEW
+@given(stiefel_points(), st.sampled_from((0.0, -0.3, 2.0)))
+def test_cayley_update(library, case, step):
+    L, grad = case
+    close(sf.cayley_update(*on(library, (L, grad, step))), sf.cayley_update(L, grad, step), 20 * precision(L.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("d", "l"), [(128, 64), (1024, 128), (300, 260)]
+)  # the inverse of the last is not in shared memory
+@gpu
+def test_cayley_update_of_large_matrices(d, l, dtype):
+    L, grad = orthonormal(d, l, dtype=dtype), gaussian(d, l, dtype=dtype)
+    updated = sf.cayley_update(L, grad, 0.1)
+    close(updated, sf.cayley_update(L.cpu(), grad.cpu(), 0.1), 20 * precision(dtype))
+    assert (updated.mT @ updated - torch.eye(l, device=DEVICE)).abs().max() < precision(dtype)
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def spoil_free_memory():
+    """Leave NaNs where the allocator's next blocks come from, so that an answer that was not written shows."""
+    for size in (2**10, 2**16, 2**20, 2**22):
+        torch.full((size,), math.nan, device=DEVICE)
+
+
+def assert_equal(found, right):
+    for ours, expected in zip(found, right, strict=True):
+        assert torch.equal(ours, expected)
+
+
+@gpu
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_runs_on_the_current_stream(operations, name):
+    """What follows on the stream finds the answer there, without any wait."""
+    right = [tensor.clone() for tensor in operations[name]()]
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        spoil_free_memory()
+        found = [tensor.clone() for tensor in operations[name]()]
+    stream.synchronize()
+    assert_equal(found, right)
+
+
+@gpu
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_waits_for_no_other_stream(operations, name):
+    """While another stream is busy for most of a second, the operation is called and done."""
+    stream, busy = torch.cuda.Stream(), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        operations[name]()  # the allocator has the memory from here on
+    torch.cuda.synchronize()
+    with torch.cuda.stream(busy):
+        torch.cuda._sleep(1_000_000_000)  # cycles
+        over = busy.record_event()
+    with torch.cuda.stream(stream):
+        operations[name]()
+    stream.synchronize()
+    assert not over.query()
+    over.synchronize()
+
+
+@gpu
+def test_streams_run_side_by_side():
+    """Calls on several streams share no state."""
+    inputs = [gaussian(2000, 24, seed=seed) for seed in range(4)]
+    right = [sf.knn_graph(x, 7).indices for x in inputs]
+    updates = [(orthonormal(40, 20, seed=seed), gaussian(40, 20, seed=seed + 9)) for seed in range(4)]
+    updated = [sf.cayley_update(*pair, 0.1) for pair in updates]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in inputs]
+    found = []
+    for _ in range(3):
+        for stream, x, pair in zip(streams, inputs, updates, strict=True):
+            with torch.cuda.stream(stream):
+                found.append((sf.knn_graph(x, 7).indices, sf.cayley_update(*pair, 0.1)))
+    torch.cuda.synchronize()
+    for number, pair in enumerate(found):
+        assert_equal(pair, (right[number % 4], updated[number % 4]))
+
+
+@gpu
+def test_backward_waits_for_nothing():
+    z, triplets, L = gaussian(500, 32).requires_grad_(), torch.randint(500, (900, 3), device=DEVICE), orthonormal(32, 8)
+    loss = sf.angular_loss(z, triplets, L)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert z.grad.isfinite().all()
+
+
+@gpu
+def test_cupy_streams():
+    cupy = pytest.importorskip("cupy")
+    x = cupy.asarray(gaussian(2000, 24).cpu().numpy())
+    right = sf.knn_graph(x, 7).indices
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        found = sf.knn_graph(x, 7).indices.copy()
+        stream.synchronize()
+    assert (found == right).all()
+
+
+# --- CUDA graphs ------------------------------------------------------------------------------------------------------
+
+
+def loss_of(z, L, triplets):
+    return (sf.angular_loss(z, triplets, L, reduction="mean"),)
+
+
+def loss_and_gradients(z, L, triplets):
+    z, L = z.detach().requires_grad_(), L.detach().requires_grad_()
+    loss = sf.angular_loss(z, triplets, L)
+    return loss.detach(), *torch.autograd.grad(loss, (z, L))
+
+
+def descend(L, grad):
+    return (sf.cayley_update(L, grad, 0.1),)
+
+
+def mine(indices, distances, values, anchors):
+    graph = KnnGraph(indices, distances, _validated=True)
+    return (sf.mine_triplets(graph, EdgeAffinity(values, None, None, 0, 0.0), anchors),)
+
+
+def inputs_of(function, seed):
+    generator = torch.Generator().manual_seed(seed)
+    if function is descend:
+        return orthonormal(128, 64, seed=seed), gaussian(128, 64, seed=seed)
+    if function is mine:
+        graph = sf.knn_graph(gaussian(900, 8, seed=seed), 10)
+        anchors = torch.randint(900, (400,), generator=generator).to(DEVICE)
+        return graph.indices, graph.distances, gaussian(900, 10, seed=seed), anchors
+    return (
+        gaussian(300, 32, seed=seed),
+        orthonormal(32, 16, seed=seed),
+        torch.randint(300, (700, 3), generator=generator).to(DEVICE),
+    )
+
+
+@gpu
+@pytest.mark.parametrize("function", [loss_of, loss_and_gradients, descend, mine])
+def test_cuda_graphs(function):
+    """Captured once, replayed on other inputs; a capture also proves that nothing in it waits."""
+    inputs = [tensor.clone() for tensor in inputs_of(function, 0)]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # torch wants to be warm before a capture
+        for _ in range(3):
+            function(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = function(*inputs)
+    for seed in (1, 2):
+        fresh = inputs_of(function, seed)
+        for static, tensor in zip(inputs, fresh, strict=True):
+            static.copy_(tensor)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert_equal(outputs, function(*fresh))
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def peak(call):
+    """Bytes that a call allocates at most, beyond what was there, its result included."""
+    call()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@gpu
+@pytest.mark.parametrize(("metric", "per_point"), [("sqeuclidean", 12 * 10), ("cosine", 12 * 10 + 8 * 64)])
+def test_memory_of_knn_graph(metric, per_point):
+    x = gaussian(20_000, 64)
+    assert peak(lambda: sf.knn_graph(x, 10, metric)) < 20_000 * per_point + MB
+
+
+@gpu
+def test_memory_of_propagate_affinity():
+    _, graph, y, *_ = partition(20_000, 8, 10)
+    result, work = 20_000 * 4 * (10 + 10), 20_000 * 8 * (2 + 10 + 1 + 10 + 2 * 32)
+    assert peak(lambda: sf.propagate_affinity(graph, y, 0.5, 1e-3)) < result + work + 20_000 * 16 + MB
+
+
+@gpu
+def test_memory_of_angular_loss():
+    """No array of triplets times coordinates, of which there would be 200 MB."""
+    n, d, l, count = 5000, 256, 256, 200_000
+    z, L = gaussian(n, d).requires_grad_(), orthonormal(d, l).requires_grad_()
+    triplets = torch.randint(n, (count, 3), device=DEVICE)
+    used = peak(lambda: torch.autograd.grad(sf.angular_loss(z, triplets, L), (z, L)))
+    assert used < 4 * (6 * n * l + 4 * d * l) + 200 * count + MB
+
+
+@gpu
+def test_memory_of_cayley_update():
+    L, grad = orthonormal(2048, 128), gaussian(2048, 128)
+    assert peak(lambda: sf.cayley_update(L, grad, 0.1)) < 4 * (2048 * 128 + 10 * 128 * 128) + MB
+
+
+# --- libraries and devices --------------------------------------------------------------------------------------------
+
+
+@gpu
+def test_results_travel_by_dlpack():
+    cupy = pytest.importorskip("cupy")
+    x = gaussian(200, 5)
+    ours = sf.knn_graph(x, 4)
+    theirs = sf.knn_graph(cupy.from_dlpack(x), 4)
+    assert isinstance(theirs.indices, cupy.ndarray)
+    assert torch.equal(torch.from_dlpack(theirs.indices), ours.indices)
+    assert torch.from_dlpack(theirs.distances).data_ptr() == theirs.distances.data.ptr
+
+
+@gpu
+def test_another_device_than_the_current():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one CUDA device")
+    x = gaussian(500, 8).to("cuda:1")
+    graph = sf.knn_graph(x, 5)
+    assert graph.indices.device == x.device and torch.cuda.current_device() == 0
+    assert torch.equal(graph.indices.cpu(), sf.knn_graph(x.cpu(), 5).indices)
+    L, grad = orthonormal(32, 8).to("cuda:1"), gaussian(32, 8).to("cuda:1")
+    close(sf.cayley_update(L, grad, 0.1), sf.cayley_update(L.cpu(), grad.cpu(), 0.1), 1e-5)
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------
+
+
+@gpu
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+def test_gradcheck(reduction):
+    z = gaussian(9, 5, dtype=torch.float64).requires_grad_()
+    L = orthonormal(5, 3, dtype=torch.float64).requires_grad_()
+    triplets = torch.randint(9, (12, 3), device=DEVICE)
+    assert torch.autograd.gradcheck(lambda z, L: sf.angular_loss(z, triplets, L, reduction=reduction), (z, L))
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(dtype):
+    z, L, triplets = gaussian(100, 16), orthonormal(16, 8), torch.randint(100, (300, 3), device=DEVICE)
+    with torch.autocast(DEVICE, dtype):
+        loss = sf.angular_loss(z, triplets, L)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, sf.angular_loss(z, triplets, L), rtol=0.1, atol=0)
+
+
+@gpu
+@pytest.mark.parametrize("function", [loss_of, loss_and_gradients, descend])
+def test_compiles_as_one_graph(function):
+    inputs = inputs_of(function, 0)
+    if function is loss_and_gradients:  # requires_grad_() is not traced
+        inputs = [tensor.requires_grad_() if tensor.is_floating_point() else tensor for tensor in inputs]
+        compiled = torch.compile(loss_of, fullgraph=True, backend="aot_eager")
+        found, right = (torch.autograd.grad(loss(*inputs)[0], inputs[:2]) for loss in (compiled, loss_of))
+    else:
+        found, right = torch.compile(function, fullgraph=True, backend="aot_eager")(*inputs), function(*inputs)
+    for ours, expected in zip(found, right, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@gpu
+@pytest.mark.parametrize("name", sf.optim.__all__)
+def test_optimizers_agree_with_the_cpu(name):
+    start, target = orthonormal(2, 16, 4, dtype=torch.float64), gaussian(2, 16, 4, dtype=torch.float64)
+    ends = []
+    for device in ("cpu", DEVICE):
+        L, weight = (torch.nn.Parameter(tensor.to(device)) for tensor in (start, target[0]))
+        optimizer = getattr(sf.optim, name)([{"params": [L]}, {"params": [weight], "stiefel": False}])
+
+        def closure(L=L, weight=weight, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = (L * target.to(L.device)).sum() + weight.square().sum()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+        ends.append((L.detach().cpu(), weight.detach().cpu()))
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-8)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+X, EYE = np.eye(6, 4), np.eye(4, 2)
+LINE = KnnGraph(np.array([[1], [0], [1]]))
+REFUSED = {
+    "x": lambda of: sf.knn_graph(of(np.where(X == 1, np.nan, X)), 2),
+    "x too large": lambda of: sf.knn_graph(of(X * 1e300), 2),
+    "k": lambda of: sf.knn_graph(of(X), 6),
+    "ptr": lambda of: sf.knn_graph(of(X), 1, ptr=of(np.array([0, 5]))),
+    "base": lambda of: sf.knn_search(of(X), of(X[:, :3]), 1),
+    "queries": lambda of: sf.knn_search(of(np.full((2, 4), np.inf)), of(X), 1),
+    "labels": lambda of: sf.propagate_affinity(of(LINE), of(np.array([0, -2, 0]))),
+    "anchors": lambda of: sf.mine_triplets(
+        of(LINE), of(EdgeAffinity(np.zeros((3, 1)), None, None, 0, 0.0)), of(np.array([3]))
+    ),
+    "triplets": lambda of: sf.angular_loss(of(X), of(np.array([[0, 1, 6]])), of(EYE)),
+    "L": lambda of: sf.cayley_update(of(2 * EYE), of(EYE), 0.1),
+    "grad": lambda of: sf.cayley_update(of(EYE), of(np.full((4, 2), np.nan)), 0.1),
+    "step": lambda of: sf.cayley_update(of(EYE), of(np.full((4, 2), 1e200)), 1e200),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses_as_on_the_cpu(library, case):
+    def refusal(convert):
+        with pytest.raises((TypeError, ValueError)) as raised:
+            REFUSED[case](convert)
+        return raised.type, str(raised.value)
+
+    assert refusal(lambda value: on(library, value)) == refusal(lambda value: value)
+
+
+def test_refuses_points_that_are_not_finite(library):
+    if library == "cupy":
+        pytest.skip("autograd's operator is torch's")
+    with pytest.raises(ValueError, match=r"z @ L must be finite"):
+        sf.angular_loss(*on(library, (np.full((3, 4), np.inf), np.array([[0, 1, 2]]), EYE)))
+
+
+@gpu
+def test_refuses_arrays_in_different_places():
+    with pytest.raises(TypeError, match=r"triplets must be a torch tensor on cuda:0"):
+        sf.angular_loss(gaussian(5, 4), torch.zeros(1, 3, dtype=torch.int64), orthonormal(4, 2))
+    with pytest.raises(TypeError, match=r"base must be a torch tensor on cuda:0"):
+        sf.knn_search(gaussian(5, 4), torch.rand(5, 4), 1)
