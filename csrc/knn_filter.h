@@ -20,6 +20,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -222,13 +223,13 @@ class Filter {
   void integer_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const;
 
   Storage storage_;
-  std::int64_t depth_;                  // coordinates, or groups of as many as fill 32 bits
-  std::vector<float> floats_;           // [panel][coordinate][point], or
-  std::vector<std::int32_t> integers_;  // [panel][group][point]
-  std::vector<float> step_;             // of integers_
-  std::vector<std::int32_t> bias_;      // int8: 128 * sum of a point's integers, as one side is unsigned, 128 higher
+  std::int64_t depth_;                        // coordinates, or groups of as many as fill 32 bits
+  std::unique_ptr<float[]> floats_;           // [panel][coordinate][point], or
+  std::unique_ptr<std::int32_t[]> integers_;  // [panel][group][point]
+  std::vector<float> step_;                   // of integers_
+  std::vector<std::int32_t> bias_;  // int8: 128 * sum of a point's integers, as one side is unsigned, 128 higher
   std::int64_t fine_depth_;
-  std::vector<std::int16_t> fine_;  // [point][coordinate], filled up with zeros, where int8 is stored
+  std::unique_ptr<std::int16_t[]> fine_;  // [point][coordinate], filled up with zeros, where int8 is stored
   std::vector<float> fine_step_;
 };
 
@@ -246,17 +247,23 @@ Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_
     part.g.assign(places, std::numeric_limits<float>::quiet_NaN());
     part.slack.assign(places, 0.0f);
   };
+  // Large arrays are first touched by the threads that fill them; the last panel has places that nobody fills.
+  const auto storage_for = [&]<typename Q>(Q) {
+    auto values = std::make_unique_for_overwrite<Q[]>(places * depth_);
+    if (panels > 0) std::fill_n(&values[(panels - 1) * depth_ * kPanel], depth_ * kPanel, Q(0));
+    return values;
+  };
   fill(tiled);
   if (storage == Storage::float32) {
-    floats_.assign(places * depth_, 0.0f);
+    floats_ = storage_for(float{});
   } else {
-    integers_.assign(places * depth_, 0);
+    integers_ = storage_for(std::int32_t{});
     step_.assign(places, 0.0f);
   }
   if (storage == Storage::int8) {
     bias_.assign(places, 0);
     fill(refined);
-    fine_.assign(places * fine_depth_, 0);
+    fine_ = std::make_unique_for_overwrite<std::int16_t[]>(places * fine_depth_);
     fine_step_.assign(places, 0.0f);
   }
   // Float32 coordinates and sums: <y_i, y_j> is off by at most e |y_i| |y_j| <= e (|y_i|^2 + |y_j|^2) / 2.
@@ -321,6 +328,7 @@ Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_
         for (std::int64_t p = 0; p < d; ++p) total += q8[p];
         bias_[i] = 128 * total;
         set(refined, round(&fine_[i * fine_depth_], fine_step_[i], frame.balance16));
+        std::fill(&fine_[i * fine_depth_ + d], &fine_[(i + 1) * fine_depth_], std::int16_t{0});
       }
     }
   });

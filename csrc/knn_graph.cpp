@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <tuple>
 #include <utility>
@@ -19,7 +20,7 @@ namespace {
 
 constexpr int kBlock = 5 * Filter::kPanel;                 // points per side of a job
 constexpr std::int64_t kMostIntegerCoordinates = 1 << 16;  // more could overflow sums of 32 bits
-constexpr std::int64_t kSpare = 22;  // candidates beyond k that a row has room for: the fewer, the newer its limit
+constexpr std::int64_t kSpare = 22;  // least room for candidates beyond k: the less, the newer a row's limit
 constexpr std::int64_t kNobody = -1;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -40,11 +41,11 @@ class Nearest {
         rows_(rows),
         columns_(columns),
         frame_(frame),
-        capacity_((k + kSpare + lanes<float> - 1) / lanes<float> * lanes<float>),
+        capacity_((k + std::max(k, kSpare) + lanes<float> - 1) / lanes<float> * lanes<float>),
         indices_(indices),
         distances_(distances),
-        bounds_(rows.n * capacity_),
-        columns_of_(rows.n * capacity_),
+        bounds_(std::make_unique_for_overwrite<float[]>(rows.n * capacity_)),
+        columns_of_(std::make_unique_for_overwrite<std::uint32_t[]>(rows.n * capacity_)),
         counts_(rows.n, 0),
         row_slack_(rows.n),
         column_slack_(join ? 0 : columns.n) {
@@ -179,8 +180,8 @@ class Nearest {
   const std::int64_t capacity_;
   std::int64_t* const indices_;
   T* const distances_;
-  std::vector<float> bounds_;              // of candidates, and
-  std::vector<std::uint32_t> columns_of_;  // which columns they are
+  const std::unique_ptr<float[]> bounds_;              // of candidates, and
+  const std::unique_ptr<std::uint32_t[]> columns_of_;  // which columns they are
   std::vector<std::int64_t> counts_;
   std::vector<float> row_slack_, column_slack_;  // the latter only where columns are another set
 };
@@ -347,20 +348,24 @@ class Jobs {
 inline double undecided(const Filter& rows, const Filter& columns, bool join, std::int64_t k, std::int64_t n) {
   const std::int64_t nearest = std::clamp<std::int64_t>(k * columns.count / n, 1, columns.count - join);
   const float widest = *std::max_element(columns.tiled.slack.begin(), columns.tiled.slack.end());
+  const std::int64_t width = columns.count + Filter::kPanel;
+  std::vector<float> bounds(Filter::kTileRows * width);
   std::int64_t left = 0;
-  std::vector<float> bounds(columns.count + Filter::kPanel);
   Filter::Tile tile;
-  for (std::int64_t r = 0; r < rows.count; ++r) {
+  for (std::int64_t first = 0; first < rows.count; first += Filter::kTileRows) {
     for (std::int64_t c = 0; c < columns.count; c += Filter::kTileColumns) {
-      rows.products(r / Filter::kTileRows * Filter::kTileRows, columns, c, tile);
-      for (int v = 0; v < Filter::kTileVectors; ++v)
-        store(&bounds[c + v * lanes<float>], rows.tiled.g[r] - tile[r % Filter::kTileRows][v]);
+      rows.products(first, columns, c, tile);
+      for (int a = 0; a < Filter::kTileRows; ++a)
+        for (int v = 0; v < Filter::kTileVectors; ++v)
+          store(&bounds[a * width + c + v * lanes<float>], rows.tiled.g[first + a] - tile[a][v]);
     }
-    if (join) bounds[r] = kInfinity;
-    const auto end = bounds.begin() + columns.count;
-    std::nth_element(bounds.begin(), bounds.begin() + nearest - 1, end);
-    const float most = bounds[nearest - 1] + 2 * (rows.tiled.slack[r] + widest);
-    left += std::count_if(bounds.begin() + nearest, end, [most](float bound) { return bound <= most; });
+    for (std::int64_t r = first; r < std::min(rows.count, first + Filter::kTileRows); ++r) {
+      const auto begin = bounds.begin() + (r - first) * width, end = begin + columns.count;
+      if (join) begin[r] = kInfinity;
+      std::nth_element(begin, begin + nearest - 1, end);
+      const float most = begin[nearest - 1] + 2 * (rows.tiled.slack[r] + widest);
+      left += std::count_if(begin + nearest, end, [most](float bound) { return bound <= most; });
+    }
   }
   return static_cast<double>(left) / static_cast<double>(rows.count * columns.count);
 }

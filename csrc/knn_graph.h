@@ -16,7 +16,7 @@
 //
 // Points are float64, or float32, float16 or bfloat16 with distances in float32. Requires: x (n, d) row-major;
 // 1 <= k < size of every non-empty segment, itself less than 2^32; ptr (segments + 1) ascending from 0 to n. Memory
-// beyond the result: n * (8 k + 330) bytes, and at most block_bytes for copies of the points.
+// beyond the result: n * (16 k + 330) bytes, and at most block_bytes for copies of the points.
 #pragma once
 
 #include <cmath>
