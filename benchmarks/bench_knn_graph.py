@@ -92,7 +92,7 @@ def test_knn_search(race, shape, method):
     x = points("clustered", n_queries + n_base, 128)
     queries, base = x[:n_queries], x[n_queries:]
     if method == "ssdml_fast":
-        race(lambda: sf.knn_search(queries, base, k).indices, lambda found: None)
+        race(lambda: sf.knn_search(queries, base, k).indices, lambda found: assert_nearest(base, found, queries))
     else:
         faiss = pytest.importorskip("faiss")
         expected = sf.knn_search(queries, base, k).indices
@@ -131,12 +131,14 @@ def without_self(found, k):
     return found[~drop].reshape(-1, k)
 
 
-def assert_nearest(x, found, sample=40):
-    """Exactly the nearest by float64 distance rounded to float32, then index, at a sample of the points."""
-    wide, k = x.astype(np.float64), found.shape[1]
-    for i in np.random.default_rng(2).choice(len(x), sample, replace=False):
-        distances = ((wide - wide[i]) ** 2).sum(1).astype(x.dtype)
-        distances[i] = np.inf
+def assert_nearest(x, found, queries=None, sample=40):
+    """Exactly the nearest by float64 distance rounded to float32, then index, at a sample of the points or queries."""
+    from_, k = x if queries is None else queries, found.shape[1]
+    wide = x.astype(np.float64)
+    for i in np.random.default_rng(2).choice(len(from_), sample, replace=False):
+        distances = ((wide - from_[i].astype(np.float64)) ** 2).sum(1).astype(x.dtype)
+        if queries is None:
+            distances[i] = np.inf
         np.testing.assert_array_equal(found[i], np.lexsort((np.arange(len(x)), distances))[:k])
 
 
