@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the package with its CUDA kernels, tests them and times them, on a machine with a CUDA device: ten minutes.
+# Builds the package with its CUDA kernels, tests them and times them, on a machine with a CUDA device: its limits add up to ten minutes.
 #
 #   benchmarks/gpu_check.sh [FOLDER]
 #
