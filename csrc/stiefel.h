@@ -42,8 +42,8 @@ namespace cuda {
 template <typename T>
 std::int64_t cayley_update_workspace(std::int64_t batch, std::int64_t l);
 
-/// The same from device memory, up to rounding, on `stream`. `drift`, two doubles on the device, receives the largest
-/// |L'L - I| of L and of the result, which is not polished after long steps. The workspace is aligned to 256 bytes.
+/// The same from device memory, up to rounding, on `stream`. `drift`, two doubles on the device, receives what
+/// CayleyReport holds, with infinity for NaN. The workspace is aligned to 256 bytes.
 template <typename T>
 void cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d, std::int64_t l, double step,
                    T* updated, double* drift, void* workspace, void* stream);

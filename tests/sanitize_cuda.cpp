@@ -304,7 +304,7 @@ void update(std::int64_t batch, std::int64_t d, std::int64_t l, double step) {
                         nullptr);
     const double tolerance = sizeof(T) == 4 ? 5e-5 : 1e-11;
     expect("cayley_update", updated, right, tolerance);
-    expect("cayley_update drift", std::vector{drift[0]}, std::vector{report.drift}, tolerance);
+    expect("cayley_update drift", drift, std::vector{report.drift, report.updated_drift}, tolerance);
   });
 }
 
@@ -336,9 +336,9 @@ void all() {
   update<T>(1, 1, 1, 0.1);
   update<T>(2, 16, 16, 1.0);
   update<T>(3, 70, 33, 0.1);
-  cuda_on_cpu::device_shared = 1000;  // too little for the inverse
-  update<T>(2, 40, 20, 0.3);
-  cuda_on_cpu::device_shared = cuda_on_cpu::kMostShared;
+  update<T>(2, 140, 131, 0.1);  // inverted by halves, and a half by halves again
+  update<T>(2, 40, 20, 30.0);   // long steps
+  update<T>(1, 60, 60, 1000.0);
 }
 
 }  // namespace
