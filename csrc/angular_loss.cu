@@ -1,130 +1,176 @@
+#include "angular_loss.h"
+
 #include <bit>
 #include <cub/device/device_radix_sort.cuh>
 
-#include "angular_loss.h"
+#include "angular_loss_parts.h"
 #include "cuda.h"
 
 namespace ssdml::cuda {
 namespace {
 
-/// One triplet's rows of y, and its terms at one coordinate.
-template <typename T>
-struct Triplet {
-  const T *anchor, *positive, *negative;
+constexpr int kThreads = 128, kWarps = kThreads / kWarp;
+constexpr int kBatch = 64;  // parts of a row that are added up at a time
 
-  __device__ Triplet(const T* y, std::int64_t l, const std::int64_t* t)
-      : anchor(y + t[0] * l), positive(y + t[1] * l), negative(y + t[2] * l) {}
-
-  __device__ double a(std::int64_t p) const { return static_cast<double>(anchor[p]) - positive[p]; }
-  __device__ double b(std::int64_t p) const { return negative[p] - (static_cast<double>(anchor[p]) + positive[p]) / 2; }
-};
-
-__device__ double softplus(double m) { return fmax(m, 0.0) + log1p(exp(-fabs(m))); }
-__device__ double sigmoid(double m) {
-  const double e = exp(-fabs(m));
-  return (m >= 0 ? 1.0 : e) / (1 + e);
-}
-
-/// One warp per triplet: its loss, and scale = d loss / d m. Either may be null.
-template <typename T>
-__global__ void forward(const T* y, std::int64_t l, const std::int64_t* triplets, std::int64_t n_triplets,
-                        double four_t, const T* weight, T* losses, double* scale) {
-  for (std::int64_t t = warp_id(); t < n_triplets; t += warp_count()) {
-    const Triplet<T> triplet(y, l, triplets + 3 * t);
-    double aa = 0, bb = 0;
-    for (std::int64_t p = lane_id(); p < l; p += kWarp) {
-      aa += triplet.a(p) * triplet.a(p);
-      bb += triplet.b(p) * triplet.b(p);
-    }
-    for (int half = kWarp / 2; half > 0; half /= 2) {
-      aa += __shfl_xor_sync(kAllLanes, aa, half);
-      bb += __shfl_xor_sync(kAllLanes, bb, half);
-    }
-    if (lane_id() != 0) continue;
-    const double m = aa - four_t * bb, w = weight ? static_cast<double>(weight[t]) : 1.0;
-    if (losses) losses[t] = static_cast<T>(softplus(m));
-    if (scale) scale[t] = w * sigmoid(m);
-  }
-}
-
-// ---- gradient -------------------------------------------------------------------------------------------------------
-
-// Entry e of the triplets, part e % 3 of triplet e / 3, contributes to the gradient of row triplets[e]. A stable sort
-// of the entries by row lists the parts of each row in the order of the triplets; each row then gathers its own, so
-// there are no atomics and the order of summation is fixed.
-
-struct Parts {
-  double* scale;
-  std::int64_t *unsorted, *part, *row;  // unsorted: 0, 1, 2, ...; row[q] = triplets[part[q]], ascending
-  char* sort_memory;
-  std::size_t sort_bytes;
-
-  /// Asks CUB how much memory it wants, which depends on the current device.
-  Parts(Workspace& workspace, std::int64_t n, std::int64_t n_triplets)
-      : scale(workspace.take<double>(n_triplets)),
-        unsorted(workspace.take<std::int64_t>(3 * n_triplets)),
-        part(workspace.take<std::int64_t>(3 * n_triplets)),
-        row(workspace.take<std::int64_t>(3 * n_triplets)),
-        sort_memory(nullptr),
-        sort_bytes(0) {
-    sort(nullptr, n, n_triplets, nullptr);
-    sort_memory = workspace.take<char>(static_cast<std::int64_t>(sort_bytes));
-  }
-
-  void sort(const std::int64_t* triplets, std::int64_t n, std::int64_t n_triplets, cudaStream_t stream) {
-    const int bits =
-        std::max(1, static_cast<int>(std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(n - 1, 0)))));
-    check(cub::DeviceRadixSort::SortPairs(sort_memory, sort_bytes, triplets, row, unsorted, part, 3 * n_triplets, 0,
-                                          bits, stream),
-          "angular_loss: sort");
-  }
-};
+/// Few triplets are searched by every row for its own parts, which is sooner done than sorting them.
+bool are_few(std::int64_t n, std::int64_t n_triplets) { return n_triplets <= 1024 && n <= 4096; }
 
 __global__ void count_up(std::int64_t n, std::int64_t* out) {
   for (std::int64_t i = thread_id(); i < n; i += thread_count()) out[i] = i;
 }
 
-/// The first of `n` ascending entries that is not below `value`; n if there is none.
+/// One warp per triplet: its loss.
+template <typename T>
+__global__ void loss_alone(const T* y, std::int64_t l, const std::int64_t* triplets, std::int64_t n_triplets,
+                           double four_t, T* losses) {
+  for (std::int64_t t = warp_id(); t < n_triplets; t += warp_count()) {
+    const double m = Triplet<T>(y, l, triplets + 3 * t).margin(l, four_t);
+    if (lane_id() == 0) losses[t] = static_cast<T>(softplus(m));
+  }
+}
+
+/// The first of `n` ascending entries that is not below `value`; n if there is none. All lanes must call it.
 __device__ std::int64_t lower_bound(const std::int64_t* sorted, std::int64_t n, std::int64_t value) {
   std::int64_t low = 0, high = n;
-  while (low < high) {
-    const std::int64_t middle = low + (high - low) / 2;
-    if (sorted[middle] < value) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
+  while (low < high) {  // each lane looks at one of 32 places
+    const std::int64_t step = ceil_div(high - low, kWarp), place = low + lane_id() * step;
+    const int below = __popc(__ballot_sync(kAllLanes, place < high && sorted[place] < value));
+    if (below == 0) return low;
+    high = low + below * step < high ? low + below * step : high;
+    low += (below - 1) * step + 1;
   }
   return low;
 }
 
-/// One warp per row of y and 32 of its coordinates.
+/// Adds the parts of one row of y to its gradient; a block works on it.
 template <typename T>
-__global__ void gather(const T* y, std::int64_t n, std::int64_t l, const std::int64_t* triplets,
-                       std::int64_t n_triplets, double four_t, const double* scale, const std::int64_t* row,
-                       const std::int64_t* part, T* grad_y) {
-  const std::int64_t groups = ceil_div(l, kWarp);
-  for (std::int64_t w = warp_id(); w < n * groups; w += warp_count()) {
-    const std::int64_t i = w / groups, p = w % groups * kWarp + lane_id();
-    if (p >= l) continue;
-    const std::int64_t begin = lower_bound(row, 3 * n_triplets, i), end = lower_bound(row, 3 * n_triplets, i + 1);
-    double sum = 0;
-    for (std::int64_t q = begin; q < end; ++q) {
-      const std::int64_t t = part[q] / 3, role = part[q] % 3;
+class RowGradient {
+ public:
+  /// What a block keeps in shared memory of the parts at hand.
+  struct Shared {
+    std::int64_t entry[kBatch + kThreads];
+    const T *anchor[kBatch + kThreads], *positive[kBatch + kThreads], *negative[kBatch + kThreads];
+    T on_a[kBatch + kThreads], on_b[kBatch + kThreads];
+  };
+
+  const T* y;
+  std::int64_t l;
+  const std::int64_t* triplets;
+  double four_t;
+  const T* weight;
+  T* losses;
+
+  /// Adds parts shared.entry[0 .. count - 1], in that order, to `grad`, and writes the losses of the triplets whose
+  /// anchors are among them. All threads must call it, and find the shared memory free when it returns.
+  __device__ void add(Shared& shared, int count, T* grad) const {
+    __syncthreads();  // all entries are there
+    for (int q = threadIdx.x / kWarp; q < count; q += kWarps) {
+      const std::int64_t t = shared.entry[q] / 3, role = shared.entry[q] % 3;
       const Triplet<T> triplet(y, l, triplets + 3 * t);
-      const double on_a = scale[t] * (role == 0 ? 2.0 : role == 1 ? -2.0 : 0.0);
-      const double on_b = scale[t] * four_t * (role == 2 ? -2.0 : 1.0);
-      sum += on_a * triplet.a(p) + on_b * triplet.b(p);
+      const double m = triplet.margin(l, four_t);
+      if (lane_id() != 0) continue;
+      const double slope = (weight ? static_cast<double>(weight[t]) : 1.0) * sigmoid(m);
+      shared.anchor[q] = triplet.anchor;
+      shared.positive[q] = triplet.positive;
+      shared.negative[q] = triplet.negative;
+      shared.on_a[q] = on_a<T>(role, slope);
+      shared.on_b[q] = on_b<T>(role, slope, four_t);
+      if (role == 0 && losses) losses[t] = static_cast<T>(softplus(m));
     }
-    grad_y[i * l + p] = static_cast<T>(sum);
+    __syncthreads();
+    for (std::int64_t p = threadIdx.x; p < l; p += kThreads) {
+      T sum = grad[p];
+#pragma unroll 4
+      for (int q = 0; q < count; ++q)
+        sum += gradient_term(shared.anchor[q][p], shared.positive[q][p], shared.negative[q][p], shared.on_a[q],
+                             shared.on_b[q]);
+      grad[p] = sum;
+    }
+    __syncthreads();
+  }
+};
+
+/// One block per row of y: the gradient there, and the losses of the triplets that it is the anchor of. The parts of a
+/// row are listed in row and part, see SortedParts, or searched for if these are null.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    loss_and_gradient(RowGradient<T> of, std::int64_t n, std::int64_t n_triplets, const std::int64_t* row,
+                      const std::int64_t* part, T* grad_y) {
+  __shared__ typename RowGradient<T>::Shared shared;
+  __shared__ int found[kWarps];
+  const int warp = threadIdx.x / kWarp, lane = lane_id();
+  const std::int64_t entries = 3 * n_triplets;
+  for (std::int64_t i = blockIdx.x; i < n; i += gridDim.x) {
+    T* const grad = grad_y + i * of.l;
+    for (std::int64_t p = threadIdx.x; p < of.l; p += kThreads) grad[p] = 0;
+    if (part) {
+      const std::int64_t begin = lower_bound(row, entries, i), end = lower_bound(row, entries, i + 1);
+      for (std::int64_t q = begin; q < end; q += kBatch) {
+        const int count = static_cast<int>(end - q < kBatch ? end - q : kBatch);
+        if (static_cast<int>(threadIdx.x) < count) shared.entry[threadIdx.x] = part[q + threadIdx.x];
+        of.add(shared, count, grad);
+      }
+      continue;
+    }
+    int held = 0;
+    for (std::int64_t e0 = 0; e0 < entries; e0 += kThreads) {
+      const std::int64_t e = e0 + threadIdx.x;
+      const bool is_own = e < entries && of.triplets[e] == i;
+      const unsigned votes = __ballot_sync(kAllLanes, is_own);
+      if (lane == 0) found[warp] = __popc(votes);
+      __syncthreads();
+      int place = held + __popc(votes & ((1u << lane) - 1));
+      for (int w = 0; w < kWarps; ++w) {
+        if (w < warp) place += found[w];
+        held += found[w];
+      }
+      if (is_own) shared.entry[place] = e;
+      __syncthreads();  // before more are found
+      if (held < kBatch) continue;
+      of.add(shared, held, grad);
+      held = 0;
+    }
+    of.add(shared, held, grad);
   }
 }
 
 }  // namespace
 
+// ---- parts ----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+void sort_pairs(SortedParts& parts, const std::int64_t* triplets, std::int64_t n, std::int64_t n_triplets,
+                cudaStream_t stream) {
+  const int bits = std::max(1, static_cast<int>(std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1) - 1))));
+  check(cub::DeviceRadixSort::SortPairs(parts.sort_memory, parts.sort_bytes, triplets, parts.row, parts.unsorted,
+                                        parts.part, 3 * n_triplets, 0, bits, stream),
+        "angular_loss: sort");
+}
+
+}  // namespace
+
+SortedParts::SortedParts(Workspace& workspace, std::int64_t n, std::int64_t n_triplets)
+    : unsorted(workspace.take<std::int64_t>(3 * n_triplets)),
+      part(workspace.take<std::int64_t>(3 * n_triplets)),
+      row(workspace.take<std::int64_t>(3 * n_triplets)),
+      sort_memory(nullptr),
+      sort_bytes(0) {
+  sort_pairs(*this, nullptr, n, n_triplets, nullptr);
+  sort_memory = workspace.take<char>(static_cast<std::int64_t>(sort_bytes));
+}
+
+void SortedParts::sort(const std::int64_t* triplets, std::int64_t n, std::int64_t n_triplets, cudaStream_t stream) {
+  if (n_triplets == 0) return;
+  launch("angular_loss: count_up", stream, threads_for(3 * n_triplets), count_up, 3 * n_triplets, unsorted);
+  sort_pairs(*this, triplets, n, n_triplets, stream);
+}
+
+// ---- host -----------------------------------------------------------------------------------------------------------
+
 std::int64_t angular_loss_workspace(std::int64_t n, std::int64_t n_triplets) {
   Workspace workspace(nullptr);
-  Parts(workspace, n, n_triplets);
+  if (!are_few(n, n_triplets)) SortedParts(workspace, n, n_triplets);
   return workspace.bytes();
 }
 
@@ -133,19 +179,20 @@ void angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t
                   double tan2_alpha, const T* weight, T* losses, T* grad_y, void* workspace, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   const double four_t = 4 * tan2_alpha;
-  const auto run_forward = [&](double* scale) {
-    launch("angular_loss: forward", on, warps_for(n_triplets), forward<T>, y, l, triplets, n_triplets, four_t, weight,
-           losses, scale);
+  if (!grad_y) {
+    if (!losses) return;
+    return launch("angular_loss: loss_alone", on, warps_for(n_triplets), loss_alone<T>, y, l, triplets, n_triplets,
+                  four_t, losses);
+  }
+  const auto run = [&](const std::int64_t* row, const std::int64_t* part) {
+    launch("angular_loss: loss_and_gradient", on, Grid{n, kThreads}, loss_and_gradient<T>,
+           RowGradient<T>{y, l, triplets, four_t, weight, losses}, n, n_triplets, row, part, grad_y);
   };
-  if (!grad_y) return run_forward(nullptr);
-
+  if (are_few(n, n_triplets)) return run(nullptr, nullptr);
   Workspace memory(workspace);
-  Parts parts(memory, n, n_triplets);
-  run_forward(parts.scale);
-  launch("angular_loss: count_up", on, threads_for(3 * n_triplets), count_up, 3 * n_triplets, parts.unsorted);
-  if (n_triplets > 0) parts.sort(triplets, n, n_triplets, on);
-  launch("angular_loss: gather", on, warps_for(n * ceil_div(l, kWarp)), gather<T>, y, n, l, triplets, n_triplets,
-         four_t, parts.scale, parts.row, parts.part, grad_y);
+  SortedParts parts(memory, n, n_triplets);
+  parts.sort(triplets, n, n_triplets, on);
+  run(parts.row, parts.part);
 }
 
 template void angular_loss(const float*, std::int64_t, std::int64_t, const std::int64_t*, std::int64_t, double,

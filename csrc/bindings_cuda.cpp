@@ -10,6 +10,7 @@
 #include "mine_class_triplets.h"
 #include "mine_triplets.h"
 #include "parallel.h"
+#include "riemannian_cg.h"
 #include "stiefel.h"
 
 using namespace ssdml;
@@ -138,4 +139,27 @@ PYBIND11_MODULE(cuda_kernels, m) {
       },
       py::arg("dtype"), py::arg("L"), py::arg("grad"), py::arg("batch"), py::arg("d"), py::arg("l"), py::arg("step"),
       py::arg("updated"), py::arg("drift"), py::arg("workspace"), py::arg("stream"));
+
+  m.def(
+      "riemannian_cg_workspace",
+      [](const std::string& dtype, std::int64_t n, std::int64_t d, std::int64_t l, std::int64_t n_triplets) {
+        return by_dtype(dtype, [&]<typename T>(T) { return cuda::riemannian_cg_workspace<T>(n, d, l, n_triplets); });
+      },
+      py::arg("dtype"), py::arg("n"), py::arg("d"), py::arg("l"), py::arg("n_triplets"));
+
+  m.def(
+      "riemannian_cg",
+      [](const std::string& dtype, Address z, std::int64_t n, std::int64_t d, std::int64_t l, Address triplets,
+         std::int64_t n_triplets, double tan2_alpha, Address weight, std::int64_t iterations, Address L, Address report,
+         Address workspace, Address stream) {
+        by_dtype(dtype, [&]<typename T>(T) {
+          const py::gil_scoped_release nogil;
+          cuda::riemannian_cg(at<const T>(z), n, d, l, at<const std::int64_t>(triplets), n_triplets, tan2_alpha,
+                              at<const T>(weight), iterations, at<T>(L), at<double>(report), at<void>(workspace),
+                              at<void>(stream));
+        });
+      },
+      py::arg("dtype"), py::arg("z"), py::arg("n"), py::arg("d"), py::arg("l"), py::arg("triplets"),
+      py::arg("n_triplets"), py::arg("tan2_alpha"), py::arg("weight"), py::arg("iterations"), py::arg("L"),
+      py::arg("report"), py::arg("workspace"), py::arg("stream"));
 }

@@ -4,6 +4,7 @@
 // work, so every kernel strides over it.
 #pragma once
 
+#include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -50,6 +51,29 @@ void launch(const char* name, cudaStream_t stream, Grid grid, void (*kernel)(Par
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
 }
 
+/// Starts a kernel whose threads may meet at grid_barrier(): no more blocks than run at once on the current device.
+template <typename... Parameters, typename... Arguments>
+void launch_together(const char* name, cudaStream_t stream, Grid grid, void (*kernel)(Parameters...),
+                     Arguments... arguments) {
+  int device, processors, blocks;
+  check(cudaGetDevice(&device), name);
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), name);
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, grid.threads, 0), name);
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(std::clamp<std::int64_t>(grid.blocks, 1, std::int64_t{blocks} * processors));
+  config.blockDim = static_cast<unsigned>(grid.threads);
+  config.stream = stream;
+  config.attrs = &together;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
+}
+
+/// All threads of the grid wait for each other, and see what the others have written.
+__device__ inline void grid_barrier() { cooperative_groups::this_grid().sync(); }
+
 /// Where a thread stands in the whole grid, and how far it strides. Blocks hold whole warps.
 __device__ inline std::int64_t thread_id() { return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ inline std::int64_t thread_count() { return static_cast<std::int64_t>(gridDim.x) * blockDim.x; }
@@ -74,9 +98,25 @@ __device__ inline double from_ordered(long long ordered) {
   return __longlong_as_double(ordered >= 0 ? ordered : ordered ^ 0x7fffffffffffffffLL);
 }
 
+/// The sum and the largest of the values of a warp, the same in all lanes, which must all call it.
+__device__ inline double sum_of_warp(double value) {
+  for (int half = kWarp / 2; half > 0; half /= 2) value += __shfl_xor_sync(kAllLanes, value, half);
+  return value;
+}
+__device__ inline double largest_of_warp(double value) {
+  for (int half = kWarp / 2; half > 0; half /= 2) value = fmax(value, __shfl_xor_sync(kAllLanes, value, half));
+  return value;
+}
+
+/// |entry - entry of I|, infinite for NaN, which fmax would pass over.
+__device__ inline double off_identity(double entry, double identity) {
+  const double off = fabs(entry - identity);
+  return off >= 0 ? off : kInfinity;
+}
+
 /// Raises a nonnegative number to the largest `value` of the warp, if that is larger. All lanes must call it.
 __device__ inline void raise_to(double* number, double value) {
-  for (int half = kWarp / 2; half > 0; half /= 2) value = fmax(value, __shfl_xor_sync(kAllLanes, value, half));
+  value = largest_of_warp(value);
   if (lane_id() == 0) atomicMax(reinterpret_cast<long long*>(number), to_ordered(value));
 }
 

@@ -98,12 +98,6 @@ void launch_products(cudaStream_t stream, const P (&products)[count], std::int64
   start(argument);
 }
 
-/// |gram entry - entry of I|, infinite for NaN, which fmax would pass over.
-__device__ double off_identity(double entry, double identity) {
-  const double off = fabs(entry - identity);
-  return off >= 0 ? off : kInfinity;
-}
-
 /// Replaces the Gram matrices G = L'L by (3 I - G) / 2 and records the largest |G - I|.
 __global__ void newton_schulz(std::int64_t batch, std::int64_t l, double* gram, double* drift) {
   double largest = 0;
@@ -199,12 +193,6 @@ void invert(cudaStream_t stream, std::int64_t batch, std::int64_t n, Matrices<do
 constexpr int kPolishThreads = 1024, kPolishWarps = kPolishThreads / kWarp;
 template <typename T>
 constexpr double kDrift = 16 * std::numeric_limits<T>::epsilon();  // that is left as it is
-
-/// The largest value of the warp, in all lanes, which must all call it.
-__device__ double largest_of_warp(double value) {
-  for (int half = kWarp / 2; half > 0; half /= 2) value = fmax(value, __shfl_xor_sync(kAllLanes, value, half));
-  return value;
-}
 
 /// Newton-Schulz steps for matrices that moved so far that rounding was amplified, as in update_one() of stiefel.cpp.
 /// One block per matrix: most have nothing to do. lines: kPolishWarps * l entries for each matrix.

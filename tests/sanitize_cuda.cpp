@@ -18,6 +18,7 @@
 #include "knn_graph.h"
 #include "mine_class_triplets.h"
 #include "mine_triplets.h"
+#include "riemannian_cg.h"
 #include "stiefel.h"
 
 using namespace ssdml;
@@ -308,6 +309,33 @@ void update(std::int64_t batch, std::int64_t d, std::int64_t l, double step) {
   });
 }
 
+/// The CPU's steps, and the same bits however the kernel runs.
+template <typename T>
+void minimise(std::int64_t n, std::int64_t d, std::int64_t l, std::int64_t count, std::int64_t iterations) {
+  const std::vector<T> start = stiefel<T>(1, d, l, 0);
+  std::vector<T> z(n * d), weights(count), right = start, first;
+  for (T& value : z) value = normal<T>() / static_cast<T>(std::sqrt(static_cast<double>(d)));
+  for (T& weight : weights) weight = std::abs(normal<T>());
+  Indices triplets(3 * count);
+  for (std::int64_t& index : triplets) index = below(n);
+  const T* const weight = count % 2 ? weights.data() : nullptr;
+  const CgReport report = riemannian_cg(z.data(), n, d, l, triplets.data(), count, 0.7, weight, iterations,
+                                        right.data(), 1, silent);
+  const std::vector<double> expected{report.loss, report.grad_norm, static_cast<double>(report.iterations),
+                                     static_cast<double>(report.evaluations), report.drift};
+  in_every_way([&] {
+    std::vector<T> L = start;
+    auto found = unwritten<double>(5);
+    Workspace workspace(cuda::riemannian_cg_workspace<T>(n, d, l, count));
+    cuda::riemannian_cg(z.data(), n, d, l, triplets.data(), count, 0.7, weight, iterations, L.data(), found.data(),
+                        workspace.get(), nullptr);
+    expect("riemannian_cg", L, right, sizeof(T) == 4 ? 1e-4 : 1e-9);
+    expect("riemannian_cg report", found, expected, sizeof(T) == 4 ? 1e-4 : 1e-9);
+    if (first.empty()) first = L;
+    expect("riemannian_cg run another way", L, first, 0);
+  });
+}
+
 template <typename T>
 void all() {
   graph<T>({0}, 3, 5);
@@ -331,6 +359,7 @@ void all() {
   loss<T>(2, 31, 57);
   loss<T>(300, 64, 100);
   loss<T>(40, 70, 300);
+  loss<T>(40, 33, 1100);  // so many that they are sorted
 
   update<T>(0, 7, 3, 0.1);
   update<T>(1, 1, 1, 0.1);
@@ -339,6 +368,11 @@ void all() {
   update<T>(2, 140, 131, 0.1);  // inverted by halves, and a half by halves again
   update<T>(2, 40, 20, 30.0);   // long steps
   update<T>(1, 60, 60, 1000.0);
+
+  minimise<T>(5, 3, 2, 0, 3);
+  minimise<T>(9, 1, 1, 4, 3);
+  minimise<T>(30, 12, 5, 7, 4);
+  minimise<T>(300, 40, 36, 150, 2);
 }
 
 }  // namespace

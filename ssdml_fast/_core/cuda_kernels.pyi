@@ -102,3 +102,20 @@ def cayley_update(
     workspace: int,
     stream: int,
 ) -> None: ...
+def riemannian_cg_workspace(dtype: str, n: int, d: int, l: int, n_triplets: int) -> int: ...
+def riemannian_cg(
+    dtype: str,
+    z: int,
+    n: int,
+    d: int,
+    l: int,
+    triplets: int,
+    n_triplets: int,
+    tan2_alpha: float,
+    weight: int,
+    iterations: int,
+    L: int,
+    report: int,
+    workspace: int,
+    stream: int,
+) -> None: ...

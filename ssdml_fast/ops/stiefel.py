@@ -1,6 +1,6 @@
 """Updates of matrices with orthonormal columns.
 
-Kernels: ``csrc/stiefel.cpp`` (CPU), ``csrc/stiefel.cu`` (CUDA), ``csrc/riemannian_cg.cpp`` (CPU).
+Kernels: ``csrc/stiefel.cpp`` and ``csrc/riemannian_cg.cpp`` (CPU), ``.cu`` (CUDA).
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def riemannian_cg(
     Raises
     ------
     TypeError
-        If an argument is not of a type above, lies elsewhere than L, or on a CUDA device (not supported).
+        If an argument is not of a type above or lies elsewhere than L.
     ValueError
         If shapes do not fit, an entry is not finite, the columns of L are not orthonormal, or an index, `alpha`,
         `iterations` or `reduction` is out of range.
@@ -239,7 +239,8 @@ def riemannian_cg(
     -----
     Manopt's method and defaults, as in Dutta, Harandi, Sekhar, AAAI 2021: embedded metric, QR retraction, transport by
     projection, the Hestenes-Stiefel rule, an adaptive line search, and stops at a gradient norm of 1e-6 or a step of
-    1e-10. Per evaluation O(M d l + d l²) for the M points that occur in triplets. Boumal et al., "Manopt, a Matlab
+    1e-10. Per evaluation O(M d l + d l²) for the M points that occur in triplets. On a CUDA device one kernel takes all
+    the steps and their decisions; the host waits for its result once, at the end. Boumal et al., "Manopt, a Matlab
     toolbox for optimization on manifolds", JMLR 2014.
 
     Examples
@@ -252,8 +253,6 @@ def riemannian_cg(
            [0.]])
     """
     L = arrays.as_floats(L, "L", ndim=2)
-    if arrays.is_cuda(L):
-        raise TypeError(f"L must be on the CPU, found a {arrays.device(L)}")
     if not 1 <= L.shape[1] <= L.shape[0]:
         raise ValueError(f"L must have shape (d, l) with 1 <= l <= d, found {tuple(L.shape)}")
     z = arrays.as_floats(z, "z", ndim=2, like=L)
@@ -274,7 +273,7 @@ def riemannian_cg(
         weight = (arrays.full((len(triplets),), 1, dtype, like=L) if weight is None else weight) / len(triplets)
 
     result = arrays.copy(L)
-    loss, grad_norm, steps, evaluations, drift = _core.lib.riemannian_cg(
+    arguments = (
         dtype,
         arrays.address(z),
         z.shape[0],
@@ -286,10 +285,19 @@ def riemannian_cg(
         arrays.address(weight),
         iterations,
         arrays.address(result),
-        arrays.as_threads(None),
     )
+    if arrays.is_cuda(L):
+        cuda = _core.cuda()
+        with arrays.on_device(L) as stream:
+            report = arrays.empty((5,), "float64", like=L)
+            n_bytes = cuda.riemannian_cg_workspace(dtype, *z.shape, L.shape[1], len(triplets))
+            work = arrays.workspace(n_bytes, like=L)
+            cuda.riemannian_cg(*arguments, arrays.address(report), arrays.address(work), stream)
+            loss, grad_norm, steps, evaluations, drift = report.tolist()  # waits for the stream
+    else:
+        loss, grad_norm, steps, evaluations, drift = _core.lib.riemannian_cg(*arguments, arrays.as_threads(None))
     _check_drift(drift, dtype)
-    return CgResult(result, loss, grad_norm, steps, evaluations)
+    return CgResult(result, loss, grad_norm, int(steps), int(evaluations))
 
 
 def _check_drift(drift, dtype) -> None:

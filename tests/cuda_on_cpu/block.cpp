@@ -2,7 +2,6 @@
 
 #include <sanitizer/asan_interface.h>
 
-#include <array>
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
@@ -45,7 +44,7 @@ namespace {
 constexpr unsigned kWarp = 32, kMostThreads = 1024;
 constexpr std::size_t kStack = 64 << 10;
 
-enum class State { ready, at_collective, at_barrier, returned };
+enum class State { ready, at_collective, at_barrier, at_grid_barrier, returned };
 
 struct Thread {
   std::unique_ptr<std::byte[]> stack;
@@ -56,10 +55,11 @@ struct Thread {
   std::uint64_t value;
 };
 
-std::vector<Thread> threads;                        // of the block that runs
-std::array<std::uint64_t, kMostThreads> exchanged;  // by thread: its value in its last collective
-unsigned current;                                   // thread
-void* scheduler;                                    // its stack pointer while a thread runs
+std::vector<Thread> threads;           // of the block that runs, or of all blocks that run together
+std::vector<std::uint64_t> exchanged;  // by thread: its value in its last collective
+unsigned current;                      // thread
+unsigned first_block;                  // that of thread 0
+void* scheduler;                       // its stack pointer while a thread runs
 const std::function<void()>* body;
 
 void yield(State state) {
@@ -112,7 +112,8 @@ bool run_warp(unsigned first) {
     if (threads[t].state != State::ready) continue;
     ran = true;
     current = t;
-    thread_index = Index(t);
+    thread_index = Index(t % block_size.x);
+    block_index = Index(first_block + t / block_size.x);
     cuda_on_cpu_switch(&scheduler, threads[t].stack_pointer);
   }
   for (unsigned lane = 0; lane < kWarp; ++lane)
@@ -120,43 +121,71 @@ bool run_warp(unsigned first) {
   return ran;
 }
 
-/// Lets threads go on from a barrier that all which have not returned have reached; false if all have returned.
-bool release_block() {
-  bool any = false;
-  for (unsigned t = 0; t < threads.size(); ++t) {
+/// Lets a block's threads go on from a barrier that all which have not returned have reached; false if none waits.
+bool release_block(unsigned first) {
+  bool any = false, at_grid_barrier = false;
+  for (unsigned t = first; t < first + block_size.x; ++t) {
     current = t;
-    if (threads[t].state == State::at_collective) fail("waits for lanes that are at a barrier of the block");
+    if (threads[t].state == State::at_collective) fail("waits for lanes that are at a barrier");
+    at_grid_barrier |= threads[t].state == State::at_grid_barrier;
     if (threads[t].state != State::at_barrier) continue;
     threads[t].state = State::ready;
     any = true;
   }
+  if (any && at_grid_barrier) fail("threads of one block are at different barriers");
   return any;
+}
+
+/// The same for all threads, none of which may have returned; false if all have.
+bool release_grid() {
+  unsigned waiting = 0;
+  for (Thread& thread : threads) {
+    if (thread.state != State::at_grid_barrier) continue;
+    thread.state = State::ready;
+    ++waiting;
+  }
+  if (waiting != 0 && waiting != threads.size()) fail("a barrier of the grid waits for threads that have returned");
+  return waiting != 0;
+}
+
+bool release_barriers() {
+  bool any = false;
+  for (unsigned first = 0; first < threads.size(); first += block_size.x) any |= release_block(first);
+  return any || release_grid();
 }
 
 }  // namespace
 
-void launch(unsigned blocks, unsigned count, std::size_t shared_bytes, const std::function<void()>& kernel) {
+void launch(unsigned blocks, unsigned count, std::size_t shared_bytes, bool together,
+            const std::function<void()>& kernel) {
   if (count == 0 || count % kWarp != 0 || count > kMostThreads)
     fail("blocks must hold whole warps, 1024 threads at most");
   grid_size = Index(std::min(blocks, most_blocks));
   block_size = Index(count);
   body = &kernel;
-  threads.resize(count);
+  const unsigned at_once = together ? grid_size.x : 1;
+  threads.resize(at_once * count);
+  exchanged.resize(threads.size());
   ASAN_UNPOISON_MEMORY_REGION(ssdml::cuda::shared_memory, kMostShared);
   std::memset(ssdml::cuda::shared_memory, 0xff, shared_bytes);
   ASAN_POISON_MEMORY_REGION(ssdml::cuda::shared_memory + shared_bytes, kMostShared - shared_bytes);
-  for (unsigned b = 0; b < grid_size.x; ++b) {
-    block_index = Index(in_order(b, grid_size.x));
+  for (unsigned b = 0; b < grid_size.x; b += at_once) {
+    first_block = together ? 0 : in_order(b, grid_size.x);
     for (Thread& thread : threads) prepare(thread);
+    const auto warps = static_cast<unsigned>(threads.size() / kWarp);
     do {
-      for (unsigned w = 0; w < count / kWarp; ++w)
-        while (run_warp(in_order(w, count / kWarp) * kWarp)) {
+      for (unsigned w = 0; w < warps; ++w)
+        while (run_warp(in_order(w, warps) * kWarp)) {
         }
-    } while (release_block());
+    } while (release_barriers());
   }
 }
 
 void block_barrier() { yield(State::at_barrier); }
+void grid_barrier() {
+  if (threads.size() != std::size_t{grid_size.x} * block_size.x) fail("blocks that do not run together wait for each other");
+  yield(State::at_grid_barrier);
+}
 
 const std::uint64_t* exchange(Collective collective, unsigned mask, std::uint64_t value) {
   Thread& self = threads[current];

@@ -32,11 +32,14 @@ inline constexpr std::size_t kMostShared = 227 << 10, kSharedByDefault = 48 << 1
 inline std::size_t device_shared = kMostShared;
 inline std::map<const void*, std::size_t> admitted_shared;
 
-/// Runs `kernel` once per thread of each block. Dynamic shared memory holds NaNs at first.
-void launch(unsigned blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel);
+/// Runs `kernel` once per thread of each block, all blocks at once if `together`. Dynamic shared memory holds NaNs at
+/// first; blocks that run together share it, and all shared variables, and may use them one block at a time.
+void launch(unsigned blocks, unsigned threads, std::size_t shared_bytes, bool together,
+            const std::function<void()>& kernel);
 
-/// Waits for the other threads of the block.
+/// Waits for the other threads of the block, or of the grid.
 void block_barrier();
+void grid_barrier();
 
 enum class Collective { barrier, shuffle, ballot };
 

@@ -77,14 +77,23 @@ T atomicMin(T* address, T value) {
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 using cudaStream_t = struct CUstream_st*;
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int cooperative;
+  } val;
+};
 struct cudaLaunchConfig_t {
   cuda_on_cpu::Index gridDim, blockDim;
   std::size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
 };
 
 template <typename... Parameters>
@@ -94,7 +103,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const auto address = reinterpret_cast<const void*>(kernel);
   if (config->gridDim.x == 0 || bytes > std::max(cuda_on_cpu::kSharedByDefault, cuda_on_cpu::admitted_shared[address]))
     return cudaErrorInvalidValue;
-  cuda_on_cpu::launch(config->gridDim.x, config->blockDim.x, bytes, [&] { kernel(arguments...); });
+  const bool together = config->numAttrs > 0 && config->attrs->val.cooperative;
+  cuda_on_cpu::launch(config->gridDim.x, config->blockDim.x, bytes, together, [&] { kernel(arguments...); });
   return cudaSuccess;
 }
 
@@ -108,8 +118,13 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = static_cast<int>(cuda_on_cpu::device_shared);
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 3 : static_cast<int>(cuda_on_cpu::device_shared);
+  return cudaSuccess;
+}
+template <typename Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int, std::size_t) {
+  *blocks = 1;
   return cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
