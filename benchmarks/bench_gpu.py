@@ -205,3 +205,43 @@ def test_cayley_update(race, shape, method):
         np.testing.assert_allclose(updated.cpu().numpy(), stiefel.expected(UPDATES[shape]), rtol=0, atol=1e-6)
 
     race(finished(lambda: update(L, grad)), check, {"torch.compile": 2})
+
+
+# ---- Riemannian conjugate gradients ----------------------------------------------------------------------------------
+
+
+def composed_cg(L, z, triplets):
+    """The same method in torch operations, for any objective."""
+    point = torch.nn.Parameter(L.clone())
+    optimizer = sf.optim.RiemannianCG([point], max_iter=stiefel.STEPS)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sf.angular_loss(z, triplets, point)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return point.detach()
+
+
+CG_METHODS = {
+    "ssdml_fast": lambda *operands: sf.riemannian_cg(*operands, iterations=stiefel.STEPS).L,
+    "sf.optim.RiemannianCG": composed_cg,
+}
+
+
+@pytest.mark.parametrize("method", CG_METHODS)
+@pytest.mark.parametrize("shape", ["riemannian cg 128x64 T100"])
+def test_riemannian_cg(race, shape, method):
+    in_float32()
+    operands = stiefel.mini_batch("float32")
+
+    def check(found):
+        expected = sf.reference.riemannian_cg(
+            *(x.astype(float) for x in operands[:2]), operands[2], iterations=stiefel.STEPS
+        )
+        np.testing.assert_allclose(found.cpu().numpy(), expected.L, rtol=0, atol=1e-4)
+
+    on_device = [torch.from_numpy(x).to(DEVICE) for x in operands]
+    race(finished(lambda: CG_METHODS[method](*on_device)), check)

@@ -18,10 +18,20 @@ from typing import Any
 
 import pytest
 import torch
-from threadpoolctl import threadpool_info, threadpool_limits
 
 import ssdml_fast as sf
 from ssdml_fast import _core
+
+try:
+    from threadpoolctl import threadpool_info, threadpool_limits
+except ImportError:  # it comes with scikit-learn, which a CUDA device is timed without
+
+    def threadpool_info() -> list[dict[str, Any]]:
+        return []
+
+    def threadpool_limits(limits: int) -> contextlib.nullcontext[None]:
+        return contextlib.nullcontext()
+
 
 SECONDS = 1.0  # of timing per method
 ROUNDS = (3, 300)  # at least and at most; a call of more than SLOW seconds is timed once

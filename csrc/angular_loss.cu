@@ -1,8 +1,7 @@
-#include "angular_loss.h"
-
 #include <bit>
 #include <cub/device/device_radix_sort.cuh>
 
+#include "angular_loss.h"
 #include "angular_loss_parts.h"
 #include "cuda.h"
 
@@ -142,7 +141,8 @@ namespace {
 
 void sort_pairs(SortedParts& parts, const std::int64_t* triplets, std::int64_t n, std::int64_t n_triplets,
                 cudaStream_t stream) {
-  const int bits = std::max(1, static_cast<int>(std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1) - 1))));
+  const int bits =
+      std::max(1, static_cast<int>(std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1) - 1))));
   check(cub::DeviceRadixSort::SortPairs(parts.sort_memory, parts.sort_bytes, triplets, parts.row, parts.unsorted,
                                         parts.part, 3 * n_triplets, 0, bits, stream),
         "angular_loss: sort");

@@ -51,7 +51,8 @@ void launch(const char* name, cudaStream_t stream, Grid grid, void (*kernel)(Par
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
 }
 
-/// Starts a kernel whose threads may meet at grid_barrier(): no more blocks than run at once on the current device.
+/// Starts a kernel whose threads may meet at grid_barrier(): no more blocks than run at once on the current device, and
+/// one less per processor where it has room for several, so that small kernels of other streams do not keep it waiting.
 template <typename... Parameters, typename... Arguments>
 void launch_together(const char* name, cudaStream_t stream, Grid grid, void (*kernel)(Parameters...),
                      Arguments... arguments) {
@@ -59,11 +60,12 @@ void launch_together(const char* name, cudaStream_t stream, Grid grid, void (*ke
   check(cudaGetDevice(&device), name);
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), name);
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, grid.threads, 0), name);
+  const std::int64_t most = std::int64_t{processors} * std::max(blocks - 1, 1);
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeCooperative;
   together.val.cooperative = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(std::clamp<std::int64_t>(grid.blocks, 1, std::int64_t{blocks} * processors));
+  config.gridDim = static_cast<unsigned>(std::clamp<std::int64_t>(grid.blocks, 1, most));
   config.blockDim = static_cast<unsigned>(grid.threads);
   config.stream = stream;
   config.attrs = &together;

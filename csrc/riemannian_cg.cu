@@ -10,10 +10,10 @@ namespace {
 // from the same partial sums in the same order, so that all of them take the same way, and the host decides nothing.
 // How sums are split depends on sizes alone: results do not depend on the number of blocks.
 
-constexpr int kThreads = 512;
-constexpr int kRows = 4;              // a warp computes kRows x kWarp entries of a product
-constexpr int kMostPartials = 1024;   // parts of a sum
-constexpr int kQuantities = 4;        // sums that are found together
+constexpr int kThreads = 256;
+constexpr int kRows = 4;             // a warp computes kRows x kWarp entries of a product
+constexpr int kMostPartials = 1024;  // parts of a sum
+constexpr int kQuantities = 4;       // sums that are found together
 
 template <typename T>
 struct Work {
@@ -147,7 +147,7 @@ struct Objective {
         [&](std::int64_t u, std::int64_t j, T sum) { w.y[u * l + j] = sum; });
     grid_barrier();
     double total[1];
-    sums(total, n_triplets, n_triplets, [&](std::int64_t begin, std::int64_t end, double(&loss)[1]) {
+    sums(total, n_triplets, n_triplets, [&](std::int64_t begin, std::int64_t end, double (&loss)[1]) {
       for (std::int64_t t = begin; t < end; ++t) {
         const double m = Triplet<T>(w.y, l, w.slot + 3 * t).margin(l, four_t);
         if (lane_id() != 0) continue;
@@ -182,14 +182,17 @@ struct Objective {
         [&](std::int64_t i, std::int64_t j, T sum) { grad[i * l + j] = sum; });
   }
 
-  // ---- the manifold ---------------------------------------------------------------------------------------------------
+  // ---- the manifold
+  // ---------------------------------------------------------------------------------------------------
 
   /// `tangents` matrices U, of which there are one or two, become tangent at L: U - L sym(L'U). What is written is seen
   /// after the next barrier.
   __device__ void project(const T* L, int tangents, T* U0, T* U1) const {
     const std::int64_t columns = tangents * l;
     double* const symmetric = work.small;
-    const auto of = [&](std::int64_t i, std::int64_t j) -> T& { return (j < l ? U0 : U1)[i * l + (j < l ? j : j - l)]; };
+    const auto of = [&](std::int64_t i, std::int64_t j) -> T& {
+      return (j < l ? U0 : U1)[i * l + (j < l ? j : j - l)];
+    };
     // Entry (i, j) is half the sum of L'U at (i, j) and (j, i). Rows d .. 2 d - 1 of the factors are for the latter,
     // where the left one also depends on which U it is.
     const std::int64_t across = ceil_div(columns, kWarp);
@@ -213,8 +216,8 @@ struct Objective {
         [&](std::int64_t i, std::int64_t j, T sum) { of(i, j) -= sum; });
   }
 
-  /// to = the Q of Y = L + step D = QR, seen after a barrier that follows; false where Y'Y is not positive definite. All
-  /// threads must call it.
+  /// to = the Q of Y = L + step D = QR, seen after a barrier that follows; false where Y'Y is not positive definite.
+  /// All threads must call it.
   __device__ bool retract(const T* L, T step, const T* D, T* to) const {
     double* const gram = work.small;
     const auto moved = [&](std::int64_t i, std::int64_t j) { return L[i * l + j] + step * D[i * l + j]; };
@@ -231,7 +234,8 @@ struct Objective {
       fails |= !(pivot > 0 && pivot < kInfinity);
     }
     if (__ballot_sync(kAllLanes, fails) != 0) return false;  // the same in all warps
-    // Y'Y = R'R, where row p of R is row p of gram over the square root of its pivot. One warp solves q R = y for a row.
+    // Y'Y = R'R, where row p of R is row p of gram over the square root of its pivot. One warp solves q R = y for a
+    // row.
     for (std::int64_t i = warp_id(); i < d; i += warp_count()) {
       T* const row = to + i * l;
       for (std::int64_t j = lane_id(); j < l; j += kWarp) row[j] = moved(i, j);
@@ -286,8 +290,8 @@ __device__ void exchange(T*& u, T*& v) {
 
 /// See riemannian_cg.cpp, whose steps these are.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) minimise(Objective<T> objective, std::int64_t iterations, T* L,
-                                                     double* report) {
+__global__ void __launch_bounds__(kThreads, 2)
+    minimise(Objective<T> objective, std::int64_t iterations, T* L, double* report) {
   constexpr double sufficient_decrease = 0.5, contraction = 0.5, least_grad_norm = 1e-6, least_step = 1e-10;
   constexpr int most_halvings = 10;
   const Work<T>& work = objective.work;
@@ -301,8 +305,7 @@ __global__ void __launch_bounds__(kThreads) minimise(Objective<T> objective, std
   };
   const auto product_of = [](T u, T v) { return static_cast<double>(u) * v; };
 
-  if (blockIdx.x == 0)
-    number_rows(work.parts, 3 * objective.n_triplets, work.slot, work.used, work.first, work.n_used);
+  if (blockIdx.x == 0) number_rows(work.parts, 3 * objective.n_triplets, work.slot, work.used, work.first, work.n_used);
   grid_barrier();
   objective.drift(at, report + 4);
   double loss = objective.cost(at, sums), length = kInfinity, first_step = 0;
@@ -311,7 +314,7 @@ __global__ void __launch_bounds__(kThreads) minimise(Objective<T> objective, std
   objective.project(at, 1, grad, grad);
   grid_barrier();
   double square[1];
-  over_entries(square, [&](std::int64_t e, double(&sum)[1]) {
+  over_entries(square, [&](std::int64_t e, double (&sum)[1]) {
     direction[e] = -grad[e];
     sum[0] += product_of(grad[e], grad[e]);
   });
@@ -346,7 +349,7 @@ __global__ void __launch_bounds__(kThreads) minimise(Objective<T> objective, std
     objective.project(next, 2, next_grad, direction);
     grid_barrier();
     double products[4];
-    over_entries(products, [&](std::int64_t e, double(&sum)[4]) {
+    over_entries(products, [&](std::int64_t e, double (&sum)[4]) {
       sum[0] += product_of(next_grad[e], next_grad[e]);
       sum[1] += product_of(next_grad[e], grad[e]);
       sum[2] += product_of(next_grad[e], direction[e]);
@@ -355,7 +358,7 @@ __global__ void __launch_bounds__(kThreads) minimise(Objective<T> objective, std
     const double change = products[0] - products[1], along = products[2] - products[3];
     const T beta = static_cast<T>(along == 0 ? 1 : fmax(0.0, change / along));
     double moved[2];
-    over_entries(moved, [&](std::int64_t e, double(&sum)[2]) {
+    over_entries(moved, [&](std::int64_t e, double (&sum)[2]) {
       direction[e] = beta * direction[e] - next_grad[e];
       sum[0] += product_of(next_grad[e], direction[e]);
       sum[1] += product_of(direction[e], direction[e]);
@@ -397,7 +400,8 @@ void riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t l, c
   work.parts.sort(triplets, n, n_triplets, on);
   check(cudaMemsetAsync(report, 0, 5 * sizeof *report, on), "riemannian_cg");
   // No more blocks than have something to do, for each makes barriers longer.
-  const std::int64_t rows = std::min(n, 3 * n_triplets), tiles = ceil_div(std::max(rows, d), kRows) * ceil_div(l, kWarp);
+  const std::int64_t rows = std::min(n, 3 * n_triplets),
+                     tiles = ceil_div(std::max(rows, d), kRows) * ceil_div(l, kWarp);
   const Grid grid = warps_for(std::max({tiles, d, n_triplets, l * ceil_div(2 * l, kWarp)}), kThreads);
   launch_together("riemannian_cg", on, grid, minimise<T>,
                   Objective<T>{z, d, l, n_triplets, 4 * tan2_alpha, weight, work}, iterations, L, report);

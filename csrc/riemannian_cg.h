@@ -33,9 +33,9 @@ namespace cuda {
 template <typename T>
 std::int64_t riemannian_cg_workspace(std::int64_t n, std::int64_t d, std::int64_t l, std::int64_t n_triplets);
 
-/// The same from device memory, up to rounding, on `stream`: a sort of the triplets by row and one kernel, which decides
-/// everything on the device. L (d, l) is read and overwritten; `report`, five doubles on the device, receives the
-/// members of CgReport in order. The workspace is aligned to 256 bytes.
+/// The same from device memory, up to rounding, on `stream`: a sort of the triplets by row and one kernel, which
+/// decides everything on the device. L (d, l) is read and overwritten; `report`, five doubles on the device, receives
+/// the members of CgReport in order. The workspace is aligned to 256 bytes.
 template <typename T>
 void riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t l, const std::int64_t* triplets,
                    std::int64_t n_triplets, double tan2_alpha, const T* weight, std::int64_t iterations, T* L,

@@ -319,8 +319,8 @@ void minimise(std::int64_t n, std::int64_t d, std::int64_t l, std::int64_t count
   Indices triplets(3 * count);
   for (std::int64_t& index : triplets) index = below(n);
   const T* const weight = count % 2 ? weights.data() : nullptr;
-  const CgReport report = riemannian_cg(z.data(), n, d, l, triplets.data(), count, 0.7, weight, iterations,
-                                        right.data(), 1, silent);
+  const CgReport report =
+      riemannian_cg(z.data(), n, d, l, triplets.data(), count, 0.7, weight, iterations, right.data(), 1, silent);
   const std::vector<double> expected{report.loss, report.grad_norm, static_cast<double>(report.iterations),
                                      static_cast<double>(report.evaluations), report.drift};
   in_every_way([&] {

@@ -119,6 +119,7 @@ def calls():
         "mine_class_triplets": lambda: (sf.mine_class_triplets(posteriors, 1000),),
         "angular_loss": loss_and_gradients,
         "cayley_update": lambda: (sf.cayley_update(L, grad, 0.1),),
+        "riemannian_cg": lambda: (sf.riemannian_cg(L, x, triplets[:500]).L,),
     }
 
 
@@ -130,6 +131,7 @@ OPERATIONS = (
     "mine_class_triplets",
     "angular_loss",
     "cayley_update",
+    "riemannian_cg",
 )
 
 
@@ -241,6 +243,18 @@ def test_angular_loss(library, case, reduction, weighted):
     close(each, sf.angular_loss(z, triplets, L, 40.0, "none", weight), 10 * precision(z.dtype))
 
 
+@settings(max_examples=8)
+@given(losses(max_n=40, max_d=40, max_t=400, scales=(1.0, 1e-3)), st.booleans())
+def test_angular_loss_of_many_triplets(library, case, weighted):
+    """So many that the device sorts them."""
+    z, triplets, L = case
+    triplets = np.concatenate([triplets] * (1 + 1024 // max(len(triplets), 1)))
+    weight = np.linspace(0.5, 2, len(triplets)).astype(z.dtype) if weighted else None
+    case = (z, triplets, L, 45.0, "mean", weight)
+    for ours, cpus in zip(sf.angular_loss_and_grad(*on(library, case)), sf.angular_loss_and_grad(*case), strict=True):
+        close(ours, np.asarray(cpus), 10 * precision(z.dtype))
+
+
 @FEW
 @given(stiefel_points(), st.sampled_from((0.0, -0.3, 2.0)))
 def test_cayley_update(library, case, step):
@@ -248,16 +262,72 @@ def test_cayley_update(library, case, step):
     close(sf.cayley_update(*on(library, (L, grad, step))), sf.cayley_update(L, grad, step), 20 * precision(L.dtype))
 
 
+@FEW
+@given(stiefel_points(batched=False), st.sampled_from((30.0, 1e3)))
+def test_cayley_update_polishes_long_steps(library, case, step):
+    """They amplify rounding, but end on the manifold."""
+    L, grad = case
+    updated = arrays.to_numpy(sf.cayley_update(*on(library, (L, grad, step))))
+    np.testing.assert_allclose(updated.T @ updated, np.eye(L.shape[1]), atol=precision(L.dtype))
+    if L.dtype == np.float64:
+        np.testing.assert_allclose(updated, sf.cayley_update(L, grad, step), atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    ("d", "l"), [(128, 64), (1024, 128), (300, 260)]
-)  # the inverse of the last is not in shared memory
+@pytest.mark.parametrize(("d", "l"), [(128, 64), (1024, 128), (300, 260)])
+@pytest.mark.parametrize("step", [0.1, 10.0])  # the latter is polished
 @gpu
-def test_cayley_update_of_large_matrices(d, l, dtype):
+def test_cayley_update_of_large_matrices(d, l, dtype, step):
     L, grad = orthonormal(d, l, dtype=dtype), gaussian(d, l, dtype=dtype)
-    updated = sf.cayley_update(L, grad, 0.1)
-    close(updated, sf.cayley_update(L.cpu(), grad.cpu(), 0.1), 20 * precision(dtype))
+    updated = sf.cayley_update(L, grad, step)
+    close(updated, sf.cayley_update(L.cpu(), grad.cpu(), step), 20 * precision(dtype))
     assert (updated.mT @ updated - torch.eye(l, device=DEVICE)).abs().max() < precision(dtype)
+
+
+@gpu
+def test_cayley_update_does_not_drift():
+    L = orthonormal(128, 64)
+    for step in range(1000):
+        L = sf.cayley_update(L, gaussian(128, 64, seed=step % 7), 0.01)
+    assert (L.mT @ L - torch.eye(64, device=DEVICE)).abs().max() < 1e-5
+
+
+@FEW
+@given(losses(scales=(1.0, 1e-3)), st.sampled_from(("sum", "mean")), st.booleans())
+def test_riemannian_cg(library, case, reduction, weighted):
+    """In float64: rounding grows from step to step, and may decide whether a step is accepted."""
+    z, triplets, L = case[0].astype(np.float64), case[1], np.linalg.qr(case[2].astype(np.float64))[0]
+    weight = np.linspace(0.5, 2, len(triplets)) if weighted else None
+    case = (L, z, triplets, 40.0, 4, reduction, weight)
+    right, found = sf.riemannian_cg(*case), sf.riemannian_cg(*on(library, case))
+    assert (found.iterations, found.evaluations) == (right.iterations, right.evaluations)
+    close(found.L, right.L, 1e-8)
+    assert found.loss == pytest.approx(right.loss, rel=1e-9)
+    assert found.grad_norm == pytest.approx(right.grad_norm, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_riemannian_cg_descends(library, dtype):
+    rng = np.random.default_rng(0)
+    z, L = rng.standard_normal((60, 16)).astype(dtype), np.linalg.qr(rng.standard_normal((16, 6)))[0].astype(dtype)
+    triplets = rng.integers(0, 60, (100, 3))
+    none, few, many = (sf.riemannian_cg(*on(library, (L, z, triplets)), iterations=i) for i in (0, 5, 40))
+    assert none.loss > few.loss > many.loss and none.iterations == 0
+    reached = arrays.to_numpy(many.L)
+    assert many.loss == pytest.approx(sf.angular_loss(z, triplets, reached).item(), rel=10 * precision(dtype))
+    np.testing.assert_allclose(reached.T @ reached, np.eye(6), atol=precision(dtype))
+    np.testing.assert_array_equal(arrays.to_numpy(none.L), L)
+
+
+@gpu
+@pytest.mark.parametrize(("n", "d", "l", "count"), [(300, 128, 64, 100), (3000, 512, 128, 10_000)])
+def test_riemannian_cg_of_the_papers_sizes(n, d, l, count):
+    z = torch.nn.functional.normalize(gaussian(n, d, dtype=torch.float64))
+    L, triplets = orthonormal(d, l, dtype=torch.float64), torch.randint(n, (count, 3), device=DEVICE)
+    right = sf.riemannian_cg(L.cpu(), z.cpu(), triplets.cpu(), iterations=10)
+    found = sf.riemannian_cg(L, z, triplets, iterations=10)
+    assert (found.iterations, found.evaluations) == (right.iterations, right.evaluations)
+    close(found.L, right.L, 1e-6)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -553,6 +623,9 @@ REFUSED = {
     "triplets": lambda of: sf.angular_loss(of(X), of(np.array([[0, 1, 6]])), of(EYE)),
     "L": lambda of: sf.cayley_update(of(2 * EYE), of(EYE), 0.1),
     "grad": lambda of: sf.cayley_update(of(EYE), of(np.full((4, 2), np.nan)), 0.1),
+    "L of CG": lambda of: sf.riemannian_cg(of(2 * EYE), of(X), of(np.array([[0, 1, 2]]))),
+    "z of CG": lambda of: sf.riemannian_cg(of(EYE), of(np.where(X == 1, np.inf, X)), of(np.array([[0, 1, 2]]))),
+    "triplets of CG": lambda of: sf.riemannian_cg(of(EYE), of(X), of(np.array([[0, 1, 6]]))),
     "step": lambda of: sf.cayley_update(of(EYE), of(np.full((4, 2), 1e200)), 1e200),
 }
 

@@ -183,7 +183,8 @@ void launch(unsigned blocks, unsigned count, std::size_t shared_bytes, bool toge
 
 void block_barrier() { yield(State::at_barrier); }
 void grid_barrier() {
-  if (threads.size() != std::size_t{grid_size.x} * block_size.x) fail("blocks that do not run together wait for each other");
+  if (threads.size() != std::size_t{grid_size.x} * block_size.x)
+    fail("blocks that do not run together wait for each other");
   yield(State::at_grid_barrier);
 }
 
