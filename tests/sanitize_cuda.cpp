@@ -8,6 +8,8 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -375,9 +377,51 @@ void all() {
   minimise<T>(300, 40, 36, 150, 2);
 }
 
+/// A launch that fails throws, and the message says whose it was.
+template <typename F>
+void fails(const std::string& kernel, F f) {
+  cuda_on_cpu::refuses = true;
+  std::string message;
+  try {
+    f();
+  } catch (const std::runtime_error& error) {
+    message = error.what();
+  }
+  cuda_on_cpu::refuses = false;
+  if (message.starts_with("CUDA kernel " + kernel)) return;
+  std::printf("%s: a launch that failed was reported as \"%s\"\n", kernel.c_str(), message.c_str());
+  ++failures;
+}
+
+void failures_are_reported() {
+  std::vector<float> x(400, 0.5f), out(400);
+  Indices indices(400, 1), triplets(400);
+  const Indices ptr{0, 20};
+  std::vector<double> report(8);
+  Workspace workspace(1 << 20);
+  void* const memory = workspace.get();
+  fails("knn", [&] {
+    cuda::knn_graph(x.data(), 20, 4, 3, Metric::cosine, ptr.data(), 1, indices.data(), out.data(), memory, nullptr);
+  });
+  fails("mine_triplets", [&] {
+    cuda::mine_triplets<float>(indices.data(), nullptr, x.data(), 4, nullptr, 20, triplets.data(), nullptr);
+  });
+  fails("angular_loss", [&] {
+    cuda::angular_loss<float>(x.data(), 20, 4, indices.data(), 30, 0.7, nullptr, out.data(), out.data(), memory,
+                              nullptr);
+  });
+  fails("cayley_update",
+        [&] { cuda::cayley_update(x.data(), x.data(), 2, 8, 4, 0.1, out.data(), report.data(), memory, nullptr); });
+  fails("riemannian_cg", [&] {
+    cuda::riemannian_cg<float>(x.data(), 20, 4, 2, indices.data(), 0, 0.7, nullptr, 3, out.data(), report.data(),
+                               memory, nullptr);
+  });
+}
+
 }  // namespace
 
 int main() {
+  failures_are_reported();
   all<float>();
   all<double>();
   graph<float16>({0, 7, 100}, 20, 5);

@@ -451,7 +451,7 @@ def inputs_of(function, seed):
     return (
         gaussian(300, 32, seed=seed),
         orthonormal(32, 16, seed=seed),
-        torch.randint(300, (700, 3), generator=generator).to(DEVICE),
+        torch.randint(300, (1500, 3), generator=generator).to(DEVICE),  # so many that they are sorted
     )
 
 
@@ -519,7 +519,14 @@ def test_memory_of_angular_loss():
 @gpu
 def test_memory_of_cayley_update():
     L, grad = orthonormal(2048, 128), gaussian(2048, 128)
-    assert peak(lambda: sf.cayley_update(L, grad, 0.1)) < 4 * (2048 * 128 + 10 * 128 * 128) + MB
+    assert peak(lambda: sf.cayley_update(L, grad, 0.1)) < 4 * 2048 * 128 + 8 * 8 * 128 * 128 + MB
+
+
+@gpu
+def test_memory_of_riemannian_cg():
+    """Points that are in no triplet cost nothing."""
+    z, L, triplets = gaussian(200_000, 64), orthonormal(64, 32), torch.randint(200_000, (1000, 3), device=DEVICE)
+    assert peak(lambda: sf.riemannian_cg(L, z, triplets, iterations=2)) < 3000 * (2 * 4 * 32 + 100) + 2 * MB
 
 
 # --- libraries and devices --------------------------------------------------------------------------------------------

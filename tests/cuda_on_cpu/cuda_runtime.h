@@ -101,7 +101,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                std::type_identity_t<Parameters>... arguments) {
   const std::size_t bytes = config->dynamicSmemBytes;
   const auto address = reinterpret_cast<const void*>(kernel);
-  if (config->gridDim.x == 0 || bytes > std::max(cuda_on_cpu::kSharedByDefault, cuda_on_cpu::admitted_shared[address]))
+  if (cuda_on_cpu::refuses || config->gridDim.x == 0 ||
+      bytes > std::max(cuda_on_cpu::kSharedByDefault, cuda_on_cpu::admitted_shared[address]))
     return cudaErrorInvalidValue;
   const bool together = config->numAttrs > 0 && config->attrs->val.cooperative;
   cuda_on_cpu::launch(config->gridDim.x, config->blockDim.x, bytes, together, [&] { kernel(arguments...); });
