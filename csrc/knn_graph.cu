@@ -8,11 +8,15 @@
 namespace ssdml::cuda {
 namespace {
 
-// A block finds the neighbours of kRows points. It meets the points that these are compared with in tiles of kColumns:
-// each warp computes the distances of kMicroRows x kMicroColumns pairs at a time, whose coordinates reach its lanes
-// through the first-level cache; then each warp merges rows of the tile into the sorted lists that the result consists
-// of. The 32 lanes hold the 32 partial sums of sum_over() in knn_points.h, so distances agree with the CPU's to the
-// last bit. Squared differences of float32 are first estimated in float32: soon most pairs are too far for the lists.
+// Two kernels. Where estimates in float32 are good enough to rule most pairs out (search_by_estimates), a block
+// compares tiles of points as a matrix product does, and only the pairs that may be among the k nearest so far are
+// computed exactly. Elsewhere, for float64 and inner products, all are (search). Exact sums are taken by a warp whose
+// 32 lanes hold the 32 partial sums of sum_over() in knn_points.h, so distances agree with the CPU's to the last bit.
+//
+// What limits them, by counting instructions, not yet measured: search_by_estimates issues about 2.3 per pair and
+// coordinate, two of which are the subtraction and the fused multiplication, from both sides of each pair; points come
+// from the second-level cache once per 64 others. Using d(i, j) = d(j, i) would halve that, but for the lists of both
+// rows to be kept up to date. search is bound by float64 arithmetic and by conversions to it.
 constexpr int kMicroRows = 4, kMicroColumns = 8;
 constexpr int kRows = 16, kColumns = 64;
 constexpr int kWarps = 8;
@@ -24,7 +28,6 @@ static_assert(kMicroRows * kMicroColumns == kWarp, "each lane ends up with the d
 // A sum, with the term of one more coordinate.
 struct SquaredDifference {
   __device__ double operator()(double sum, double u, double v) const { return sum + (u - v) * (u - v); }
-  __device__ float operator()(float sum, float u, float v) const { return fma(u - v, u - v, sum); }
 };
 /// For differences whose squares would underflow.
 struct LiftedSquaredDifference {
@@ -38,29 +41,29 @@ struct Product {
 
 /// Sums part[q] over the lanes, for lane q. Each step halves the pairs that a lane is responsible for and adds the
 /// partner's partial sums of those it keeps. A template, so that `part` stays in registers.
-template <int half, typename S>
-__device__ void fold(S (&part)[kWarp]) {
+template <int half>
+__device__ void fold(double (&part)[kWarp]) {
   const bool upper = lane_id() & half;
 #pragma unroll
   for (int q = 0; q < half; ++q) {
-    const S kept = upper ? part[q + half] : part[q], given = upper ? part[q] : part[q + half];
+    const double kept = upper ? part[q + half] : part[q], given = upper ? part[q] : part[q + half];
     part[q] = kept + __shfl_xor_sync(kAllLanes, given, half);
   }
   if constexpr (half > 1) fold<half / 2>(part);
 }
 
-/// Lane q receives the sum over the d coordinates of row q / kMicroColumns and column q % kMicroColumns, in arithmetic
-/// of type S. All lanes of the warp must call it.
-template <typename S, typename C, typename F>
-__device__ S pair_sums(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns], std::int64_t d,
-                       F f) {
-  S part[kWarp] = {};
+/// Lane q receives the sum over the d coordinates of row q / kMicroColumns and column q % kMicroColumns. All lanes of
+/// the warp must call it.
+template <typename C, typename F>
+__device__ double pair_sums(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns],
+                            std::int64_t d, F f) {
+  double part[kWarp] = {};
   for (std::int64_t p = lane_id(); p < d; p += kWarp) {
-    S u[kMicroRows], v[kMicroColumns];
+    double u[kMicroRows], v[kMicroColumns];
 #pragma unroll
-    for (int m = 0; m < kMicroRows; ++m) u[m] = static_cast<S>(rows[m][p]);
+    for (int m = 0; m < kMicroRows; ++m) u[m] = static_cast<double>(rows[m][p]);
 #pragma unroll
-    for (int m = 0; m < kMicroColumns; ++m) v[m] = static_cast<S>(columns[m][p]);
+    for (int m = 0; m < kMicroColumns; ++m) v[m] = static_cast<double>(columns[m][p]);
 #pragma unroll
     for (int q = 0; q < kWarp; ++q) part[q] = f(part[q], u[q / kMicroColumns], v[q % kMicroColumns]);
   }
@@ -83,28 +86,14 @@ __device__ T distance_of(double sum, Metric metric) {
   return static_cast<T>(sum);
 }
 
-/// A number that the exact sum of squared differences is no less than, from one of d terms in float32: subtractions and
-/// fused multiplications round each term and partial sum by 2^-24 of itself, or by 2^-150 where that underflows.
-__device__ double least_sum(float sum, std::int64_t d) {
-  const double roundings = static_cast<double>(ceil_div(d, kWarp) + kWarp);
-  return static_cast<double>(sum) * (1 - roundings * 0x1p-24) - static_cast<double>(d) * 0x1p-149;
-}
-
-/// Lane q receives the distance of row q / kMicroColumns and column q % kMicroColumns, as pair_sums(); or infinity, if
-/// none of the warp's pairs is nearer than `farthest`, the farthest neighbour so far of the lane's row. Distances in
-/// float32 are computed exactly only if a first estimate does not settle that.
+/// Lane q receives the distance of row q / kMicroColumns and column q % kMicroColumns, as pair_sums().
 template <typename T, typename C, typename F>
 __device__ T pair_distance(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns], std::int64_t d,
-                           Metric metric, T farthest, F f) {
-  if constexpr (std::is_same_v<C, float> && std::is_same_v<F, SquaredDifference>) {
-    const double least = least_sum(pair_sums<float>(rows, columns, d, f), d), bound = static_cast<double>(farthest);
-    const bool may_enter = !(least > (metric == Metric::euclidean ? bound * bound : bound));
-    if (__ballot_sync(kAllLanes, may_enter) == 0) return static_cast<T>(kInfinity);
-  }
-  const double sum = pair_sums<double>(rows, columns, d, f);
+                           Metric metric, F f) {
+  const double sum = pair_sums(rows, columns, d, f);
   if constexpr (std::is_same_v<C, double> && std::is_same_v<F, SquaredDifference>) {
     if (metric == Metric::euclidean && __ballot_sync(kAllLanes, sum < kTinySquare) != 0) {
-      const double lifted = pair_sums<double>(rows, columns, d, LiftedSquaredDifference{});
+      const double lifted = pair_sums(rows, columns, d, LiftedSquaredDifference{});
       if (sum < kTinySquare) return static_cast<T>(sqrt(lifted) / kLift);
     }
   }
@@ -195,7 +184,7 @@ struct Nearest {
   }
 };
 
-// ---- search ---------------------------------------------------------------------------------------------------------
+// ---- exact search ---------------------------------------------------------------------------------------------------
 
 /// The segment that holds point i: the last one that begins at or before i.
 __device__ std::int64_t segment_of(std::int64_t i, const std::int64_t* ptr, std::int64_t segments) {
@@ -238,7 +227,6 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
       const C* row[kMicroRows];
 #pragma unroll
       for (int m = 0; m < kMicroRows; ++m) row[m] = rows + (row0 + min(first_row + m, here - 1)) * d;
-      const T farthest = distances[(row0 + min(first_row + lane / kMicroColumns, here - 1)) * k + k - 1];
       for (int g = warp / row_groups; g < column_groups; g += kWarps / row_groups) {
         const C* column[kMicroColumns];
 #pragma unroll
@@ -247,7 +235,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
           column[m] = columns + (j < last ? j : last - 1) * d;
         }
         tile[first_row + lane / kMicroColumns][g * kMicroColumns + lane % kMicroColumns] =
-            pair_distance(row, column, d, metric, farthest, f);
+            pair_distance<T>(row, column, d, metric, f);
       }
       __syncthreads();
       for (int r = warp; r < here; r += kWarps)
@@ -260,24 +248,155 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
   }
 }
 
+// ---- search by estimates --------------------------------------------------------------------------------------------
+
+constexpr int kTile = 64;                         // points on either side of a tile,
+constexpr int kSide = 4, kSides = kTile / kSide;  // of which a thread compares kSide with kSide,
+constexpr int kSlice = 16;                        // by so many coordinates at a time
+constexpr int kTileThreads = kSides * kSides, kTileWarps = kTileThreads / kWarp;
+constexpr int kWords = kTile / 32;
+
+/// What the estimate of a pair's sum of squared differences exceeds only if its distance is no less than `farthest`. An
+/// estimate of d terms in float32 rounds d + 2 times, by 2^-24 of itself, or by 2^-150 where that underflows. Points of
+/// the cosine metric are unit vectors in float64, which rounding to float32 moves by 2^-24. The limit is infinite where
+/// estimates may be.
+__device__ float limit_of(double farthest, Metric metric, std::int64_t d) {
+  const double rounding = static_cast<double>(d + 4) * 0x1p-24, underflow = static_cast<double>(d) * 0x1p-149;
+  if (rounding > 0.1) return static_cast<float>(kInfinity);
+  double sum = farthest;
+  if (metric == Metric::euclidean) sum = farthest * farthest;
+  if (metric == Metric::cosine) {
+    const double length = sqrt(2 * farthest) + 0x1p-22 + underflow;
+    sum = length * length;
+  }
+  const double limit = (sum + underflow) / (1 - rounding) * (1 + 2 * rounding);
+  return static_cast<float>(limit < 0x1p127 ? limit : kInfinity);
+}
+
+/// slice[p][i] = coordinate p0 + p of point first + i, or 0 beyond the last.
+template <typename C>
+__device__ void load_slice(float (&slice)[kSlice][kTile + kSide], const C* points, std::int64_t first, std::int64_t n,
+                           std::int64_t d, std::int64_t p0) {
+  for (int e = threadIdx.x; e < kTile * kSlice; e += kTileThreads) {
+    const int i = e / kSlice, p = e % kSlice;
+    const bool inside = first + i < n && p0 + p < d;
+    slice[p][i] = inside ? static_cast<float>(static_cast<double>(points[(first + i) * d + p0 + p])) : 0.0f;
+  }
+}
+
+/// The exact distance of two points, in all lanes of the warp, which must all call it.
+template <typename T, typename C>
+__device__ T exact_distance(const C* u, const C* v, std::int64_t d, Metric metric) {
+  double sum = 0;
+  for (std::int64_t p = lane_id(); p < d; p += kWarp)
+    sum = SquaredDifference{}(sum, static_cast<double>(u[p]), static_cast<double>(v[p]));
+  return distance_of<T>(sum_of_warp(sum), metric);
+}
+
+/// As search(), for sums of squared differences.
+template <typename C, typename T>
+__global__ void __launch_bounds__(kTileThreads, 3)
+    search_by_estimates(const C* rows, std::int64_t n_rows, const C* columns, std::int64_t n_columns, std::int64_t d,
+                        std::int64_t k, Metric metric, const std::int64_t* ptr, std::int64_t segments,
+                        std::int64_t* indices, T* distances) {
+  __shared__ __align__(16) float left[kSlice][kTile + kSide], right[kSlice][kTile + kSide];
+  __shared__ std::int64_t low[kTile], high[kTile];  // the columns of each row
+  __shared__ float limit[kTile];
+  __shared__ unsigned passing[kTile][kWords];  // a bit for each column of the tile that may be near
+  const int warp = threadIdx.x / kWarp, lane = lane_id(), own = threadIdx.x;
+  const int down = own / kSides * kSide, across = own % kSides * kSide;
+
+  for (std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kTile; row0 < n_rows;
+       row0 += static_cast<std::int64_t>(gridDim.x) * kTile) {
+    const int here = static_cast<int>(min(static_cast<long long>(kTile), static_cast<long long>(n_rows - row0)));
+    const auto nearest = [&](int r) { return Nearest<T>{k, indices + (row0 + r) * k, distances + (row0 + r) * k}; };
+    __syncthreads();  // the previous rows' columns are no longer needed
+    if (own < here) {
+      const std::int64_t s = ptr ? segment_of(row0 + own, ptr, segments) : 0;
+      low[own] = ptr ? ptr[s] : 0;
+      high[own] = ptr ? ptr[s + 1] : n_columns;
+    }
+    for (int r = warp; r < here; r += kTileWarps) nearest(r).clear();
+    __syncthreads();
+
+    const std::int64_t last = high[here - 1];
+    for (std::int64_t column0 = low[0]; column0 < last; column0 += kTile) {
+      if (own < kTile) {
+        const T farthest = own < here ? distances[(row0 + own) * k + k - 1] : T(0);
+        limit[own] = limit_of(static_cast<double>(farthest), metric, d);
+        for (int w = 0; w < kWords; ++w) passing[own][w] = 0;
+      }
+      float sum[kSide][kSide] = {};
+      for (std::int64_t p0 = 0; p0 < d; p0 += kSlice) {
+        load_slice(left, rows, row0, n_rows, d, p0);
+        load_slice(right, columns, column0, last, d, p0);
+        __syncthreads();
+#pragma unroll
+        for (int p = 0; p < kSlice; ++p) {
+          float u[kSide], v[kSide];
+#pragma unroll
+          for (int m = 0; m < kSide; ++m) u[m] = left[p][down + m];
+#pragma unroll
+          for (int m = 0; m < kSide; ++m) v[m] = right[p][across + m];
+#pragma unroll
+          for (int q = 0; q < kSide * kSide; ++q) {
+            const float difference = u[q / kSide] - v[q % kSide];
+            sum[q / kSide][q % kSide] = fma(difference, difference, sum[q / kSide][q % kSide]);
+          }
+        }
+        __syncthreads();
+      }
+#pragma unroll
+      for (int m = 0; m < kSide; ++m) {
+        const int r = down + m;
+        unsigned bits = 0;
+#pragma unroll
+        for (int c = 0; c < kSide; ++c) {
+          const std::int64_t j = column0 + across + c;
+          const bool is_candidate = r < here && low[r] <= j && j < high[r] && !(ptr && j == row0 + r);
+          bits |= static_cast<unsigned>(is_candidate && !(sum[m][c] > limit[r])) << c;  // NaN passes: see unit_rows
+        }
+        if (bits != 0) atomicOr(&passing[r][across / 32], bits << across % 32);
+      }
+      __syncthreads();
+      for (int r = warp; r < here; r += kTileWarps)
+        for (int w = 0; w < kWords; ++w)
+          for (unsigned left_over = passing[r][w]; left_over != 0; left_over &= left_over - 1) {
+            const std::int64_t j = column0 + w * 32 + __ffs(static_cast<int>(left_over)) - 1;
+            const T distance = exact_distance<T>(rows + (row0 + r) * d, columns + j * d, d, metric);
+            if (nearest(r).admits(distance, j)) nearest(r).insert(distance, j);  // the same in all lanes
+          }
+      __syncthreads();
+    }
+  }
+}
+
 // ---- host -----------------------------------------------------------------------------------------------------------
 
 template <typename X>
 void find(const X* rows, std::int64_t n_rows, const X* columns, std::int64_t n_columns, std::int64_t d, std::int64_t k,
           Metric metric, const std::int64_t* ptr, std::int64_t segments, std::int64_t* indices, Distance<X>* distances,
           void* workspace, cudaStream_t stream) {
-  const auto run = [&]<typename C, typename F>(const C* from, const C* to, F f) {
-    launch("knn: search", stream, Grid{ceil_div(n_rows, kRows), kWarps * kWarp}, search<C, Distance<X>, F>, from,
-           n_rows, to, n_columns, d, k, metric, ptr, segments, indices, distances, f);
+  const auto exactly = [&]<typename F>(F f) {
+    launch("knn: search", stream, Grid{ceil_div(n_rows, kRows), kWarps * kWarp}, search<X, Distance<X>, F>, rows,
+           n_rows, columns, n_columns, d, k, metric, ptr, segments, indices, distances, f);
   };
-  if (metric == Metric::inner_product) return run(rows, columns, Product{});
-  if (metric != Metric::cosine) return run(rows, columns, SquaredDifference{});
+  const auto by_estimates = [&]<typename C>(const C* from, const C* to) {
+    launch("knn: search_by_estimates", stream, Grid{ceil_div(n_rows, kTile), kTileThreads},
+           search_by_estimates<C, Distance<X>>, from, n_rows, to, n_columns, d, k, metric, ptr, segments, indices,
+           distances);
+  };
+  if (metric == Metric::inner_product) return exactly(Product{});
+  if (metric != Metric::cosine) {
+    if constexpr (std::is_same_v<X, double>) return exactly(SquaredDifference{});
+    return by_estimates(rows, columns);
+  }
   const bool same = rows == columns;
   double* const unit_columns = Workspace(workspace).take<double>(((same ? 0 : n_rows) + n_columns) * d);
   double* const unit = same ? unit_columns : unit_columns + n_columns * d;
   launch("knn: unit_rows", stream, warps_for(n_columns), unit_rows<X>, columns, n_columns, d, unit_columns);
   if (!same) launch("knn: unit_rows", stream, warps_for(n_rows), unit_rows<X>, rows, n_rows, d, unit);
-  run(static_cast<const double*>(unit), static_cast<const double*>(unit_columns), SquaredDifference{});
+  by_estimates(static_cast<const double*>(unit), static_cast<const double*>(unit_columns));
 }
 
 }  // namespace

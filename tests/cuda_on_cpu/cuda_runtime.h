@@ -67,6 +67,12 @@ T atomicMax(T* address, T value) {
   return old;
 }
 template <typename T>
+T atomicOr(T* address, T value) {
+  const T old = *address;
+  *address |= value;
+  return old;
+}
+template <typename T>
 T atomicMin(T* address, T value) {
   const T old = *address;
   *address = std::min(old, value);
