@@ -263,6 +263,7 @@ constexpr int kWords = kTile / 32;
 __device__ float limit_of(double farthest, Metric metric, std::int64_t d) {
   const double rounding = static_cast<double>(d + 4) * 0x1p-24, underflow = static_cast<double>(d) * 0x1p-149;
   if (rounding > 0.1) return static_cast<float>(kInfinity);
+  if (farthest == 0) return -1;  // nothing is nearer, and columns that come later lose ties
   double sum = farthest;
   if (metric == Metric::euclidean) sum = farthest * farthest;
   if (metric == Metric::cosine) {
