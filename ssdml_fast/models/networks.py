@@ -28,11 +28,14 @@ class Choice:
         Learns from uint8 training images how the network takes them; floats are taken as they are.
     settings : dict
         Of :class:`~ssdml_fast.train.Config`, in place of the defaults.
+    paper : dict
+        What the paper sets for such examples beside :data:`ssdml_fast.train.recipes.PAPER`.
     """
 
     network: Callable[[], nn.Module]
     preparation: Callable[[Tensor], nn.Module] = MeanImage
     settings: dict[str, Any] = field(default_factory=dict)
+    paper: dict[str, Any] = field(default_factory=dict)
 
 
 class Normalize(nn.Module):
@@ -43,11 +46,17 @@ class Normalize(nn.Module):
         return F.normalize(features)
 
 
-_PARTITION = {"partition_size": 9000, "neighbors": 10}
+_PARTITION = {"partition_size": 9000, "neighbors": 10, "gamma": 0.99}
+_LARGE = _PARTITION | {"rounds": 1, "batch_size": 250, "patience": 100}
 _BY_SHAPE = {
     (1, 8, 8): Choice(DigitsNet),
-    (1, 28, 28): Choice(MnistNet, settings=_PARTITION),
-    (3, 32, 32): Choice(Cifar10Net, Whitening, _PARTITION | {"metric_dim": 32}),
+    (1, 28, 28): Choice(MnistNet, settings=_LARGE | {"warmup": 750, "augment": "affine"}),
+    (3, 32, 32): Choice(
+        Cifar10Net,
+        Whitening,
+        _LARGE | {"metric_dim": 32, "warmup": 1000, "warmup_rate": 2e-3, "augment": "flip", "weight_decay": 0.05},
+        {"metric_dim": 32, "warmup": 300},
+    ),
 }
 
 
@@ -74,7 +83,8 @@ def choose(shape: tuple[int, ...]) -> Choice:
     ('MnistNet', 50)
     """
     if len(shape) == 1:
-        return Choice(Normalize, settings=_PARTITION | {"metric_dim": min(64, (shape[0] + 1) // 2)})
+        dim = {"metric_dim": min(64, (shape[0] + 1) // 2)}
+        return Choice(Normalize, settings=_PARTITION | dim, paper=dim)
     if shape not in _BY_SHAPE:
         known = ", ".join("x".join(map(str, known)) for known in _BY_SHAPE)
         raise DataError(

@@ -8,6 +8,10 @@ from typing import Any
 from .. import _arrays as arrays
 
 MINING = ("class", "neighborhood")
+AUGMENT = ("none", "affine", "flip")
+METRIC_UPDATE = ("cayley", "conjugate", "unconstrained")
+OPTIMIZER = ("adam", "sgd")
+SCHEDULE = ("constant", "cosine")
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -32,21 +36,48 @@ class Config:
     seed: int = _setting(0, "Decides every random choice.")
     mining: str = _setting(
         "class",
-        "'class': triplets drawn from the propagated classes, and neighbourhood triplets corrected by them; "
+        "'class': triplets drawn by propagated class within mini-batches of confidently classed examples; "
         "'neighborhood': the paper's triplets, from each neighbourhood alone, which can collapse.",
     )
-    rounds: int = _setting(7, "Passes over the unlabelled examples.")
+    warmup: int = _setting(
+        0, "Mini-batches of labelled examples alone to begin with, before the first graph, by softmax."
+    )
+    warmup_rate: float = _setting(1e-3, "Step on the network at the start of the warm-up; follows the schedule.")
+    rounds: int = _setting(8, "Passes over the unlabelled examples.")
     partition_size: int = _setting(500, "Unlabelled examples per partition; all labelled ones join each partition.")
-    epochs: int = _setting(2, "Passes over the triplets of a partition.")
+    epochs: int = _setting(2, "Passes over a partition: its triplets, or its confidently classed examples.")
+    max_epochs: int = _setting(0, "Most epochs in all, the warm-up's left out; 0: no limit.")
     patience: int = _setting(8, "Stop after this many epochs without a better validation score.")
-    batch_size: int = _setting(100, "Triplets per mini-batch.")
+    batch_size: int = _setting(100, "Per mini-batch: triplets, or with mining 'class' the examples to draw them among.")
     neighbors: int = _setting(4, "Neighbours of each example in the graph (k), at least 2.")
     gamma: float = _setting(0.9, "Share of the affinity that propagates at each step of the walk, in (0, 1).")
     alpha: float = _setting(40.0, "Angle of the loss in degrees, in (0, 90).")
-    confident: float = _setting(0.7, "Share of examples, the most confidently classed, to draw triplets among; (0, 1].")
-    triplets_per_example: int = _setting(3, "Triplets drawn from the propagated classes, per example of a partition.")
-    learning_rate: float = _setting(1e-3, "Adam's step on the network, in (0, 1000).")
-    metric_step: float = _setting(1.0, "Step of the Cayley update of L, in (0, 1000).")
+    confident: float = _setting(
+        0.7, "Share of each propagated class, the most confident, to train on in the first partition; (0, 1]."
+    )
+    confident_last: float = _setting(0.95, "The same in the last partition; the share changes evenly; (0, 1].")
+    triplets_per_example: int = _setting(10, "Triplets drawn per example of a mini-batch, with mining 'class'.")
+    hard_negatives: int = _setting(
+        10, "Draw each negative among this many that are nearest to its anchor; 0: among all of the mini-batch."
+    )
+    augment: str = _setting(
+        "none",
+        "Random changes to each image of a mini-batch; 'affine': small rotations, scalings and shifts; 'flip': shifts "
+        "and mirroring.",
+    )
+    optimizer: str = _setting("adam", "What moves the network: 'adam', or 'sgd' with momentum 0.9.")
+    learning_rate: float = _setting(1e-3, "Its step, in (0, 1000), for the mean loss of a mini-batch.")
+    weight_decay: float = _setting(0.0, "Share of the weights, times the step, that each step takes off; [0, 1000).")
+    schedule: str = _setting("cosine", "Of the steps on the network: 'constant', or 'cosine' down to none at the end.")
+    average: float = _setting(
+        0.99, "Decay of the running mean of the weights that embeds for graphs and is kept; [0, 1), 0: no mean."
+    )
+    metric_update: str = _setting(
+        "cayley",
+        "What moves L: 'cayley' steps; 'conjugate': ten iterations of Riemannian conjugate gradients per mini-batch, "
+        "the paper's; 'unconstrained': gradient steps that do not keep L orthogonal.",
+    )
+    metric_step: float = _setting(0.1, "Step on L, in (0, 1000).")
     metric_dim: int = _setting(64, "Columns of L: the dimension of the embedding.")
 
     def __post_init__(self) -> None:
@@ -54,10 +85,16 @@ class Config:
             self._set(name, arrays.as_int(getattr(self, name), name, low))
         for name, (low, high) in _BETWEEN.items():
             self._set(name, arrays.as_float(getattr(self, name), name, low, high))
-        self._set("confident", arrays.as_float(self.confident, "confident"))
-        if not 0 < self.confident <= 1:
-            raise ValueError(f"confident must be greater than 0 and at most 1, found {self.confident}")
-        arrays.as_choice(self.mining, "mining", MINING)
+        for name in ("confident", "confident_last"):
+            self._set(name, arrays.as_float(getattr(self, name), name))
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be greater than 0 and at most 1, found {getattr(self, name)}")
+        for name, limit in (("average", 1), ("weight_decay", 1000)):
+            self._set(name, arrays.as_float(getattr(self, name), name))
+            if not 0 <= getattr(self, name) < limit:
+                raise ValueError(f"{name} must be at least 0 and less than {limit}, found {getattr(self, name)}")
+        for name, choices in _CHOICES.items():
+            arrays.as_choice(getattr(self, name), name, choices)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -65,18 +102,29 @@ class Config:
 
 _LEAST = {
     "seed": 0,
+    "warmup": 0,
     "rounds": 1,
     "partition_size": 1,
     "epochs": 1,
+    "max_epochs": 0,
     "patience": 1,
     "batch_size": 1,
     "neighbors": 2,
     "triplets_per_example": 1,
+    "hard_negatives": 0,
     "metric_dim": 1,
 }
 _BETWEEN = {
     "gamma": (0, 1),
     "alpha": (0, 90),
+    "warmup_rate": (0, 1000),
     "learning_rate": (0, 1000),
     "metric_step": (0, 1000),
+}
+_CHOICES = {
+    "mining": MINING,
+    "augment": AUGMENT,
+    "optimizer": OPTIMIZER,
+    "schedule": SCHEDULE,
+    "metric_update": METRIC_UPDATE,
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,13 +16,24 @@ from torch import Tensor, nn
 import ssdml_fast as sf
 
 from .. import _arrays as arrays
+from ..data.augment import random_affine, shift_and_flip
 from ..evaluate import score_embedding
 from ..models.metric import MetricModel, untrained
 from .config import Config
 from .mining import mine
 from .partition import count, partitions
 from .run import RunError, RunFolder
+from .warmup import CosineSoftmax, warmup_batches
 
+WARMUP_EPOCH = 250  # mini-batches of the warm-up between two validations
+WARMUP = 2**31  # in place of the round, in the seeds of the warm-up
+CG_ITERATIONS = 10  # per mini-batch, as in the paper
+MOMENTUM = 0.9  # of SGD
+AUGMENTATION: dict[str, Callable[[Tensor], Tensor]] = {  # by a little for the side of the images
+    "none": lambda images: images,
+    "affine": lambda images: random_affine(images, shift=images.shape[-1] / 14),
+    "flip": lambda images: shift_and_flip(images, pad=images.shape[-1] // 8),
+}
 COLLAPSE_DROP = 0.1  # below the best validation score so far; on digits, good trainings vary by 0.03 between epochs
 
 
@@ -80,10 +92,9 @@ def fit(
     resume : bool
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
     on_epoch : callable, optional
-        Called with the record of each epoch: ``epoch`` (of ``epochs`` planned), ``round``, ``partition``, ``loss``
-        (mean over mini-batches), ``triplets``, ``from_neighborhoods`` (how many of them), ``val_nmi``,
-        ``val_recall@1`` (both in [0, 1]), ``score`` (their mean), ``orthogonality_error`` (largest entry of
-        |LᵀL - I|), ``seconds``.
+        Called with the record of each epoch: ``epoch`` (of ``epochs`` planned), ``round`` (0: the warm-up),
+        ``partition``, ``loss`` (mean over mini-batches), ``triplets``, ``val_nmi``, ``val_recall@1`` (both in [0, 1]),
+        ``score`` (their mean), ``orthogonality_error`` (largest entry of |LᵀL - I|), ``seconds``.
 
     Returns
     -------
@@ -99,11 +110,12 @@ def fit(
 
     Notes
     -----
-    On each partition: embed, :func:`ssdml_fast.knn_graph`, :func:`ssdml_fast.propagate_affinity`, choose triplets
-    (see :mod:`ssdml_fast.train.mining`), then per mini-batch one step of :class:`ssdml_fast.optim.CayleySGD` on L
-    along the gradient of the mean :func:`ssdml_fast.angular_loss`, and with that L one Adam step on the network.
-    Random choices depend only on the seed and the position in the training, and the caller's global generators are
-    left as they were.
+    First, if `warmup` is set, the labelled examples alone are classed by a softmax on the embedding, which is then
+    dropped. Then on each partition: embed, :func:`ssdml_fast.knn_graph`, propagate, choose what to train on (see
+    :mod:`ssdml_fast.train.mining`), and per mini-batch update L along the gradient of the mean
+    :func:`ssdml_fast.angular_loss`, and with that L take one step on the network. With `average`, graphs, validation
+    and the result use a running mean of the network's weights. Random choices depend only on the seed and the position
+    in the training, and the caller's global generators are left as they were.
 
     Source: Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, Algorithm 1.
 
@@ -151,12 +163,28 @@ class _Training:
         self.val_images, self.val_labels = val_images, val_labels
         self.config = config
         self.model = untrained(network, images, config.metric_dim, config.seed)
+        self.average = copy.deepcopy(self.model) if config.average else self.model  # embeds, is validated and kept
+        known = np.unique(labels[labels >= 0])
+        self.classes = torch.from_numpy(np.searchsorted(known, labels))  # 0 … C - 1 where labelled
+        self.softmax = CosineSoftmax(config.metric_dim, len(known), config.seed)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, config.learning_rate) if trained else None
-        self.metric_optimizer = sf.optim.CayleySGD(self.model.metric.parameters(), config.metric_step)  # has no state
+        parameters = [*trained, *self.softmax.parameters()]
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(parameters, weight_decay=config.weight_decay)
+            if config.optimizer == "adam"
+            else torch.optim.SGD(parameters, momentum=MOMENTUM, weight_decay=config.weight_decay)
+        )
+        orthogonal = config.metric_update != "unconstrained"
+        self.metric_optimizer = sf.optim.CayleySGD(  # has no state
+            self.model.metric.parameters(), config.metric_step, stiefel=orthogonal
+        )
         self.per_round = count(labels, config.partition_size)
-        self.epochs = config.rounds * self.per_round * config.epochs
-        self.partitions_done = 0
+        self.partitions = config.rounds * self.per_round
+        self.warmups = -(-config.warmup // WARMUP_EPOCH)
+        planned = self.partitions * config.epochs
+        self.epochs = self.warmups + min(planned, config.max_epochs or planned)
+        self.done = 0  # parts of the warm-up and then partitions
+        self.steps = 0  # on the network
         self.history: list[dict[str, Any]] = []
         self.best_model: dict[str, Tensor] = {}
         self.stopped: str | None = None
@@ -166,72 +194,149 @@ class _Training:
         return max(self.history, key=lambda record: record["score"])  # the earliest, of equals
 
     def to_the_end(self, run: RunFolder | None, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
-        """Train on one partition after another, saving in between, until there is a reason to stop."""
+        """Warm up, then train on one partition after another, saving in between, until there is a reason to stop."""
         if run:
             self.save(run)
         while self.stopped is None:
-            self.one_partition(on_epoch)
-            self.partitions_done += 1
-            if self.stopped is None and self.partitions_done == self.config.rounds * self.per_round:
-                self.stopped = "finished"
+            if self.done < self.warmups:
+                self.warm_up(on_epoch)
+            else:
+                self.one_partition(on_epoch)
+            self.done += 1
             if run:
                 self.save(run)
 
+    def warm_up(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
+        """Train on the labelled examples alone, for WARMUP_EPOCH mini-batches or what is left of the warm-up."""
+        began = time.perf_counter()
+        config, first = self.config, self.done * WARMUP_EPOCH
+        rng = self.seeded(WARMUP, self.done)
+        batches = warmup_batches(self.labels, config.batch_size, min(WARMUP_EPOCH, config.warmup - first), rng)
+        losses = (
+            self.warmup_step(rows, config.warmup_rate * self.decay((first + i) / config.warmup))
+            for i, rows in enumerate(batches)
+        )
+        self.epoch_done(losses, began, on_epoch, round=0, partition=0, triplets=0)
+
     def one_partition(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
         """Build the graph of the next partition, mine it, and train on its triplets."""
-        config = self.config
-        round_, part = divmod(self.partitions_done, self.per_round)
+        config, done = self.config, self.done - self.warmups
+        round_, part = divmod(done, self.per_round)
         members = partitions(self.labels, config.partition_size, np.random.default_rng([config.seed, round_]))[part]
-        rng = np.random.default_rng([config.seed, round_, part])  # seeded by position: nothing to save for resuming
-        torch.default_generator.manual_seed(int(rng.integers(2**63)))  # for networks that draw, as dropout does
+        rng = self.seeded(round_, part)
+        share = config.confident + (config.confident_last - config.confident) * done / max(self.partitions - 1, 1)
 
         images = self.images[torch.from_numpy(members)]
-        triplets, from_neighborhoods = mine(self.model.features(images), self.labels[members], config, rng)
-        if len(triplets) == 0:
-            raise ValueError(f"no triplet can be drawn from partition {part + 1} of round {round_ + 1}")
-        for _ in range(config.epochs):
+        mined = mine(self.average.features(images), self.labels[members], config, share)
+        for epoch in range(config.epochs):
             began = time.perf_counter()
-            loss = self.one_epoch(images, torch.from_numpy(rng.permutation(triplets)))
-            if not math.isfinite(loss):
-                self.stopped = "diverged"
-                return
-            self.validate(
-                epoch=len(self.history),
-                round=round_ + 1,
-                partition=part + 1,
-                loss=loss,
-                triplets=len(triplets),
-                from_neighborhoods=from_neighborhoods,
-                seconds=round(time.perf_counter() - began, 3),
+            through = done * config.epochs + epoch  # epochs
+            losses = (
+                self.triplet_step(images[rows], draw, self.rate(through + i / mined.n_batches))
+                for i, (rows, draw) in enumerate(mined.batches(rng))
             )
-            if on_epoch:
-                on_epoch(self.history[-1])
+            self.epoch_done(losses, began, on_epoch, round=round_ + 1, partition=part + 1, triplets=mined.n_triplets)
             if self.stopped:
                 return
 
-    def one_epoch(self, images: Tensor, triplets: Tensor) -> float:
-        """Go once through the triplets in mini-batches; return the mean loss, NaN once an embedding is not finite."""
-        model, L, alpha = self.model, self.model.metric.L, self.config.alpha
-        model.network.train()
-        losses = []
-        for batch in triplets.split(self.config.batch_size):
-            examples, batch = torch.unique(batch, return_inverse=True)  # each image is embedded once
-            z = model.network(images[examples])
-            if not torch.isfinite(z).all():
-                return math.nan
-            loss, _, L.grad = sf.angular_loss_and_grad(z.detach(), batch, L, alpha, reduction="mean")
+    def seeded(self, *position: int) -> np.random.Generator:
+        """Seed by the position in the training, so that resuming needs no saved state; torch's generator too."""
+        rng = np.random.default_rng([self.config.seed, *position])
+        torch.default_generator.manual_seed(int(rng.integers(2**63)))  # augmentation, and networks that draw: dropout
+        return rng
+
+    def rate(self, through: float) -> float:
+        """Step on the network after that many epochs on partitions."""
+        return self.config.learning_rate * self.decay(through / (self.epochs - self.warmups))
+
+    def decay(self, through: float) -> float:
+        """Factor of the step at a share of the way."""
+        return (1 + math.cos(math.pi * through)) / 2 if self.config.schedule == "cosine" else 1.0
+
+    def epoch_done(
+        self,
+        losses: Iterator[float | None],
+        began: float,
+        on_epoch: Callable[[dict[str, Any]], None] | None,
+        **record: Any,
+    ) -> None:
+        """Take the steps whose `losses` these are, validate, and tell."""
+        loss = _mean(losses)
+        if loss is None:
+            raise ValueError(f"no triplet can be drawn from partition {record['partition']} of round {record['round']}")
+        if not math.isfinite(loss):
+            self.stopped = "diverged"
+            return
+        self.validate(epoch=len(self.history), loss=loss, seconds=round(time.perf_counter() - began, 3), **record)
+        if on_epoch:
+            on_epoch(self.history[-1])
+
+    def warmup_step(self, rows: Tensor, rate: float) -> float:
+        """Move the network and L so that a softmax tells the labelled examples' classes; return its loss."""
+        z, L = self.embedded(self.images[rows]), self.model.metric.L
+        loss = self.softmax(z @ L, self.classes[rows])
+        L.grad = None
+        self.move_network(loss, rate)
+        self.metric_optimizer.step()
+        self.update_average()
+        return loss.item()
+
+    def triplet_step(self, images: Tensor, draw: Callable[[Tensor], Tensor], rate: float) -> float | None:
+        """Move L, and with that L the network, along the loss of a mini-batch.
+
+        Returns the loss: NaN once an embedding is not finite, None if no triplet can be drawn.
+        """
+        z, L, alpha = self.embedded(images), self.model.metric.L, self.config.alpha
+        if not torch.isfinite(z).all():
+            return math.nan
+        fixed = z.detach()
+        triplets = draw(fixed)
+        if len(triplets) == 0:
+            return None
+        if self.config.metric_update == "conjugate":
+            moved = sf.riemannian_cg(L, fixed, triplets, alpha, CG_ITERATIONS, reduction="mean")
+            with torch.no_grad():
+                L.copy_(moved.L)
+        else:
+            _, _, L.grad = sf.angular_loss_and_grad(fixed, triplets, L, alpha, reduction="mean")
             self.metric_optimizer.step()
-            if self.optimizer:
-                loss = sf.angular_loss(z, batch, L.detach(), alpha, reduction="mean")
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-            losses.append(loss.item())
-        return math.fsum(losses) / len(losses)
+        loss = sf.angular_loss(z, triplets, L.detach(), alpha, reduction="mean")
+        self.move_network(loss, rate)
+        self.update_average()
+        return loss.item()
+
+    def embedded(self, images: Tensor) -> Tensor:
+        """Augment and embed a mini-batch, to learn from."""
+        self.model.network.train()
+        return self.model.network(AUGMENTATION[self.config.augment](images))
+
+    def move_network(self, loss: Tensor, rate: float) -> None:
+        """Take one step on whatever of the network and the softmax `loss` depends on."""
+        if not loss.requires_grad:
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.steps += 1
+
+    def update_average(self) -> None:
+        """Move the running mean towards the weights: fast at first, as it began with untrained ones."""
+        if self.average is self.model:
+            return
+        decay = min(self.config.average, self.steps / (self.steps + 9))
+        now, mean = self.model.network.state_dict(), self.average.network.state_dict()
+        for name, tensor in mean.items():
+            if tensor.is_floating_point():
+                tensor.lerp_(now[name], 1 - decay)
+            else:
+                tensor.copy_(now[name])  # counters
+        self.average.metric.load_state_dict(self.model.metric.state_dict())  # a mean would not be orthogonal
 
     def validate(self, **record: Any) -> None:
         """Score the model, keep it if it is the best so far, and see whether to stop."""
-        embedding = self.model.embed(self.val_images)
+        embedding = self.average.embed(self.val_images)
         if not np.isfinite(embedding).all():
             self.stopped = "diverged"
             return
@@ -241,26 +346,31 @@ class _Training:
             record
             | {"epochs": self.epochs, "score": score}
             | {f"val_{name}": value for name, value in figures.items()}
-            | {"orthogonality_error": self.model.metric.orthogonality_error()}
+            | {"orthogonality_error": self.average.metric.orthogonality_error()}
         )
         best = self.best
         if best is self.history[-1]:
-            self.best_model = _copy(self.model.state_dict())
+            self.best_model = _copy(self.average.state_dict())
         elif score < best["score"] - COLLAPSE_DROP:
             self.stopped = "collapsed"
         elif record["epoch"] - best["epoch"] >= self.config.patience:
             self.stopped = "patience"
+        if record["epoch"] == self.epochs and self.stopped is None:
+            self.stopped = "finished"
 
     def save(self, run: RunFolder) -> None:
         run.write_progress(
             {
                 "config": asdict(self.config),
-                "partitions_done": self.partitions_done,
+                "done": self.done,
+                "steps": self.steps,
                 "history": self.history,
                 "stopped": self.stopped,
                 "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
                 "best_model": self.best_model,
-                "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+                "softmax": self.softmax.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
             }
         )
 
@@ -270,9 +380,11 @@ class _Training:
             if checkpoint["config"] != asdict(self.config):
                 raise ValueError("it was trained with other settings")
             self.model.load_state_dict(checkpoint["model"])
-            if self.optimizer:
-                self.optimizer.load_state_dict(checkpoint["optimizer"])
-            self.partitions_done = checkpoint["partitions_done"]
+            self.average.load_state_dict(checkpoint["average"])
+            self.softmax.load_state_dict(checkpoint["softmax"])
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.done = checkpoint["done"]
+            self.steps = checkpoint["steps"]
             self.history = checkpoint["history"]
             self.best_model = checkpoint["best_model"]
             self.stopped = checkpoint["stopped"]
@@ -283,6 +395,18 @@ class _Training:
         self.model.load_state_dict(self.best_model)
         self.model.eval()
         return Fitted(self.model, self.history, self.best, self.stopped or "finished")
+
+
+def _mean(losses: Iterator[float | None]) -> float | None:
+    """Mean of those there are, None without any; the first that is not finite ends it."""
+    kept = []
+    for loss in losses:
+        if loss is None:
+            continue
+        if not math.isfinite(loss):
+            return loss
+        kept.append(loss)
+    return math.fsum(kept) / len(kept) if kept else None
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -305,6 +429,11 @@ def _check(
     if n_classes < 2:
         raise ValueError(f"labels must hold at least two classes besides -1, found {n_classes}")
     n_labelled = int((labels >= 0).sum())
+    if config.augment != "none" and images.ndim != 4:
+        raise ValueError(
+            f"augment must be 'none' for examples that are no images, found {config.augment!r} for examples of shape "
+            f"{images.shape[1:]}"
+        )
     smallest = n_labelled + (len(labels) - n_labelled) // count(labels, config.partition_size)
     if config.neighbors >= smallest:
         raise ValueError(

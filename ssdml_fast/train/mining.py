@@ -1,6 +1,10 @@
-"""Chooses the triplets of a partition from what its labels propagate to."""
+"""Chooses what a partition trains on: mini-batches of examples, and the triplets among them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,9 +14,31 @@ import ssdml_fast as sf
 
 from .config import Config
 
+TOLERANCE = 1e-4  # of propagated class probabilities, which are only ranked and compared
 
-def mine(z: Tensor, labels: np.ndarray, config: Config, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Build the graph of a partition, propagate its labels, and choose triplets.
+# Rows of a partition to embed, and what maps their (B, d) embeddings to (T, 3) triplets of positions among them.
+Batch = tuple[Tensor, Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class Mined:
+    """What one partition gives to train on.
+
+    Attributes
+    ----------
+    batches : callable
+        Given a random generator, yields the mini-batches of one epoch.
+    n_batches, n_triplets : int
+        Mini-batches and triplets of one epoch.
+    """
+
+    batches: Callable[[np.random.Generator], Iterator[Batch]]
+    n_batches: int
+    n_triplets: int
+
+
+def mine(z: Tensor, labels: np.ndarray, config: Config, share: float) -> Mined:
+    """Build the graph of a partition, propagate its labels, and choose what to train on.
 
     Parameters
     ----------
@@ -22,97 +48,93 @@ def mine(z: Tensor, labels: np.ndarray, config: Config, rng: np.random.Generator
         Their labels; -1 = unlabelled.
     config : Config
         `mining` decides what is chosen.
-    rng : numpy.random.Generator
-        Source of the random choice among the propagated classes.
+    share : float
+        With mining ``"class"``, the share of each propagated class, the most confident, that is trained on.
 
     Returns
     -------
-    triplets : (T, 3) int64 array
-        Anchor, positive, negative: rows of `z`.
-    from_neighborhoods : int
-        How many of them :func:`ssdml_fast.mine_triplets` chose; they come first.
+    Mined
     """
     graph = sf.knn_graph(z, config.neighbors)
-    affinity = sf.propagate_affinity(graph, torch.from_numpy(labels), gamma=config.gamma)
-    neighborhood = sf.mine_triplets(graph, affinity).numpy()
+    known = torch.from_numpy(labels)
     if config.mining == "neighborhood":
-        return neighborhood, len(neighborhood)
-
-    posteriors = class_posteriors(affinity.class_mass.numpy(), affinity.classes.numpy(), labels)
-    min_confidence = float(np.quantile(posteriors.max(1), 1 - config.confident))
-    near = correct_triplets(neighborhood, posteriors, min_confidence, rng)
-    n_drawn = config.triplets_per_example * len(labels)
-    drawn = sf.mine_class_triplets(posteriors, n_drawn, min_confidence, int(rng.integers(2**63)))
-    return np.concatenate([near, drawn]), len(near)
-
-
-def class_posteriors(class_mass: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Turn propagated class mass into class probabilities.
-
-    Each class's mass is first divided by its total over the partition (class-mass normalisation, Zhu et al. 2003), so
-    that a class whose labelled examples happen to be popular neighbours does not swallow the others.
-
-    Parameters
-    ----------
-    class_mass : (N, C) array
-        :attr:`ssdml_fast.EdgeAffinity.class_mass`, entries at least 0.
-    classes : (C,) int64 array
-        The label that each column stands for, ascending.
-    labels : (N,) int64 array
-        -1 = unlabelled. A labelled example gets probability 1 for its own class.
-
-    Returns
-    -------
-    (N, C) float64 array
-        Rows sum to 1. A point that no label reaches gets equal probabilities.
-    """
-    mass = class_mass.astype(np.float64)
-    mass = mass / np.maximum(mass.sum(0), np.finfo(np.float64).tiny)
-    total = mass.sum(1, keepdims=True)
-    posteriors = np.where(total > 0, mass / np.where(total > 0, total, 1), 1 / len(classes))
-    labelled = labels >= 0
-    posteriors[labelled] = labels[labelled, None] == classes
-    return posteriors
+        triplets = sf.mine_triplets(graph, sf.propagate_affinity(graph, known, gamma=config.gamma))
+        return Mined(
+            partial(neighborhood_batches, triplets, config.batch_size),
+            -(-len(triplets) // config.batch_size),
+            len(triplets),
+        )
+    posteriors = sf.propagate_labels(graph, known, gamma=config.gamma, tol=TOLERANCE).posteriors.numpy()
+    classes = np.unique(labels[labels >= 0])
+    posteriors[labels >= 0] = labels[labels >= 0, None] == classes  # a label is certain
+    chosen = most_confident(posteriors, share)
+    return Mined(
+        partial(class_batches, chosen, torch.from_numpy(posteriors.argmax(1)), config),
+        -(-len(chosen) // config.batch_size),
+        len(chosen) * config.triplets_per_example,
+    )
 
 
-def correct_triplets(
-    triplets: np.ndarray, posteriors: np.ndarray, min_confidence: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Make neighbourhood triplets agree with the propagated classes.
-
-    Triplets of a confident anchor and a positive of its class stay. Of their negatives, those of the anchor's own class
-    (nearly all, once the network separates the classes, and what makes the paper's recipe collapse) are replaced by
-    confident points drawn uniformly from the other classes.
+def most_confident(posteriors: np.ndarray, share: float) -> np.ndarray:
+    """Choose the most confident examples of each class, so that none is left out for being hard.
 
     Parameters
     ----------
-    triplets : (T, 3) int64 array
-        Anchor, positive, negative, from :func:`ssdml_fast.mine_triplets`.
     posteriors : (N, C) array
-        Class probabilities of each point; a point's class is its most probable one.
-    min_confidence : float
-        Least probability of its class that makes a point confident.
-    rng : numpy.random.Generator
-        Source of the replacements.
+        Class probabilities; an example's class is its most probable one, its confidence that entry.
+    share : float
+        Of the examples of each class, in (0, 1], rounded up.
 
     Returns
     -------
-    (T', 3) int64 array
-        The triplets that stay, in order, every positive of its anchor's class and every negative of another. Empty if
-        all confident points are of one class.
-    """
-    classes = posteriors.argmax(1)
-    confident = posteriors.max(1) >= min_confidence
-    anchor, positive, _ = triplets.T
-    kept = triplets[confident[anchor] & (classes[anchor] == classes[positive])]
+    int64 array
+        Ascending indices; the first of equals are taken.
 
-    pool = np.flatnonzero(confident)
-    pool = pool[np.argsort(classes[pool], kind="stable")]  # each class is one run of consecutive positions
-    sizes = np.bincount(classes[pool], minlength=posteriors.shape[1])
-    if sizes.max() == len(pool):
-        return np.empty((0, 3), np.int64)
-    ends = np.cumsum(sizes)
-    wrong = classes[kept[:, 2]] == classes[kept[:, 0]]
-    own = classes[kept[wrong, 0]]
-    kept[wrong, 2] = pool[(ends[own] + rng.integers(len(pool) - sizes[own])) % len(pool)]  # a circle without own run
-    return kept
+    Examples
+    --------
+    >>> import numpy as np
+    >>> most_confident(np.array([[0.9, 0.1], [0.7, 0.3], [0.4, 0.6]]), 0.5)
+    array([0, 2])
+    """
+    classes, confidence = posteriors.argmax(1), posteriors.max(1)
+    order = np.lexsort((-confidence, classes))  # by class, then by confidence
+    sizes = np.bincount(classes, minlength=posteriors.shape[1])
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[rank < np.ceil(share * sizes)[classes[order]]])
+
+
+def neighborhood_batches(triplets: Tensor, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Yield mini-batches of `size` triplets in random order; each example in one is embedded once."""
+    for batch in triplets[torch.from_numpy(rng.permutation(len(triplets)))].split(size):
+        rows, batch = torch.unique(batch, return_inverse=True)
+        yield rows, lambda z, batch=batch: batch  # type: ignore[misc]
+
+
+def class_batches(chosen: np.ndarray, classes: Tensor, config: Config, rng: np.random.Generator) -> Iterator[Batch]:
+    """Yield mini-batches of the chosen examples in random order, which draw triplets by class as they are embedded.
+
+    Parameters
+    ----------
+    chosen : int64 array
+        Examples to train on.
+    classes : (N,) int64 tensor
+        Class of each example of the partition.
+    config : Config
+        `batch_size` examples, `triplets_per_example`, `hard_negatives`.
+    rng : numpy.random.Generator
+        Source of the order and of the triplets.
+
+    Yields
+    ------
+    Batch
+    """
+    n_classes = int(classes.max()) + 1
+    for rows in torch.from_numpy(rng.permutation(chosen)).split(config.batch_size):
+        certain = torch.nn.functional.one_hot(classes[rows], n_classes).float()
+        yield rows, partial(_draw, certain, config, int(rng.integers(2**63)))
+
+
+def _draw(certain: Tensor, config: Config, seed: int, z: Tensor) -> Tensor:
+    n_triplets = config.triplets_per_example * len(certain)
+    hard = config.hard_negatives
+    return sf.mine_class_triplets(certain, n_triplets, seed=seed, z=z if hard else None, n_nearest=max(hard, 1))

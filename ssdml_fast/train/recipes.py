@@ -1,0 +1,63 @@
+"""Settings by name: the recipe that measures best, and the paper's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import _arrays as arrays
+
+RECIPES = ("default", "paper")
+
+PAPER: dict[str, Any] = {
+    "mining": "neighborhood",
+    "warmup": 0,
+    "rounds": 50,  # as many as it takes to reach max_epochs
+    "partition_size": 9000,
+    "epochs": 10,
+    "max_epochs": 50,
+    "patience": 50,
+    "batch_size": 100,
+    "neighbors": 10,
+    "gamma": 0.99,
+    "alpha": 40.0,
+    "augment": "none",
+    "optimizer": "sgd",
+    "learning_rate": 1e-4,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "average": 0.0,
+    "metric_update": "conjugate",
+}
+
+
+def settings(recipe: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the settings of a recipe for examples of one shape, in place of the defaults of Config.
+
+    Parameters
+    ----------
+    recipe : {"default", "paper"}
+        ``"paper"`` is that of Dutta, Harandi, Sekhar, AAAI 2021, with its settings for MNIST and, for 32x32 images,
+        CIFAR-10; for other examples those of MNIST.
+    shape : tuple of int
+        Of one example; see :func:`ssdml_fast.models.networks.choose`.
+
+    Returns
+    -------
+    dict
+        Of fields of :class:`~ssdml_fast.train.Config`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such recipe, or no network for the shape.
+
+    Examples
+    --------
+    >>> settings("paper", (3, 32, 32))["metric_dim"]
+    32
+    """
+    from ..models.networks import choose  # torch, which --help does without
+
+    arrays.as_choice(recipe, "recipe", RECIPES)
+    choice = choose(shape)
+    return choice.settings if recipe == "default" else PAPER | choice.paper
