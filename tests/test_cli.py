@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from ssdml_fast.evaluate import report_embedding
-from ssdml_fast.train import Config, loop
+from ssdml_fast.train import Config, loop, recipes
 from ssdml_fast.train.cli import app
 
 TINY = ["--rounds", "1", "--epochs", "1"]
@@ -170,7 +170,7 @@ def images(tmp_path):
 
 def test_files_are_trained_on_with_the_papers_network_and_a_config_file(images, tmp_path, monkeypatch):
     (tmp_path / "my.toml").write_text(
-        f'data = "mnist:{images}"\nlabels_per_class = 5\nrounds = 1\nepochs = 2\ngamma = 0.8\nbatch_size = 50\n'
+        f'data = "mnist:{images}"\nlabels_per_class = 5\nrounds = 1\nepochs = 2\ngamma = 0.8\nwarmup = 3\n'
     )
     path = tmp_path / "run"
     result = invoke("train", "--config", tmp_path / "my.toml", "--epochs", 1, "--out", path)
@@ -178,14 +178,26 @@ def test_files_are_trained_on_with_the_papers_network_and_a_config_file(images, 
     assert "20 labelled and 116 unlabelled training examples, 24 validation, 40 test" in " ".join(result.output.split())
     written = json.loads((path / "config.json").read_text())
     assert written["dataset"] == {"name": f"mnist:{images}", "labels_per_class": 5}
-    own = {"partition_size": 9000, "neighbors": 10}
-    assert written["training"] == dataclasses.asdict(Config(rounds=1, epochs=1, gamma=0.8, batch_size=50, **own))
+    own = recipes.settings("default", (1, 28, 28)) | {"rounds": 1, "epochs": 1, "gamma": 0.8, "warmup": 3}
+    assert written["training"] == dataclasses.asdict(Config(**own))
     assert load_file(path / "model.safetensors")["network.layers.4.weight"].shape == (500, 50, 4, 4)
     monkeypatch.chdir(tmp_path)
     again = invoke("evaluate", path)
     assert rows(again.output) == rows(result.output) and len(rows(again.output)) == 3
     result = invoke("train", "--data", f"mnist:{images}/none")
     assert result.exit_code == 2 and "found no such folder" in " ".join(result.output.split())
+
+
+def test_the_papers_recipe_and_what_overrides_it(images, tmp_path):
+    (tmp_path / "my.toml").write_text('recipe = "paper"\nmax_epochs = 1\nneighbors = 4\n')
+    path = tmp_path / "run"
+    arguments = ["--data", f"mnist:{images}", "--config", tmp_path / "my.toml", "--gamma", 0.9, "--out", path]
+    result = invoke("train", *arguments)
+    assert result.exit_code == 0, result.output
+    own = recipes.settings("paper", (1, 28, 28)) | {"max_epochs": 1, "neighbors": 4, "gamma": 0.9}
+    assert json.loads((path / "config.json").read_text())["training"] == dataclasses.asdict(Config(**own))
+    result = invoke("train", "--recipe", "best")
+    assert result.exit_code == 2 and "recipe must be one of 'default', 'paper'" in " ".join(result.output.split())
 
 
 def test_features_are_trained_on_without_a_network_and_evaluated(tmp_path):
@@ -230,7 +242,7 @@ def test_help_documents_every_setting_without_importing_torch():
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-')}" in text
         assert field.metadata["help"].split()[0] in text
-    assert all(f"--{name}" in text for name in ("data", "config", "labels-per-class", "resume", "out"))
+    assert all(f"--{name}" in text for name in ("data", "config", "labels-per-class", "recipe", "resume", "out"))
     code = "import sys; from ssdml_fast.train.cli import app; app(['--help'], standalone_mode=False); " + (
         "assert not {'torch', 'sklearn', 'matplotlib'} & set(sys.modules)"
     )

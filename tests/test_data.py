@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from ssdml_fast.data import DataError, Source, load
-from ssdml_fast.data.augment import shift_and_flip
+from ssdml_fast.data.augment import random_affine, shift_and_flip
 from ssdml_fast.data.cifar10 import load_cifar10
 from ssdml_fast.data.features import load_features
 from ssdml_fast.data.files import open_files
@@ -387,6 +387,33 @@ def test_every_augmented_image_is_a_window_of_the_mirrored_one(batch, channels, 
         ]  # fmt: skip
         windows += [window[:, :, ::-1] for window in windows] * flip
         assert any(np.array_equal(window, got) for window in windows)
+
+
+def test_affine_augmentation_is_what_each_of_its_parts_says():
+    image = torch.zeros(1, 1, 21, 31)
+    image[0, 0, 10, 15:25] = 1  # a bar from the centre to the right
+    many = image.expand(200, -1, -1, -1)
+    rows, columns = torch.arange(21.0) - 10, torch.arange(31.0) - 15
+
+    def centres(changed):
+        mass = changed.sum((1, 2, 3))
+        down = (changed.sum((1, 3)) * rows).sum(1) / mass
+        return down, (changed.sum((1, 2)) * columns).sum(1) / mass
+
+    def changed(**settings):
+        generator = torch.Generator().manual_seed(0)
+        return random_affine(many, **{"degrees": 0.0, "scale": 0.0, "shift": 0.0} | settings, generator=generator)
+
+    down, right = centres(changed(shift=3.0))
+    for moved in (down, right - 4.5):
+        assert 2.8 < moved.max() < 3.01 and -3.01 < moved.min() < -2.8
+    down, right = centres(changed(degrees=30.0))
+    torch.testing.assert_close(torch.hypot(down, right), torch.full((200,), 4.5), atol=0.1, rtol=0)
+    angles = torch.rad2deg(torch.atan2(down, right))
+    assert 28 < angles.max() < 31 and -31 < angles.min() < -28
+    down, right = centres(changed(scale=0.2))
+    assert down.abs().max() < 1e-4 and 5.4 < right.max() < 5.8 and 3.6 < right.min() < 3.85
+    assert torch.equal(changed(degrees=9.0, shift=1.0), changed(degrees=9.0, shift=1.0))
 
 
 def test_augmentation_draws_each_choice_and_repeats():

@@ -18,10 +18,11 @@ from ssdml_fast.data.dataset import hide_labels, stratified_split
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.models.metric import untrained
-from ssdml_fast.train import Config, fit
-from ssdml_fast.train.mining import class_posteriors, correct_triplets, mine
+from ssdml_fast.train import Config, fit, loop, recipes
+from ssdml_fast.train.mining import mine, most_confident
 from ssdml_fast.train.partition import count, partitions
 from ssdml_fast.train.run import RunError, RunFolder, write_atomically
+from ssdml_fast.train.warmup import warmup_batches
 
 # ---- data
 
@@ -77,49 +78,96 @@ def posterior_matrices():
     )
 
 
-def test_posteriors_are_class_mass_normalised():
-    mass = np.array([[0.6, 0.2], [0.2, 0.2], [0.0, 0.0], [0.0, 0.0]])
-    posteriors = class_posteriors(mass, np.array([4, 9]), np.array([-1, -1, 9, -1]))
-    # columns / totals: (.75, .5), (.25, .5); then rows to 1; a label is certain; what no label reaches is undecided
-    np.testing.assert_allclose(posteriors, [[0.6, 0.4], [1 / 3, 2 / 3], [0, 1], [0.5, 0.5]])
+@given(posterior_matrices(), st.floats(0.01, 1))
+def test_the_most_confident_of_each_class_are_chosen(posteriors, share):
+    chosen = most_confident(posteriors, share)
+    assert (np.diff(chosen) > 0).all()
+    classes, confidence = posteriors.argmax(1), posteriors.max(1)
+    for c in range(posteriors.shape[1]):
+        members, kept = np.flatnonzero(classes == c), chosen[classes[chosen] == c]
+        assert len(kept) == np.ceil(share * len(members))
+        left = np.setdiff1d(members, kept)
+        assert not len(left) or confidence[left].max() <= confidence[kept].min()
 
 
-@settings(deadline=None)
-@given(posterior_matrices(), st.floats(0, 1), st.integers(0, 2**31))
-def test_corrected_triplets_keep_what_was_right(posteriors, min_confidence, seed):
-    rng = np.random.default_rng(seed)
-    triplets = rng.integers(len(posteriors), size=(40, 3))
-    before = triplets.copy()
-    corrected = correct_triplets(triplets, posteriors, min_confidence, rng)
-    np.testing.assert_array_equal(triplets, before)
-    classes, confident = posteriors.argmax(1), posteriors.max(1) >= min_confidence
-    if len(np.unique(classes[confident])) < 2:
-        assert corrected.shape == (0, 3)
-        return
-    right = triplets[confident[triplets[:, 0]] & (classes[triplets[:, 0]] == classes[triplets[:, 1]])]
-    np.testing.assert_array_equal(corrected[:, :2], right[:, :2])
-    assert (classes[corrected[:, 2]] != classes[corrected[:, 0]]).all()
-    changed = corrected[:, 2] != right[:, 2]
-    np.testing.assert_array_equal(changed, classes[right[:, 2]] == classes[right[:, 0]])
-    assert confident[corrected[changed, 2]].all()
-
-
-def test_mining_combines_both_kinds_and_neighborhood_mining_is_the_papers():
+def partition(mining, **settings):
+    """What 200 digits are mined for, beside their features and labels."""
     data = load_digits(0)
     members = np.arange(200)
     z = F.normalize(torch.from_numpy(data.images[members]).flatten(1))
     labels = data.labels[members]
+    config = Config(mining=mining, neighbors=6, batch_size=30, **settings)
+    return z, labels, mine(z, labels, config, share=0.5)
+
+
+def test_neighborhood_mining_is_the_papers():
+    z, labels, mined = partition("neighborhood")
     graph = sf.knn_graph(z, 6)
     paper = sf.mine_triplets(graph, sf.propagate_affinity(graph, torch.from_numpy(labels), gamma=0.9)).numpy()
+    batches = list(mined.batches(np.random.default_rng(0)))
+    assert (len(batches), mined.n_triplets) == (mined.n_batches, len(paper))
+    seen = []
+    for rows, draw in batches:
+        assert len(rows.unique()) == len(rows)
+        triplets = draw(z[rows])
+        assert len(triplets) == 30 or rows is batches[-1][0]
+        seen += rows[triplets].tolist()
+    assert seen != paper.tolist() and sorted(seen) == sorted(paper.tolist())
 
-    triplets, near = mine(z, labels, Config(mining="neighborhood", neighbors=6), np.random.default_rng(0))
-    np.testing.assert_array_equal(triplets, paper)
-    assert near == len(paper)
 
-    triplets, near = mine(z, labels, Config(neighbors=6, triplets_per_example=2), np.random.default_rng(0))
-    assert len(triplets) == near + 400 and near > 100
-    pairs = {tuple(pair) for pair in paper[:, :2].tolist()}
-    assert all(tuple(pair) in pairs for pair in triplets[:near, :2].tolist())
+@pytest.mark.parametrize("hard", [0, 1])
+def test_class_mining_draws_among_confident_examples_of_a_batch(hard):
+    z, labels, mined = partition("class", triplets_per_example=4, hard_negatives=hard)
+    graph = sf.knn_graph(z, 6)
+    posteriors = sf.propagate_labels(graph, torch.from_numpy(labels), gamma=0.9, tol=1e-4).posteriors.numpy()
+    posteriors[labels >= 0] = labels[labels >= 0, None] == np.unique(labels[labels >= 0])
+    classes, chosen = posteriors.argmax(1), most_confident(posteriors, 0.5)
+    batches = list(mined.batches(np.random.default_rng(0)))
+    assert (len(batches), mined.n_triplets) == (mined.n_batches, 4 * len(chosen))
+    np.testing.assert_array_equal(np.sort(np.concatenate([rows for rows, _ in batches])), chosen)
+    rows, draw = batches[0]
+    triplets = draw(z[rows])
+    assert len(triplets) == 4 * 30
+    anchor, positive, negative = classes[rows][triplets.T]
+    assert (anchor == positive).all() and (anchor != negative).all()
+    if hard:
+        distances = torch.cdist(z[rows], z[rows]).numpy()
+        distances[classes[rows][:, None] == classes[rows]] = np.inf
+        nearest = distances[triplets[:, 0], triplets[:, 2]]
+        np.testing.assert_allclose(nearest, distances[triplets[:, 0]].min(1), rtol=1e-5)
+
+
+def test_warm_up_batches_go_through_all_labelled_examples_in_turn():
+    labels = np.array([-1, 0, 1, -1, 0, 1, 0, -1])
+    batches = list(warmup_batches(labels, 2, 5, np.random.default_rng(0)))
+    assert [len(batch) for batch in batches] == [2] * 5
+    for first in (0, 2):
+        assert len(torch.cat(batches[first : first + 2]).unique()) == 4
+    assert (labels[torch.cat(batches)] >= 0).all()
+    (batch,) = warmup_batches(labels, 100, 1, np.random.default_rng(0))
+    assert sorted(batch.tolist()) == [1, 2, 4, 5, 6]
+
+
+# ---- recipes
+
+
+def test_the_papers_recipe_has_the_papers_settings():
+    mnist, cifar = (Config(**recipes.settings("paper", shape)) for shape in ((1, 28, 28), (3, 32, 32)))
+    for config in (mnist, cifar):
+        assert (config.mining, config.neighbors, config.gamma, config.alpha) == ("neighborhood", 10, 0.99, 40)
+        assert (config.partition_size, config.epochs, config.max_epochs, config.batch_size) == (9000, 10, 50, 100)
+        assert (config.optimizer, config.schedule, config.metric_update) == ("sgd", "constant", "conjugate")
+        assert (config.augment, config.average, config.weight_decay) == ("none", 0, 0)
+    assert (mnist.warmup, mnist.metric_dim) == (0, 64)
+    assert (cifar.warmup, cifar.metric_dim) == (300, 32)  # 30 epochs of 1000 labelled examples, 100 at once
+    with pytest.raises(ValueError, match="recipe must be one of 'default', 'paper'"):
+        recipes.settings("best", (1, 28, 28))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (100,)])
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_recipes_are_of_known_settings(recipe, shape):
+    Config(**recipes.settings(recipe, shape))
 
 
 # ---- settings
@@ -131,7 +179,9 @@ def test_mining_combines_both_kinds_and_neighborhood_mining_is_the_papers():
         ("seed", -1), ("mining", "best"), ("rounds", 0), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
         ("patience", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0), ("gamma", float("nan")), ("alpha", 90.0),
         ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
-        ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"),
+        ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
+        ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
+        ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_named(setting, value):
@@ -141,7 +191,7 @@ def test_a_bad_setting_is_named(setting, value):
 
 # ---- the whole training
 
-TINY = Config(rounds=2, partition_size=120, epochs=1, metric_dim=16)
+TINY = Config(rounds=2, partition_size=120, epochs=1, metric_dim=16, warmup=20, augment="affine")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +228,8 @@ def fitted(tiny):
 
 def test_training_improves_and_returns_its_best(tiny, fitted):
     assert fitted.stopped == "finished"
-    assert len(fitted.history) == 1 + TINY.rounds * 3 == 1 + fitted.best["epochs"]
+    assert len(fitted.history) == 2 + TINY.rounds * 3 == 1 + fitted.best["epochs"]
+    assert [record.get("round") for record in fitted.history] == [None, 0, 1, 1, 1, 2, 2, 2]
     assert fitted.best["val_nmi"] > fitted.history[0]["val_nmi"] + 0.05
     assert fitted.best["score"] == max(record["score"] for record in fitted.history)
     figures = score_embedding(fitted.model.embed(tiny[2]), tiny[3], ks=(1,))
@@ -205,7 +256,7 @@ def test_training_repeats_exactly_and_leaves_global_generators_alone(tiny, fitte
     assert other.history[1]["loss"] != fitted.history[1]["loss"]
 
 
-@pytest.mark.parametrize("stop_at", [1, 4])
+@pytest.mark.parametrize("stop_at", [1, 2, 5])
 def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path, stop_at):
     def interrupt(record):
         if record["epoch"] == stop_at:
@@ -217,7 +268,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path,
     assert len(run.read_checkpoint()["history"]) == stop_at  # the epoch that was cut off is not in it
     seen = []
     resumed = fit(small_net(), *tiny, run.read_config(), run=run, resume=True, on_epoch=seen.append)
-    assert [record["epoch"] for record in seen] == list(range(stop_at, 7))
+    assert [record["epoch"] for record in seen] == list(range(stop_at, 8))
     assert without_times(resumed.history) == without_times(fitted.history)
     for name, tensor in fitted.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
@@ -227,7 +278,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path,
 
 
 def test_the_papers_mining_collapses_and_says_so(tiny):
-    config = Config(mining="neighborhood", rounds=20, neighbors=10, metric_dim=16, patience=100)
+    config = Config(mining="neighborhood", rounds=20, neighbors=10, metric_dim=16, patience=100, average=0)
     result = fit(small_net(), *tiny, config)
     assert result.stopped == "collapsed"
     assert result.history[-1]["score"] < result.best["score"] - 0.1
@@ -235,8 +286,41 @@ def test_the_papers_mining_collapses_and_says_so(tiny):
 
 
 def test_patience_stops_early(tiny):
-    result = fit(small_net(), *tiny, dataclasses.replace(TINY, patience=1, learning_rate=1e-12, metric_step=1e-12))
+    result = fit(
+        small_net(), *tiny, dataclasses.replace(TINY, warmup=0, patience=1, learning_rate=1e-12, metric_step=1e-12)
+    )
     assert (result.stopped, result.best["epoch"], len(result.history)) == ("patience", 0, 2)
+
+
+def test_what_moves_L_decides_whether_it_stays_orthogonal(tiny):
+    for update in ("conjugate", "unconstrained"):
+        config = dataclasses.replace(TINY, rounds=1, metric_update=update)
+        result = fit(small_net(), *tiny, config)
+        errors = [record["orthogonality_error"] for record in result.history]
+        assert result.best["score"] > result.history[0]["score"]
+        assert max(errors) <= 1e-5 if update == "conjugate" else errors[-1] > 1e-3
+
+
+def test_the_rate_follows_the_schedule_and_the_epochs_their_limit(tiny):
+    kept = fit(small_net(), *tiny, dataclasses.replace(TINY, rounds=1, warmup=0, max_epochs=2))
+    assert (len(kept.history), kept.stopped, kept.best["epochs"]) == (3, "finished", 2)
+    training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, warmup=0, learning_rate=0.5))
+    np.testing.assert_allclose([training.rate(e) for e in (0, 2, 3, 6)], [0.5, 0.375, 0.25, 0])
+    training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, schedule="constant", learning_rate=0.5))
+    assert training.rate(0) == training.rate(6) == 0.5
+
+
+def test_the_average_follows_the_weights(tiny):
+    training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, average=0.5))
+    before = {name: tensor.clone() for name, tensor in training.average.network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in training.model.parameters():
+            parameter.add_(1)
+    training.steps = 1000
+    training.update_average()
+    for name, tensor in training.average.network.state_dict().items():
+        torch.testing.assert_close(tensor, before[name] + 0.5)
+    assert torch.equal(training.average.metric.L, training.model.metric.L)
 
 
 class OverflowingNet(SmallNet):
@@ -261,6 +345,7 @@ def test_an_infinite_network_is_reported_and_never_returned(tiny, tmp_path):
         (1, lambda labels: labels[:-1], "labels must have shape"),
         (1, lambda labels: np.where(labels > 0, -1, labels), "labels must hold at least two classes"),
         (3, lambda labels: labels[:-1], "val_labels must have shape"),
+        (0, lambda images: images.reshape(len(images), -1), "augment must be 'none' for examples that are no images"),
     ],
 )  # fmt: skip
 def test_bad_data_is_named(tiny, position, change, message):
