@@ -47,14 +47,14 @@ class Normalize(nn.Module):
 
 
 _PARTITION = {"partition_size": 9000, "neighbors": 10, "gamma": 0.99}
-_LARGE = _PARTITION | {"rounds": 1, "batch_size": 250, "patience": 100}
+_LARGE = _PARTITION | {"rounds": 1, "patience": 100}
 _BY_SHAPE = {
     (1, 8, 8): Choice(DigitsNet),
-    (1, 28, 28): Choice(MnistNet, settings=_LARGE | {"warmup": 750, "augment": "affine"}),
+    (1, 28, 28): Choice(MnistNet, settings=_LARGE | {"batch_size": 250, "warmup": 750, "augment": "affine"}),
     (3, 32, 32): Choice(
         Cifar10Net,
         Whitening,
-        _LARGE | {"metric_dim": 32, "warmup": 1000, "warmup_rate": 2e-3, "augment": "flip", "weight_decay": 0.05},
+        _LARGE | {"metric_dim": 32, "warmup": 2500, "warmup_rate": 2e-3, "augment": "flip", "weight_decay": 0.05},
         {"metric_dim": 32, "warmup": 300},
     ),
 }
