@@ -48,15 +48,20 @@ class Normalize(nn.Module):
 
 _PARTITION = {"partition_size": 9000, "neighbors": 10, "gamma": 0.99}
 _LARGE = _PARTITION | {"rounds": 1, "patience": 100}
+_CIFAR10 = _LARGE | {
+    "metric_dim": 32,
+    "warmup": 2500,
+    "warmup_rate": 2e-3,
+    "augment": "flip",
+    "confident": 0.5,
+    "confident_last": 0.7,
+    "learning_rate": 5e-4,
+    "weight_decay": 0.05,
+}
 _BY_SHAPE = {
     (1, 8, 8): Choice(DigitsNet),
-    (1, 28, 28): Choice(MnistNet, settings=_LARGE | {"batch_size": 250, "warmup": 750, "augment": "affine"}),
-    (3, 32, 32): Choice(
-        Cifar10Net,
-        Whitening,
-        _LARGE | {"metric_dim": 32, "warmup": 2500, "warmup_rate": 2e-3, "augment": "flip", "weight_decay": 0.05},
-        {"metric_dim": 32, "warmup": 300},
-    ),
+    (1, 28, 28): Choice(MnistNet, settings=_LARGE | {"batch_size": 250, "warmup": 500, "augment": "affine"}),
+    (3, 32, 32): Choice(Cifar10Net, Whitening, _CIFAR10, {"metric_dim": 32, "warmup": 300}),
 }
 
 

@@ -26,6 +26,7 @@ from .run import RunError, RunFolder
 from .warmup import CosineSoftmax, warmup_batches
 
 WARMUP_EPOCH = 250  # mini-batches of the warm-up between two validations
+RAMP = 50  # mini-batches in which the warm-up's step grows to its size: full ones harm small untrained weights
 WARMUP = 2**31  # in place of the round, in the seeds of the warm-up
 CG_ITERATIONS = 10  # per mini-batch, as in the paper
 MOMENTUM = 0.9  # of SGD
@@ -213,8 +214,8 @@ class _Training:
         rng = self.seeded(WARMUP, self.done)
         batches = warmup_batches(self.labels, config.batch_size, min(WARMUP_EPOCH, config.warmup - first), rng)
         losses = (
-            self.warmup_step(rows, config.warmup_rate * self.decay((first + i) / config.warmup))
-            for i, rows in enumerate(batches)
+            self.warmup_step(rows, config.warmup_rate * min(1, (i + 1) / RAMP) * self.decay(i / config.warmup))
+            for i, rows in enumerate(batches, first)
         )
         self.epoch_done(losses, began, on_epoch, round=0, partition=0, triplets=0)
 

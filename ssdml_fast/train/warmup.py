@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SCALE = 16.0  # of the cosines: embeddings have length 1 at most, which is too short for a softmax to be sure
+SHORT = 0.1  # of the directions' entries at first: the shorter, the faster steps of a given length turn them
 
 
 class CosineSoftmax(nn.Module):
@@ -37,7 +38,8 @@ class CosineSoftmax(nn.Module):
 
     def __init__(self, dim: int, n_classes: int, seed: int) -> None:
         super().__init__()
-        self.directions = nn.Parameter(torch.randn(dim, n_classes, generator=torch.Generator().manual_seed(seed)))
+        generator = torch.Generator().manual_seed(seed)
+        self.directions = nn.Parameter(SHORT * torch.randn(dim, n_classes, generator=generator))
 
     def forward(self, y: Tensor, classes: Tensor) -> Tensor:
         """Mean loss of (B, dim) embeddings of known classes 0 … n_classes - 1."""
