@@ -310,6 +310,19 @@ def test_the_rate_follows_the_schedule_and_the_epochs_their_limit(tiny):
     assert training.rate(0) == training.rate(6) == 0.5
 
 
+def test_the_warm_ups_step_grows_and_then_follows_the_schedule(tiny, monkeypatch):
+    rates = []
+    monkeypatch.setattr(loop._Training, "warmup_step", lambda training, rows, rate: rates.append(rate) or 0.0)
+    training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, warmup=300, warmup_rate=0.5))
+    for part in range(training.warmups):
+        training.done = part
+        training.warm_up(None)
+    assert (training.warmups, len(rates)) == (2, 300)
+    np.testing.assert_allclose(rates[0], 0.5 / 50)
+    np.testing.assert_allclose([rates[150], rates[299]], [0.25, 0.25 * (1 + np.cos(np.pi * 299 / 300))])
+    assert max(rates) == max(rates[40:50])
+
+
 def test_the_average_follows_the_weights(tiny):
     training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, average=0.5))
     before = {name: tensor.clone() for name, tensor in training.average.network.state_dict().items()}
