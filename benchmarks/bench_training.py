@@ -198,7 +198,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     data = prepared(load(arguments.data, arguments.seed, 100 if arguments.data.startswith("cifar10") else 10))
-    config = Config(**settings("default", data.images.shape[1:]) | {"seed": arguments.seed})
+    own = settings("default", data.images.shape[1:])
+    config = Config(**own | {"seed": arguments.seed, "patience": 10**6})  # the plain training does not stop early
     seconds = {}
     for name in ("ssdml_fast", "plain PyTorch"):
         began = time.perf_counter()

@@ -158,6 +158,7 @@ def test_the_papers_recipe_has_the_papers_settings():
         assert (config.partition_size, config.epochs, config.max_epochs, config.batch_size) == (9000, 10, 50, 100)
         assert (config.optimizer, config.schedule, config.metric_update) == ("sgd", "constant", "conjugate")
         assert (config.augment, config.average, config.weight_decay) == ("none", 0, 0)
+        assert config.learning_rate == 1e-4 / config.batch_size
     assert (mnist.warmup, mnist.metric_dim) == (0, 64)
     assert (cifar.warmup, cifar.metric_dim) == (300, 32)  # 30 epochs of 1000 labelled examples, 100 at once
     with pytest.raises(ValueError, match="recipe must be one of 'default', 'paper'"):

@@ -22,7 +22,7 @@ PAPER: dict[str, Any] = {
     "alpha": 40.0,
     "augment": "none",
     "optimizer": "sgd",
-    "learning_rate": 1e-4,
+    "learning_rate": 1e-6,  # 1e-4 divided by the mini-batch's size, as in MatConvNet, of a mean loss
     "weight_decay": 0.0,
     "schedule": "constant",
     "average": 0.0,
