@@ -106,6 +106,7 @@ void admit_shared(Kernel kernel, std::int64_t bytes) {
 template <typename T>
 std::vector<T> read(const T* device, std::int64_t count, cudaStream_t stream) {
   std::vector<T> values(count);
+  if (count == 0) return values;
   check(cudaMemcpyAsync(values.data(), device, count * sizeof(T), cudaMemcpyDeviceToHost, stream), "affinity: read");
   check(cudaStreamSynchronize(stream), "affinity: read");
   return values;
