@@ -25,10 +25,10 @@ std::int64_t modes_for(std::int64_t n) {
   return 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
 }
 constexpr int kSweepsBeforeModes = 4;
-constexpr double kOmega = 1.3;
-constexpr double kFloatTol = 2e-7;            // float32 seldom reaches less
-constexpr double kLeastOverlap = 0.05;        // of modes from right and left
-constexpr std::int64_t kPanelsPerBlock = 16;  // between looks at progress
+constexpr double kOmega = 1.3, kMostOmega = 1.45;  // what lies within a group limits it
+constexpr double kFloatTol = 2e-7;                 // float32 seldom reaches less
+constexpr double kLeastOverlap = 0.05;             // of modes from right and left
+constexpr std::int64_t kPanelsPerBlock = 16;       // between looks at progress
 
 /// What the device has, and how a component is laid out on it.
 struct Device {
@@ -255,7 +255,10 @@ class ModesOf {
     const std::int64_t n = part_.size;
     double rate = 0;
     if (!iterate(false, kRight, work_.solved, rate)) return false;
-    if (relaxation_.adapt(rate) && !iterate(false, kRight, work_.solved, rate)) return false;
+    if (relaxation_.adapt(rate)) {
+      relaxation_.omega = std::min(relaxation_.omega, kMostOmega);
+      if (!iterate(false, kRight, work_.solved, rate)) return false;
+    }
     if (!iterate(true, kLeft, work_.left, rate)) return false;
     restart();
     std::vector<double> small = transposed_product(work_.basis, work_.basis);

@@ -44,7 +44,7 @@ struct Outcome {
 };
 
 inline constexpr int kMostThreads = 1024;
-inline constexpr int kGroups = 8;         // at least
+inline constexpr int kGroups = 16;        // at least
 inline constexpr int kSweepsPerLook = 8;  // of relaxation, in which the bound should shrink more than by the series
 inline constexpr std::int64_t kStaticShared = 8 << 10;  // more than a block's variables take
 

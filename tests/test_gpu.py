@@ -225,7 +225,7 @@ def test_propagate_affinity_without_slow_modes(library, case, weighted):
     """A component that is large enough to have its slow modes taken out, beside a small one."""
     dtype, n, k, gamma, tol = LARGE[case]
     rng = np.random.default_rng(0)
-    x = rng.random((n, 2)).astype(dtype)  # in a plane: slow walks
+    x = rng.standard_normal((n, 3)).astype(dtype)
     graph = sf.knn_graph(x, k, ptr=np.array([0, 30, n]))
     if weighted:
         graph = dataclasses.replace(graph, weights=rng.random((n, k)).astype(dtype))
