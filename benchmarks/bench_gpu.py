@@ -122,6 +122,56 @@ def test_propagate_affinity(race, shape, n, method):
     race(finished(lambda: sf.propagate_affinity(graph, y, GAMMA, TOL)), check)
 
 
+def torch_cg(graph, y, classes=10):
+    """The system of the posteriors, all classes at once, by conjugate gradients on a sparse tensor of torch."""
+    n, k = graph.indices.shape
+    rows = torch.arange(n, device=DEVICE).repeat_interleave(k)
+    columns, share = graph.indices.ravel(), torch.full((n * k,), 1 / k, dtype=torch.float64, device=DEVICE)
+    pairs = torch.stack([torch.cat([rows, columns]), torch.cat([columns, rows])])
+    weights = torch.sparse_coo_tensor(pairs, torch.cat([share, share]), (n, n)).coalesce().to_sparse_csr()
+    root = (weights @ torch.ones(n, 1, dtype=torch.float64, device=DEVICE)).sqrt()
+
+    def matrix(x):
+        return x - GAMMA / root * (weights @ (x / root))
+
+    def call():
+        residual = root * (y[:, None] == torch.arange(classes, device=DEVICE))
+        x, direction, square = torch.zeros_like(residual), residual, residual.square().sum(0)
+        for _ in range(400):
+            product = matrix(direction)
+            length = square / (direction * product).sum(0)
+            x, residual = x + length * direction, residual - length * product
+            square, before = residual.square().sum(0), square
+            if square.max() < 1e-16:
+                break
+            direction = residual + square / before * direction
+        mass = x / root
+        mass = mass / mass.sum(0)
+        return mass / mass.sum(1, keepdim=True)
+
+    return call
+
+
+POSTERIORS = {
+    "ssdml_fast": lambda graph, y: lambda: sf.propagate_labels(graph, y, GAMMA, TOL).posteriors,
+    "torch sparse CG": torch_cg,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("method", POSTERIORS)
+@pytest.mark.parametrize("shape", ["posteriors 9100x128 k10", *full_only(["posteriors 100000x128 k10"])])
+def test_propagate_labels(race, shape, method):
+    n = int(shape.split()[1].partition("x")[0])
+    graph, y = graph_on_device(n), labels_on_device(n)
+    expected = POSTERIORS["ssdml_fast"](graph, y)().double()
+
+    def check(posteriors):
+        torch.testing.assert_close(posteriors.double(), expected, rtol=0, atol=2 * TOL)
+
+    race(finished(POSTERIORS[method](graph, y)), check)
+
+
 @pytest.mark.parametrize(("shape", "n", "method"), sizes("partition"))
 def test_partition(race, shape, n, method):
     """Graph, affinities and triplets of a partition, from its embedding."""

@@ -61,7 +61,7 @@ if [ $failed -eq 0 ]; then
   stage tests 170 "$python" -m pytest tests/test_gpu.py -m gpu -q --durations=5
   stage small 110 bash -c 'bench -k "loss or cayley or riemannian"'
   stage graphs 50 bash -c 'bench -k knn'
-  stage partitions 40 bash -c 'bench -k "affinity or partition"'
+  stage partitions 40 bash -c 'bench -k "affinity or labels or partition"'
   stage large 40 bash -c 'bench --shapes full -k "partition and 100000"'
 fi
 

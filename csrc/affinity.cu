@@ -1,299 +1,436 @@
+#include <algorithm>
+#include <bit>
 #include <cmath>
-#include <utility>
+#include <type_traits>
+#include <vector>
 
 #include "affinity.h"
+#include "affinity_cuda_graph.h"
+#include "affinity_cuda_modes.h"
+#include "affinity_cuda_panel.h"
+#include "affinity_dense.h"
+#include "affinity_sor.h"
 #include "cuda.h"
 
 namespace ssdml::cuda {
 namespace {
 
-// The iteration of affinity.h for kPanel columns at a time, one per lane of the warp that sweeps a row. All segments
-// are swept together: column c of a panel is one unit vector per segment, which never meet, so the number of panels is
-// that of the segment with the most unlabelled points. Whether the bound is met is decided on the host, which for that
-// reads one double every kCheckEvery sweeps and so waits for its stream, and for no other.
-constexpr int kPanel = kWarp;
-constexpr std::int64_t kCheckEvery = 8;
-constexpr std::int64_t kRun = 32;  // consecutive rows whose residuals one warp compares
+using namespace walk;
 
-struct Graph {
-  const std::int64_t* indices;  // (n, k)
-  std::int64_t n, k;
+// As in affinity.cpp, but that modes pay in larger components only: a device has done many sweeps before the host has
+// seen a few small matrices.
+constexpr std::int64_t kFewestForModes = 1024;
+std::int64_t modes_for(std::int64_t n) {
+  if (n < kFewestForModes) return 0;
+  return 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
+}
+constexpr int kSweepsBeforeModes = 4;
+constexpr double kOmega = 1.3, kMostOmega = 1.45;  // what lies within a group limits it
+constexpr double kFloatTol = 2e-7;                 // float32 seldom reaches less
+constexpr double kLeastOverlap = 0.05;             // of modes from right and left
+constexpr std::int64_t kPanelsPerBlock = 16;       // between looks at progress
+
+/// What the device has, and how a component is laid out on it.
+struct Device {
+  std::int64_t processors, shared_bytes;
+
+  Device() {
+    int device, count, most;
+    check(cudaGetDevice(&device), "affinity: device");
+    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "affinity: device");
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "affinity: device");
+    processors = count;
+    shared_bytes = std::max<std::int64_t>(most - kStaticShared, 0);
+  }
+
+  /// Threads of a block for components of up to n points: one for every point of a group.
+  static int threads(std::int64_t n, int parts) {
+    const std::int64_t wanted = ceil_div(std::min<std::int64_t>(ceil_div(n, kGroups) * parts, kMostThreads), kWarp);
+    return static_cast<int>(wanted * kWarp);
+  }
+  /// Blocks that run at the same time.
+  std::int64_t blocks(int threads, std::int64_t shared) const {
+    const std::int64_t fit = (shared_bytes + kStaticShared) / (shared + kStaticShared);
+    return processors * std::clamp<std::int64_t>(std::min<std::int64_t>(2048 / threads, fit), 1, 32);
+  }
+  /// Bytes that all blocks together need besides shared memory, for components of up to n points.
+  std::int64_t room(std::int64_t n) const {
+    const std::int64_t of_shared = std::min<std::int64_t>(shared_bytes, 32 * 16 * n);
+    const bool fits = (n + modes_for(n)) * 8 + 16 <= shared_bytes;  // the narrowest panel of doubles
+    return processors * (fits ? of_shared : std::max<std::int64_t>(of_shared, n * 2 * 64));
+  }
 };
 
-/// Right-hand sides: column c of the panel is 1 at the points tagged first + c, and 0 elsewhere.
-struct Source {
-  const std::int64_t* tag;  // (n): the label, or the number of an unlabelled point within its segment; else negative
-  std::int64_t first;
-
-  __device__ double operator()(std::int64_t i, int c) const { return tag[i] == first + c ? 1.0 : 0.0; }
+template <int kLanes_, int kParts_>
+struct Shape {
+  static constexpr int kLanes = kLanes_, kParts = kParts_;
 };
 
-/// Smallest and largest residual of each column (segments, kPanel), as ordered integers, and half the width of the
-/// widest such interval divided by 1 - gamma.
-struct Bounds {
-  long long *low, *high;
-  double* error;
+/// How panels of P lie: threads and shared memory of a block, and how many blocks.
+struct Layout {
+  bool in_shared;
+  std::int64_t blocks;
+  int threads;
+  std::int64_t shared;
+
+  Grid grid(std::int64_t panels) const { return {std::min(blocks, panels), threads, shared}; }
 };
+
+/// f(shape, layout) for the widest panel of P that fits.
+template <typename P, typename F>
+void with_panel(const Device& device, std::int64_t n, std::int64_t modes, F f) {
+  constexpr int kLanes = 16 / sizeof(P);
+  const auto bytes = [&](int width, bool in_shared) {
+    return width * ((in_shared ? n * static_cast<std::int64_t>(sizeof(P)) : 0) + modes * 8) + 16;
+  };
+  const auto call = [&](auto shape, bool in_shared) {
+    const int threads = Device::threads(n, shape.kParts);
+    const std::int64_t shared = bytes(shape.kLanes * shape.kParts, in_shared);
+    f(shape, Layout{in_shared, in_shared ? device.blocks(threads, shared) : device.processors, threads, shared});
+  };
+  if (bytes(kLanes, true) <= device.shared_bytes) return call(Shape<kLanes, 1>{}, true);
+  if (bytes(kLanes / 2, true) <= device.shared_bytes) return call(Shape<kLanes / 2, 1>{}, true);
+  if constexpr (kLanes == 4)
+    if (bytes(1, true) <= device.shared_bytes) return call(Shape<1, 1>{}, true);
+  call(Shape<kLanes, 4>{}, false);
+}
+
+template <typename Kernel>
+void admit_shared(Kernel kernel, std::int64_t bytes) {
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "affinity: shared memory");
+}
+
+/// Brings `count` entries to the host once the stream has computed them.
+template <typename T>
+std::vector<T> read(const T* device, std::int64_t count, cudaStream_t stream) {
+  std::vector<T> values(count);
+  if (count == 0) return values;
+  check(cudaMemcpyAsync(values.data(), device, count * sizeof(T), cudaMemcpyDeviceToHost, stream), "affinity: read");
+  check(cudaStreamSynchronize(stream), "affinity: read");
+  return values;
+}
+
+/// Which columns a launch solves: those of a range of components or of their unlabelled points.
+struct Tickets {
+  std::int64_t first, count;  // places that may head a panel
+  bool of_classes;
+  const char* only;  // or null: places whose panel of `only_width` columns failed before
+  std::int64_t only_width;
+  char* failed;  // or null: give up columns that P cannot get within tol, and mark their panels here
+};
+
+template <typename P, int kLanes, int kParts>
+__global__ void __launch_bounds__(kMostThreads)
+    solve_columns(Columns columns, Modes modes, Tickets tickets, double tol, std::int64_t up_to, bool in_shared,
+                  std::int64_t largest, P* room, Outcome* outcome) {
+  using PanelHere = Panel<P, kLanes, kParts>;
+  constexpr int kWidth = PanelHere::kWidth;
+  __shared__ typename PanelHere::SharedHere shared;
+  auto* const coefficients = reinterpret_cast<double*>(shared_memory);
+  const Graph& graph = columns.graph;
+  const std::int64_t entries = largest * kWidth;
+  P* const own = room + blockIdx.x * entries * (in_shared ? 1 : 2);
+  P* const x =
+      in_shared ? reinterpret_cast<P*>(shared_memory + ceil_div(modes.m * kWidth * 8, 16) * 16) : own + entries;
+  const std::int64_t per_place = tickets.of_classes ? ceil_div(columns.classes + 1, kWidth) : 1;
+  for (;;) {
+    if (threadIdx.x == 0) shared.ticket = static_cast<std::int64_t>(atomicAdd(&outcome->tickets, 1ull));
+    __syncthreads();
+    const std::int64_t ticket = shared.ticket;
+    __syncthreads();
+    if (ticket >= up_to) break;
+    const std::int64_t place = tickets.first + ticket / per_place, begin = graph.begin[place];
+    const std::int64_t end = begin + graph.size[place];
+    std::int64_t first = place, count = 0;
+    if (tickets.of_classes) {
+      if (place != begin || graph.label[end - 1] < 0) continue;
+      first = ticket % per_place * kWidth;
+      count = min(static_cast<long long>(kWidth), static_cast<long long>(columns.classes + 1 - first));
+    } else {
+      if ((place - begin) % kWidth != 0) continue;
+      if (tickets.only && !tickets.only[place - (place - begin) % tickets.only_width]) continue;
+      while (count < kWidth && place + count < end && graph.label[place + count] < 0) ++count;
+      if (count == 0) continue;
+    }
+    PanelHere panel(graph, begin, in_shared, x, own, coefficients, shared);
+    const bool kept = panel.solve(columns, modes, tickets.of_classes, first, count, tol, tickets.failed != nullptr);
+    if (threadIdx.x != 0) continue;
+    if (!kept) {
+      tickets.failed[place] = 1;
+    } else {
+      const double error = tickets.of_classes ? 3 * panel.error() : panel.error();  // of 2 mass - total
+      atomicMax(reinterpret_cast<long long*>(&outcome->error), to_ordered(error));
+      atomicMax(&outcome->sweeps, static_cast<unsigned long long>(panel.sweeps));
+    }
+  }
+}
+
+/// values and class_mass at each point from the columns at each place.
+template <typename T>
+__global__ void write_results(Columns columns, T* values, T* class_mass, Outcome* outcome) {
+  const Graph& graph = columns.graph;
+  const std::int64_t k = graph.k, classes = columns.classes;
+  const auto labelled_entry = [&](std::int64_t p, std::int64_t label) {
+    const double* row = columns.mass + p * (classes + 1);
+    return 2 * row[label] - row[classes];
+  };
+  double largest = 0;
+  for (std::int64_t e = thread_id(); e < graph.n * k; e += thread_count()) {
+    const std::int64_t p = e / k, to = graph.begin[p] + graph.out[e], label = graph.label[p],
+                       label_to = graph.label[to];
+    const double forward = label_to < 0 ? columns.forward[e] : labelled_entry(p, label_to);
+    const double backward = label < 0 ? columns.backward[e] : labelled_entry(to, label);
+    const double value = (forward + backward) / 2;
+    values[graph.point[p] * k + e % k] = static_cast<T>(value);
+    largest = fmax(largest, fabs(value));
+  }
+  for (std::int64_t e = thread_id(); e < graph.n * classes; e += thread_count())
+    class_mass[graph.point[e / classes] * classes + e % classes] =
+        static_cast<T>(columns.mass[e / classes * (classes + 1) + e % classes]);
+  raise_to(&outcome->largest, largest);
+}
 
 struct Work {
-  std::int64_t *segment, *number, *most;  // (n): segment; number of an unlabelled point in it, or -1; largest such + 1
-  double *mass, *total;                   // (n, classes), (n)
-  double* sum;                            // (n, k): W*[i, j] + W*[j, i] on every edge
-  double *x, *swept;                      // (n, kPanel): current solution and the next
-  Bounds bounds;
+  Build build;
+  Columns columns;
+  Outcome* outcome;
+  char* failed;                           // (n)
+  double *solved, *left, *other, *basis;  // (n, modes) of a component
+  double *piece, *product, *largest;      // (kPieces, modes, modes), (modes, modes), (3)
+  unsigned char* room;                    // what blocks work in
 
-  Work(Workspace& workspace, std::int64_t n, std::int64_t k, std::int64_t segments, std::int64_t classes)
-      : segment(workspace.take<std::int64_t>(n)),
-        number(workspace.take<std::int64_t>(n)),
-        most(workspace.take<std::int64_t>(1)),
-        mass(workspace.take<double>(n * classes)),
-        total(workspace.take<double>(n)),
-        sum(workspace.take<double>(n * k)),
-        x(workspace.take<double>(n * kPanel)),
-        swept(workspace.take<double>(n * kPanel)),
-        bounds{workspace.take<long long>(segments * kPanel), workspace.take<long long>(segments * kPanel),
-               workspace.take<double>(1)} {}
+  Work(Workspace& workspace, const Device& device, std::int64_t n, std::int64_t k, bool weighted, std::int64_t classes)
+      : build(workspace, n, k, weighted, kFewestForModes) {
+    const std::int64_t m = modes_for(n);
+    columns = {build.graph,
+               classes,
+               0,
+               0,
+               workspace.take<double>(n * k),
+               workspace.take<double>(n * k),
+               workspace.take<double>(n * (classes + 1))};
+    outcome = workspace.take<Outcome>(1);
+    failed = workspace.take<char>(n);
+    for (double** each : {&solved, &left, &other, &basis}) *each = workspace.take<double>(n * m);
+    piece = workspace.take<double>(kPieces * m * m);
+    product = workspace.take<double>(m * m);
+    largest = workspace.take<double>(3);
+    room = workspace.take<unsigned char>(device.room(n));
+  }
 };
 
-/// One warp per segment numbers its unlabelled points 0, 1, 2, ...
-__global__ void number_unlabelled(const std::int64_t* ptr, std::int64_t segments, const std::int64_t* labels,
-                                  std::int64_t* segment, std::int64_t* number, std::int64_t* most) {
-  for (std::int64_t s = warp_id(); s < segments; s += warp_count()) {
-    const std::int64_t end = ptr[s + 1];
-    std::int64_t count = 0;
-    for (std::int64_t begin = ptr[s]; begin < end; begin += kWarp) {
-      const std::int64_t i = begin + lane_id();
-      const bool unlabelled = i < end && labels[i] < 0;
-      const unsigned those = __ballot_sync(kAllLanes, unlabelled);
-      if (i < end) {
-        segment[i] = s;
-        number[i] = unlabelled ? count + __popc(those & ((1u << lane_id()) - 1)) : -1;
-      }
-      count += __popc(those);
-    }
-    if (lane_id() == 0) atomicMax(reinterpret_cast<unsigned long long*>(most), static_cast<unsigned long long>(count));
-  }
-}
+/// Finds the modes of a component, as affinity_modes.h does.
+class ModesOf {
+ public:
+  ModesOf(const Device& device, Work& work, const Large& part, double gamma, cudaStream_t stream)
+      : device_(device),
+        work_(work),
+        part_(part),
+        m_(modes_for(part.size)),
+        relaxation_{gamma, kOmega},
+        stream_(stream) {}
 
-// ---- solving a panel ------------------------------------------------------------------------------------------------
-
-__global__ void start(std::int64_t n, Source source, double* x) {
-  for (std::int64_t e = thread_id(); e < n * kPanel; e += thread_count())
-    x[e] = source(e / kPanel, static_cast<int>(e % kPanel));
-}
-
-/// swept = gamma Q x + (1 - gamma) source, with scale = gamma / k and restart = 1 - gamma. One warp per row.
-__global__ void sweep(Graph graph, double scale, double restart, Source source, const double* x, double* swept) {
-  const int c = lane_id();
-  for (std::int64_t i = warp_id(); i < graph.n; i += warp_count()) {
-    double sum = 0;
-    for (std::int64_t r = 0; r < graph.k; ++r) sum += x[graph.indices[i * graph.k + r] * kPanel + c];
-    swept[i * kPanel + c] = scale * sum + restart * source(i, c);
-  }
-}
-
-__global__ void reset_bounds(std::int64_t segments, Bounds bounds) {
-  for (std::int64_t e = thread_id(); e < segments * kPanel; e += thread_count()) {
-    bounds.low[e] = to_ordered(kInfinity);
-    bounds.high[e] = to_ordered(-kInfinity);
-    if (e == 0) *bounds.error = 0;
-  }
-}
-
-/// Extremes of the residual swept - x. One warp per kRun rows; it reports once per segment that it meets.
-__global__ void compare(std::int64_t n, const std::int64_t* segment, const double* x, const double* swept,
-                        Bounds bounds) {
-  const int c = lane_id();
-  for (std::int64_t run = warp_id(); run < ceil_div(n, kRun); run += warp_count()) {
-    const std::int64_t end = min(static_cast<long long>((run + 1) * kRun), static_cast<long long>(n));
-    for (std::int64_t i = run * kRun; i < end;) {
-      const std::int64_t s = segment[i];
-      double low = kInfinity, high = -kInfinity;
-      for (; i < end && segment[i] == s; ++i) {
-        const double residual = swept[i * kPanel + c] - x[i * kPanel + c];
-        low = fmin(low, residual);
-        high = fmax(high, residual);
-      }
-      atomicMin(&bounds.low[s * kPanel + c], to_ordered(low));
-      atomicMax(&bounds.high[s * kPanel + c], to_ordered(high));
-    }
-  }
-}
-
-__global__ void widest(std::int64_t segments, double restart, Bounds bounds) {
-  double largest = 0;  // an empty segment's interval is upside down and does not count
-  for (std::int64_t e = thread_id(); e < segments * kPanel; e += thread_count())
-    largest = fmax(largest, (from_ordered(bounds.high[e]) - from_ordered(bounds.low[e])) / 2 / restart);
-  raise_to(bounds.error, largest);
-}
-
-/// Adds the middle of the interval that x is off by.
-__global__ void correct(std::int64_t n, const std::int64_t* segment, double restart, Bounds bounds, double* x) {
-  for (std::int64_t e = thread_id(); e < n * kPanel; e += thread_count()) {
-    const std::int64_t b = segment[e / kPanel] * kPanel + e % kPanel;
-    x[e] += (from_ordered(bounds.low[b]) + from_ordered(bounds.high[b])) / 2 / restart;
-  }
-}
-
-// ---- from columns to edges ------------------------------------------------------------------------------------------
-
-__global__ void keep_mass(std::int64_t n, std::int64_t classes, std::int64_t first, const double* x, double* mass) {
-  for (std::int64_t e = thread_id(); e < n * kPanel; e += thread_count()) {
-    const std::int64_t i = e / kPanel, c = first + e % kPanel;
-    if (c < classes) mass[i * classes + c] = x[e];
-  }
-}
-
-template <typename T>
-__global__ void total_mass(std::int64_t n, std::int64_t classes, const double* mass, double* total, T* class_mass) {
-  for (std::int64_t i = thread_id(); i < n; i += thread_count()) {
-    double sum = 0;
-    for (std::int64_t c = 0; c < classes; ++c) {
-      sum += mass[i * classes + c];
-      class_mass[i * classes + c] = static_cast<T>(mass[i * classes + c]);
-    }
-    total[i] = sum;
-  }
-}
-
-/// Starts the sum of every edge with the entries that lie in labelled columns.
-__global__ void add_labelled(Graph graph, const std::int64_t* labels, std::int64_t classes, const double* mass,
-                             const double* total, double* sum) {
-  const auto entry = [&](std::int64_t i, std::int64_t j) {
-    return labels[j] < 0 ? 0.0 : 2 * mass[i * classes + labels[j]] - total[i];
-  };
-  for (std::int64_t e = thread_id(); e < graph.n * graph.k; e += thread_count()) {
-    const std::int64_t i = e / graph.k, j = graph.indices[e];
-    sum[e] = entry(i, j) + entry(j, i);
-  }
-}
-
-/// Adds the entries that lie in the panel of the unlabelled columns first .. first + kPanel - 1.
-__global__ void add_unlabelled(Graph graph, const std::int64_t* number, std::int64_t first, const double* x,
-                               double* sum) {
-  for (std::int64_t e = thread_id(); e < graph.n * graph.k; e += thread_count()) {
-    const std::int64_t i = e / graph.k, j = graph.indices[e];
-    const std::int64_t of_i = number[i] - first, of_j = number[j] - first;
-    if (of_j >= 0 && of_j < kPanel) sum[e] += x[i * kPanel + of_j];
-    if (of_i >= 0 && of_i < kPanel) sum[e] += x[j * kPanel + of_i];
-  }
-}
-
-template <typename T>
-__global__ void halve(std::int64_t count, const double* sum, T* values) {
-  for (std::int64_t e = thread_id(); e < count; e += thread_count()) values[e] = static_cast<T>(sum[e] / 2);
-}
-
-// ---- host -----------------------------------------------------------------------------------------------------------
-
-/// Brings one number to the host once the stream has computed it.
-template <typename T>
-T read(const T* device, cudaStream_t stream) {
-  T value;
-  check(cudaMemcpyAsync(&value, device, sizeof value, cudaMemcpyDeviceToHost, stream), "affinity: read");
-  check(cudaStreamSynchronize(stream), "affinity: read");
-  return value;
-}
-
-struct Solver {
-  Graph graph;
-  std::int64_t segments;
-  double gamma;
-  Work& work;
-  cudaStream_t stream;
-
-  std::int64_t iterations = 0;  // of the slowest panel so far
-
-  /// Leaves the solution of (I - gamma Q) x = (1 - gamma) source in work.x and returns a bound on its error: at most
-  /// `tol`, or what rounding allows. The steps and constants are those of solve() in affinity.cpp.
-  double solve(Source source, double tol) {
-    const double restart = 1 - gamma;
-    const double rounding = static_cast<double>(graph.k + 4) * 0x1p-53 / restart;
-    const auto limit = static_cast<std::int64_t>(std::ceil(std::log(1e-17) / std::log(gamma))) + 1;
-    const Grid entries = threads_for(graph.n * kPanel);
-    launch("affinity: start", stream, entries, start, graph.n, source, work.x);
-    for (std::int64_t iteration = 1;; ++iteration) {
-      launch("affinity: sweep", stream, warps_for(graph.n), sweep, graph, gamma / static_cast<double>(graph.k), restart,
-             source, work.x, work.swept);
-      const bool last = iteration >= limit;
-      if (iteration % kCheckEvery == 0 || last) {
-        const double error = width(restart) + rounding;
-        if (error <= tol || last) {
-          launch("affinity: correct", stream, entries, correct, graph.n, work.segment, restart, work.bounds, work.x);
-          iterations = std::max(iterations, iteration);
-          return error;
-        }
-      }
-      std::swap(work.x, work.swept);
-    }
+  /// None, m = 0, where the iteration breaks down.
+  Modes find() {
+    if (!find_basis()) return {};
+    const double rounding = unit_roundoff<double> * 2 * static_cast<double>(work_.build.graph.k + 8);
+    return {m_,
+            kSweepsBeforeModes,
+            relaxation_,
+            work_.solved,
+            work_.basis,
+            work_.other,
+            1.01 * largest_[1],
+            1.01 * largest_[2],
+            rounding * largest_[0] / (1 - relaxation_.gamma)};
   }
 
  private:
-  double width(double restart) {
-    const Grid intervals = threads_for(segments * kPanel);
-    launch("affinity: reset_bounds", stream, intervals, reset_bounds, segments, work.bounds);
-    launch("affinity: compare", stream, warps_for(ceil_div(graph.n, kRun)), compare, graph.n, work.segment, work.x,
-           work.swept, work.bounds);
-    launch("affinity: widest", stream, intervals, widest, segments, restart, work.bounds);
-    return read(work.bounds.error, stream);
+  // Sweeps of the iterations for Z and U, as on the CPU.
+  static constexpr int kRight = 24, kLeft = 30;
+
+  bool find_basis() {
+    const std::int64_t n = part_.size;
+    double rate = 0;
+    if (!iterate(false, kRight, work_.solved, rate)) return false;
+    if (relaxation_.adapt(rate)) {
+      relaxation_.omega = std::min(relaxation_.omega, kMostOmega);
+      if (!iterate(false, kRight, work_.solved, rate)) return false;
+    }
+    if (!iterate(true, kLeft, work_.left, rate)) return false;
+    restart();
+    std::vector<double> small = transposed_product(work_.basis, work_.basis);
+    if (!ssdml::walk::triangular_inverse(small, m_, unit_roundoff<double>)) return false;
+    multiply(&work_.solved, small);
+    restart();
+    largest_ = read(work_.largest, 3, stream_);
+    small = transposed_product(work_.basis, work_.left);
+    if (!ssdml::walk::invert(small, m_, kLeastOverlap)) return false;
+    for (const double entry : small)
+      if (!std::isfinite(entry)) return false;
+    launch("affinity: transpose", stream_, threads_for(n * m_), transpose, n, m_, work_.basis, work_.other);
+    sweep(work_.left, kSweepsBeforeModes, true, true);
+    write(small);
+    launch("affinity: multiply", stream_, threads_for(n * m_), walk::multiply, n, m_, work_.left, work_.product,
+           work_.basis);
+    return true;
   }
+
+  bool iterate(bool back, int sweeps, double*& x, double& rate) {
+    for (const int between : {6, 3, 1}) {
+      launch("affinity: random_entries", stream_, threads_for(part_.size * m_), random_entries,
+             static_cast<std::uint64_t>(back), part_.size * m_, x);
+      bool independent = true;
+      for (int s = 0; s < sweeps && independent; s += between) {
+        sweep(x, between, back, false);
+        std::vector<double> small = transposed_product(x, x);
+        independent = ssdml::walk::triangular_inverse(small, m_, unit_roundoff<double>);
+        if (!independent) break;
+        multiply(&x, small);
+        double logarithms = 0;
+        for (std::int64_t a = m_ - m_ / 4; a < m_; ++a) logarithms -= std::log(small[a * m_ + a]);
+        rate = std::pow(std::exp(logarithms / static_cast<double>(m_ / 4)), 1.0 / between);
+      }
+      if (independent) return true;
+    }
+    return false;
+  }
+
+  void sweep(double* x, int sweeps, bool back, bool steps) {
+    with_panel<double>(device_, part_.size, 0, [&](auto shape, const Layout& layout) {
+      const auto kernel = sweep_all<double, shape.kLanes, shape.kParts>;
+      admit_shared(kernel, layout.shared);
+      launch("affinity: sweep_all", stream_, layout.grid(m_ / (shape.kLanes * shape.kParts)), kernel, work_.build.graph,
+             part_.begin, m_, relaxation_, sweeps, back, steps, layout.in_shared, reinterpret_cast<double*>(work_.room),
+             x);
+    });
+  }
+
+  void restart() {
+    check(cudaMemsetAsync(work_.largest, 0, 3 * sizeof(double), stream_), "affinity: restart");
+    launch("affinity: restart", stream_, warps_for(part_.size), walk::restart, work_.build.graph, part_.begin,
+           part_.size, m_, relaxation_.gamma, work_.solved, work_.basis, work_.largest);
+  }
+
+  std::vector<double> transposed_product(const double* x, const double* y) {
+    const std::int64_t tiles = m_ / kTile;
+    launch("affinity: multiply_transposed", stream_, {kPieces * tiles * tiles, kTile * kTile}, multiply_transposed,
+           part_.size, m_, x, y, work_.piece);
+    launch("affinity: sum_pieces", stream_, threads_for(m_ * m_), sum_pieces, m_ * m_, work_.piece, work_.product);
+    return read(work_.product, m_ * m_, stream_);
+  }
+
+  void write(const std::vector<double>& small) {
+    check(cudaMemcpyAsync(work_.product, small.data(), m_ * m_ * sizeof(double), cudaMemcpyHostToDevice, stream_),
+          "affinity: modes");
+    check(cudaStreamSynchronize(stream_), "affinity: modes");  // `small` may go
+  }
+
+  /// *x <- *x small
+  void multiply(double** x, const std::vector<double>& small) {
+    write(small);
+    launch("affinity: multiply", stream_, threads_for(part_.size * m_), walk::multiply, part_.size, m_, *x,
+           work_.product, work_.other);
+    std::swap(*x, work_.other);
+  }
+
+  const Device& device_;
+  Work& work_;
+  const Large& part_;
+  std::int64_t m_;
+  Sor relaxation_;
+  cudaStream_t stream_;
+  std::vector<double> largest_;
 };
 
 }  // namespace
 
-std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, std::int64_t segments, std::int64_t classes) {
+std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, bool weighted, std::int64_t classes) {
   Workspace workspace(nullptr);
-  Work(workspace, n, k, segments, classes);
+  Work(workspace, Device(), n, k, weighted, classes);
   return workspace.bytes();
 }
 
 template <typename T>
-AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k, const std::int64_t* ptr,
-                                  std::int64_t segments, const std::int64_t* labels, std::int64_t classes, double gamma,
-                                  double tol, T* values, T* class_mass, Progress& progress, void* workspace,
-                                  void* stream) {
+AffinityReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
+                                  const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
+                                  T* class_mass, Progress& progress, void* workspace, void* stream) {
   if (n == 0) return {0, 0.0, true};
   const auto on = static_cast<cudaStream_t>(stream);
-  const Graph graph{indices, n, k};
+  const Device device;
   Workspace memory(workspace);
-  Work work(memory, n, k, segments, classes);
-  Solver solver{graph, segments, gamma, work, on};
+  Work work(memory, device, n, k, weights != nullptr, classes);
+  const double target = std::max(tol - 1.02 * unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
+  work.columns.gamma = gamma, work.columns.tol = target;
+  check(cudaMemsetAsync(work.columns.forward, 0, n * k * sizeof(double), on), "affinity: columns");
+  check(cudaMemsetAsync(work.columns.backward, 0, n * k * sizeof(double), on), "affinity: columns");
+  check(cudaMemsetAsync(work.columns.mass, 0, n * (classes + 1) * sizeof(double), on), "affinity: columns");
+  check(cudaMemsetAsync(work.outcome, 0, sizeof(Outcome), on), "affinity: columns");
+  check(cudaMemsetAsync(work.failed, 0, n, on), "affinity: columns");
+  work.build.run(indices, weights, labels, on);
+  const Census census = read(work.build.census, 1, on)[0];
+  std::vector<Large> parts = read(work.build.list, static_cast<std::int64_t>(census.n_large), on);
+  std::sort(parts.begin(), parts.end(), [](const Large& a, const Large& b) { return a.begin < b.begin; });
 
-  check(cudaMemsetAsync(work.most, 0, sizeof *work.most, on), "affinity: number_unlabelled");
-  launch("affinity: number_unlabelled", on, warps_for(segments), number_unlabelled, ptr, segments, labels, work.segment,
-         work.number, work.most);
-  const std::int64_t unlabelled = read(work.most, on);
-  const std::int64_t class_panels = ceil_div(classes, kPanel), panels = ceil_div(unlabelled, kPanel);
+  bool proceeding = true;
+  /// Solves the columns of `tickets` in panels of P; false if it should stop. Returns the width of a panel.
+  const auto solve = [&]<typename P>(P, std::int64_t largest, const Modes& modes, const Tickets& tickets, double tol) {
+    int width = 0;
+    with_panel<P>(device, largest, modes.m, [&](auto shape, const Layout& layout) {
+      const auto kernel = solve_columns<P, shape.kLanes, shape.kParts>;
+      width = shape.kLanes * shape.kParts;
+      admit_shared(kernel, layout.shared);
+      const std::int64_t total = tickets.of_classes ? tickets.count * ceil_div(classes + 1, width) : tickets.count;
+      const std::int64_t together = layout.blocks * kPanelsPerBlock * width;
+      for (std::int64_t done = 0; done < total && proceeding; done += together) {
+        // Blocks draw tickets until there are no more; those that found none drew one too many each.
+        check(cudaMemsetAsync(&work.outcome->tickets, 0, sizeof work.outcome->tickets, on), "affinity: tickets");
+        Tickets these = tickets;
+        these.first += tickets.of_classes ? 0 : done;
+        const std::int64_t up_to = tickets.of_classes ? total : std::min(together, total - done);
+        launch("affinity: solve_columns", on, layout.grid(up_to), kernel, work.columns, modes, these, tol, up_to,
+               layout.in_shared, largest, reinterpret_cast<P*>(work.room), work.outcome);
+        if (tickets.of_classes) break;
+        if (done + together < total) check(cudaStreamSynchronize(on), "affinity: solve_columns");
+        proceeding = progress.update(static_cast<double>(tickets.first + done) / static_cast<double>(n));
+      }
+    });
+    return width;
+  };
 
-  // Class mass, and from it every labelled column. One that adds up all classes is as far off as all of them.
-  double mass_error = 0;
-  const double mass_tol = tol / 4 / static_cast<double>(std::max<std::int64_t>(classes, 1));
-  for (std::int64_t p = 0; p < class_panels; ++p) {
-    mass_error = std::max(mass_error, solver.solve({labels, p * kPanel}, mass_tol));
-    launch("affinity: keep_mass", on, threads_for(n * kPanel), keep_mass, n, classes, p * kPanel, work.x, work.mass);
+  for (const Large& part : parts) {
+    if (!proceeding) break;
+    const Modes modes = ModesOf(device, work, part, gamma, on).find();
+    proceeding = progress.update(static_cast<double>(part.begin) / static_cast<double>(n));
+    solve(double{}, part.size, modes, {part.begin, 1, true, nullptr, 1, nullptr}, target / 3);
+    if (sizeof(T) == 4 && target > kFloatTol) {
+      const int width =
+          solve(float{}, part.size, modes, {part.begin, part.size, false, nullptr, 1, work.failed}, target);
+      solve(double{}, part.size, modes, {part.begin, part.size, false, work.failed, width, nullptr}, target);
+    } else {
+      solve(double{}, part.size, modes, {part.begin, part.size, false, nullptr, 1, nullptr}, target);
+    }
   }
-  launch("affinity: total_mass", on, threads_for(n), total_mass<T>, n, classes, work.mass, work.total, class_mass);
-  launch("affinity: add_labelled", on, threads_for(n * k), add_labelled, graph, labels, classes, work.mass, work.total,
-         work.sum);
-
-  double edge_error = mass_error * static_cast<double>(classes + 2);
-  for (std::int64_t p = 0; p < panels; ++p) {
-    if (!progress.update(static_cast<double>(p) / static_cast<double>(panels)))
-      return {solver.iterations, edge_error, false};
-    edge_error = std::max(edge_error, solver.solve({work.number, p * kPanel}, tol / 2));
-    launch("affinity: add_unlabelled", on, threads_for(n * k), add_unlabelled, graph, work.number, p * kPanel, work.x,
-           work.sum);
+  if (const auto begin = static_cast<std::int64_t>(census.n_in_large); begin < n && proceeding) {
+    const Modes none;
+    const auto largest = static_cast<std::int64_t>(census.largest_small);
+    solve(double{}, largest, none, {begin, n - begin, true, nullptr, 1, nullptr}, target / 3);
+    solve(double{}, largest, none, {begin, n - begin, false, nullptr, 1, nullptr}, target);
   }
-  launch("affinity: halve", on, threads_for(n * k), halve<T>, n * k, work.sum, values);
-  const double rounded = sizeof(T) == 4 ? 0x1p-24 : 0x1p-53;  // values are at most 1
-  return {solver.iterations, edge_error + rounded, true};
+  launch("affinity: write_results", on, threads_for(n * std::max(k, classes)), write_results<T>, work.columns, values,
+         class_mass, work.outcome);
+  const Outcome outcome = read(work.outcome, 1, on)[0];
+  return {static_cast<std::int64_t>(outcome.sweeps), outcome.error + 1.01 * unit_roundoff<T> * outcome.largest,
+          proceeding};
 }
 
-template AffinityReport propagate_affinity(const std::int64_t*, std::int64_t, std::int64_t, const std::int64_t*,
-                                           std::int64_t, const std::int64_t*, std::int64_t, double, double, float*,
-                                           float*, Progress&, void*, void*);
-template AffinityReport propagate_affinity(const std::int64_t*, std::int64_t, std::int64_t, const std::int64_t*,
-                                           std::int64_t, const std::int64_t*, std::int64_t, double, double, double*,
-                                           double*, Progress&, void*, void*);
+template AffinityReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
+                                           const std::int64_t*, std::int64_t, double, double, float*, float*, Progress&,
+                                           void*, void*);
+template AffinityReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
+                                           const std::int64_t*, std::int64_t, double, double, double*, double*,
+                                           Progress&, void*, void*);
 
 }  // namespace ssdml::cuda

@@ -54,17 +54,28 @@ AffinityReport propagate_labels(const std::int64_t* indices, const double* weigh
 
 namespace cuda {
 
-/// Bytes of `workspace`: O(n (k + classes) + (n + segments) * panel).
-std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, std::int64_t segments, std::int64_t classes);
+/// Bytes of `workspace` on the current device: O(n (k + classes + modes)), and what its blocks work in, 128 bytes per
+/// point and multiprocessor at most.
+std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, bool weighted, std::int64_t classes);
 
-/// propagate_affinity without weights, from device memory, within the same bound, on `stream`. Waits for that stream
-/// now and then, to look at the bound, but values may not be complete when it returns. The workspace is aligned to 256
-/// bytes.
+/// propagate_affinity from device memory on `stream`, with the same bound. Waits for that stream, and for no other, to
+/// know the components, to orthonormalise modes (matrices of modes * modes come to the host), now and then between
+/// panels, and for the bound at the end. The workspace is aligned to 256 bytes. n < 2^31.
 template <typename T>
-AffinityReport propagate_affinity(const std::int64_t* indices, std::int64_t n, std::int64_t k, const std::int64_t* ptr,
-                                  std::int64_t segments, const std::int64_t* labels, std::int64_t classes, double gamma,
-                                  double tol, T* values, T* class_mass, Progress& progress, void* workspace,
-                                  void* stream);
+AffinityReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
+                                  const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
+                                  T* class_mass, Progress& progress, void* workspace, void* stream);
+
+/// Bytes of `workspace`: O(n (k + classes)).
+std::int64_t propagate_labels_workspace(std::int64_t n, std::int64_t k, bool weighted, std::int64_t segments,
+                                        std::int64_t classes);
+
+/// propagate_labels from device memory on `stream`, likewise. Waits for that stream every few steps, for the residual.
+template <typename T>
+AffinityReport propagate_labels(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
+                                const std::int64_t* ptr, std::int64_t segments, const std::int64_t* labels,
+                                std::int64_t classes, double gamma, double tol, T* posteriors, Progress& progress,
+                                void* workspace, void* stream);
 
 }  // namespace cuda
 

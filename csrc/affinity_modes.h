@@ -15,10 +15,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
 #include <utility>
 #include <vector>
 
+#include "affinity_dense.h"
 #include "affinity_relax.h"
 #include "affinity_walk.h"
 #include "gemm.h"
@@ -141,7 +141,7 @@ class Modes {
     std::vector<T> product(m_ * m_);
     multiply_transposed(basis_, left, product);
     std::vector<double> inverse(product.begin(), product.end());
-    if (!invert(inverse, kLeastOverlap)) return false;
+    if (!invert(inverse, m_, kLeastOverlap)) return false;
     by_panels(left, [&](Lines<T>& x, Lines<T>& swept) {
       const Line<T> same = fill(T(1) / static_cast<T>(graph.k));
       for (int s = 0; s < sweeps_; ++s) {
@@ -239,19 +239,7 @@ class Modes {
     std::vector<T> gram(m_ * m_);
     multiply_transposed(x, x, gram);
     r.assign(gram.begin(), gram.end());
-    for (std::int64_t a = 0; a < m_; ++a) {  // upper factor, row by row
-      const double before = r[a * m_ + a];
-      for (std::int64_t b = 0; b < a; ++b) {
-        const double f = r[b * m_ + a];
-        for (std::int64_t c = a; c < m_; ++c) r[a * m_ + c] -= f * r[b * m_ + c];
-      }
-      const double pivot = r[a * m_ + a];
-      if (!(pivot > before * 64 * unit_roundoff<T>) || !std::isfinite(pivot)) return false;
-      const double scale = 1 / std::sqrt(pivot);
-      for (std::int64_t c = a; c < m_; ++c) r[a * m_ + c] *= scale;
-      for (std::int64_t c = 0; c < a; ++c) r[a * m_ + c] = 0;
-    }
-    return invert(r, 0);
+    return walk::triangular_inverse(r, m_, unit_roundoff<T>);
   }
 
   /// `shrunk` is the mean, by magnitude, of what the last quarter of the columns were long once orthogonal.
@@ -264,41 +252,6 @@ class Modes {
     multiply(x, {inverse.begin(), inverse.end()}, other);
     x.swap(other);
     return true;
-  }
-
-  /// Inverts in place, by Gauss-Jordan with complete pivoting, as large a part of `a` as has no pivot below `least`;
-  /// the rest becomes zero. False if nothing is left.
-  bool invert(std::vector<double>& a, double least) const {
-    const std::int64_t m = m_;
-    std::vector<std::int64_t> row_of(m), column_of(m);  // where each row and column came from
-    std::iota(row_of.begin(), row_of.end(), 0);
-    std::iota(column_of.begin(), column_of.end(), 0);
-    std::int64_t rank = 0;
-    for (; rank < m; ++rank) {
-      std::int64_t row = rank, column = rank;
-      for (std::int64_t i = rank; i < m; ++i)
-        for (std::int64_t c = rank; c < m; ++c)
-          if (std::abs(a[i * m + c]) > std::abs(a[row * m + column])) row = i, column = c;
-      const double pivot = a[row * m + column];
-      if (!(std::abs(pivot) > least) || !std::isfinite(pivot)) break;
-      std::swap_ranges(&a[row * m], &a[row * m] + m, &a[rank * m]);
-      std::swap(row_of[row], row_of[rank]);
-      for (std::int64_t i = 0; i < m; ++i) std::swap(a[i * m + column], a[i * m + rank]);
-      std::swap(column_of[column], column_of[rank]);
-      a[rank * m + rank] = 1;
-      for (std::int64_t c = 0; c < m; ++c) a[rank * m + c] /= pivot;
-      for (std::int64_t i = 0; i < m; ++i) {
-        if (i == rank) continue;
-        const double f = std::exchange(a[i * m + rank], 0.0);
-        if (f != 0)
-          for (std::int64_t c = 0; c < m; ++c) a[i * m + c] -= f * a[rank * m + c];
-      }
-    }
-    std::vector<double> inverse(m * m, 0.0);
-    for (std::int64_t i = 0; i < rank; ++i)
-      for (std::int64_t c = 0; c < rank; ++c) inverse[column_of[i] * m + row_of[c]] = a[i * m + c];
-    a.swap(inverse);
-    return rank > 0;
   }
 
   std::int64_t n_, m_;

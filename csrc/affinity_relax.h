@@ -11,30 +11,15 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <utility>
 
+#include "affinity_sor.h"
 #include "affinity_walk.h"
 
 namespace ssdml::walk {
 
-struct Relaxation {
-  double gamma, omega;
-
-  /// Sets omega to what is best where the slowest modes that count shrink by `rate` in a sweep with the present one;
-  /// false if that is about the same. Young's theory of SOR, which holds for real eigenvalues and is a good guess else:
-  /// an eigenvalue e of gamma Q becomes m with (m + omega - 1)^2 = omega^2 e^2 m, and the best omega is
-  /// 2 / (1 + sqrt(1 - e^2)).
-  bool adapt(double rate) {
-    const double e = (rate + omega - 1) / (omega * std::sqrt(rate));
-    if (!(rate > omega - 1) || !(e < 1)) return false;  // complex already: omega is large enough
-    const double best = 2 / (1 + std::sqrt(1 - e * e));
-    if (best < omega + 0.1) return false;
-    omega = best;
-    return true;
-  }
-
+struct Relaxation : Sor {
   /// In place: d of the next sweep from that of the last; returns the range of the new one. `back`: the same for Q',
   /// from the last point to the first.
   template <typename T>
@@ -66,9 +51,7 @@ struct Relaxation {
   /// Bounds on the residual of column c that a sweep to d within `range` left.
   template <typename T>
   Interval residual(const Range<T>& range, int c) const {
-    const double low = std::min<double>(range.low[c], 0), high = std::max<double>(range.high[c], 0);
-    const double own = (omega - 1) / omega;
-    return {gamma * low - own * high, gamma * high - own * low};
+    return Sor::residual(range.low[c], range.high[c]);
   }
 
   /// Change of the residual by rounding in one of the above, relative to the largest entry before and after.

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "affinity_sor.h"
 #include "random.h"
 
 namespace ssdml::walk {
@@ -244,19 +245,11 @@ template <typename T, bool weighted>
     return sum * same;
 }
 
-/// Error of an entry of Q x as `gather` computes it, relative to the same entry of Q |x|: the additions, the rounding
-/// of the shares, and the product with them.
+/// Error of an entry of Q x as `gather` computes it, relative to the same entry of Q |x|.
 template <typename T>
 inline double gather_rounding(const Graph& graph) {
-  return 1.01 * (unit_roundoff<T> * static_cast<double>(graph.k / 4 + 5) +
-                 (graph.weighted() ? unit_roundoff<double> * static_cast<double>(graph.k + 4) : 0.0));
+  return gather_rounding(unit_roundoff<T>, graph.k, graph.weighted());
 }
-
-struct Interval {
-  double low, high;
-  double width() const { return high - low; }
-  double middle() const { return (low + high) / 2; }
-};
 
 /// Smallest and largest entries of a panel's columns.
 template <typename T>

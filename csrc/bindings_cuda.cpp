@@ -1,6 +1,7 @@
 // The Python face of the CUDA kernels, block for block like bindings.cpp. Arrays arrive as addresses of memory on the
 // current device, `stream` as the address of a stream of that device. Calls return before their kernels have run, but
-// for propagate_affinity, which looks at its error bound as it goes. A workspace is that many bytes, aligned to 256.
+// for propagate_affinity and propagate_labels, which look at their error bounds as they go. A workspace is that many
+// bytes, aligned to 256.
 #include <string>
 
 #include "affinity.h"
@@ -55,27 +56,49 @@ PYBIND11_MODULE(cuda_kernels, m) {
       py::arg("stream"));
 
   m.def("propagate_affinity_workspace", &cuda::propagate_affinity_workspace, py::arg("n"), py::arg("k"),
-        py::arg("segments"), py::arg("classes"));
+        py::arg("weighted"), py::arg("classes"));
 
   m.def(
       "propagate_affinity",
-      [](const std::string& dtype, Address indices, std::int64_t n, std::int64_t k, Address ptr, std::int64_t segments,
-         Address labels, std::int64_t classes, double gamma, double tol, Address values, Address class_mass,
-         Address workspace, Address stream, py::object callback) {
+      [](const std::string& dtype, Address indices, Address weights, std::int64_t n, std::int64_t k, Address labels,
+         std::int64_t classes, double gamma, double tol, Address values, Address class_mass, Address workspace,
+         Address stream, py::object callback) {
         PythonProgress progress(std::move(callback));
         const AffinityReport report = by_dtype(dtype, [&]<typename T>(T) {
           return progress.watch([&] {
-            return cuda::propagate_affinity(at<const std::int64_t>(indices), n, k, at<const std::int64_t>(ptr),
-                                            segments, at<const std::int64_t>(labels), classes, gamma, tol,
-                                            at<T>(values), at<T>(class_mass), progress, at<void>(workspace),
-                                            at<void>(stream));
+            return cuda::propagate_affinity(at<const std::int64_t>(indices), at<const double>(weights), n, k,
+                                            at<const std::int64_t>(labels), classes, gamma, tol, at<T>(values),
+                                            at<T>(class_mass), progress, at<void>(workspace), at<void>(stream));
           });
         });
         return py::make_tuple(report.iterations, report.error_bound);
       },
-      py::arg("dtype"), py::arg("indices"), py::arg("n"), py::arg("k"), py::arg("ptr"), py::arg("segments"),
-      py::arg("labels"), py::arg("classes"), py::arg("gamma"), py::arg("tol"), py::arg("values"), py::arg("class_mass"),
+      py::arg("dtype"), py::arg("indices"), py::arg("weights"), py::arg("n"), py::arg("k"), py::arg("labels"),
+      py::arg("classes"), py::arg("gamma"), py::arg("tol"), py::arg("values"), py::arg("class_mass"),
       py::arg("workspace"), py::arg("stream"), py::arg("progress"));
+
+  m.def("propagate_labels_workspace", &cuda::propagate_labels_workspace, py::arg("n"), py::arg("k"),
+        py::arg("weighted"), py::arg("segments"), py::arg("classes"));
+
+  m.def(
+      "propagate_labels",
+      [](const std::string& dtype, Address indices, Address weights, std::int64_t n, std::int64_t k, Address ptr,
+         std::int64_t segments, Address labels, std::int64_t classes, double gamma, double tol, Address posteriors,
+         Address workspace, Address stream, py::object callback) {
+        PythonProgress progress(std::move(callback));
+        const AffinityReport report = by_dtype(dtype, [&]<typename T>(T) {
+          return progress.watch([&] {
+            return cuda::propagate_labels(at<const std::int64_t>(indices), at<const double>(weights), n, k,
+                                          at<const std::int64_t>(ptr), segments, at<const std::int64_t>(labels),
+                                          classes, gamma, tol, at<T>(posteriors), progress, at<void>(workspace),
+                                          at<void>(stream));
+          });
+        });
+        return py::make_tuple(report.iterations, report.error_bound);
+      },
+      py::arg("dtype"), py::arg("indices"), py::arg("weights"), py::arg("n"), py::arg("k"), py::arg("ptr"),
+      py::arg("segments"), py::arg("labels"), py::arg("classes"), py::arg("gamma"), py::arg("tol"),
+      py::arg("posteriors"), py::arg("workspace"), py::arg("stream"), py::arg("progress"));
 
   m.def(
       "mine_triplets",

@@ -314,13 +314,14 @@ class Neighbors(NamedTuple):
 def check_weights(weights: Any) -> None:
     """Refuse edge weights that are not finite, negative, or all zero at some point."""
     arrays.check_finite(weights, "weights")
+    if 0 in weights.shape or (bool((weights >= 0).all()) and bool((weights > 0).any(1).all())):
+        return
     host = arrays.to_numpy(weights)
     if (host < 0).any():
         i, r = np.argwhere(host < 0)[0]
         raise ValueError(f"weights must be at least 0, found {host[i, r]} at weights[{i}, {r}]")
-    if host.size and not (host > 0).any(axis=1).all():
-        i = int(np.flatnonzero(~(host > 0).any(axis=1))[0])
-        raise ValueError(f"weights must be positive at one edge of every point at least, found weights[{i}] all 0")
+    i = int(np.flatnonzero(~(host > 0).any(axis=1))[0])
+    raise ValueError(f"weights must be positive at one edge of every point at least, found weights[{i}] all 0")
 
 
 def _check_neighbours(indices: np.ndarray, ptr: np.ndarray | None) -> None:

@@ -176,27 +176,47 @@ Indices neighbours(const Indices& ptr, std::int64_t k) {
 }
 
 template <typename T>
-void affinity(const Indices& ptr, std::int64_t k, std::int64_t classes, double labelled, double gamma, double tol) {
+void propagate(const Indices& ptr, std::int64_t k, std::int64_t classes, double labelled, bool weighted, double gamma,
+               double tol) {
   const std::int64_t n = ptr.back(), segments = static_cast<std::int64_t>(ptr.size()) - 1;
   const Indices indices = neighbours(ptr, k);
   Indices labels(n);
   for (std::int64_t& label : labels) label = below(1000) < 1000 * labelled ? below(classes) : -1;
+  std::vector<double> weight(n * k);
+  for (double& entry : weight) entry = static_cast<double>(1 + below(4));
+  const double* const weights = weighted ? weight.data() : nullptr;
+  const auto within = [&](const char* what, const AffinityReport& report) {
+    if (report.finished && report.error_bound <= tol + 1e-7) return;
+    std::printf("%s: bound %g for a tolerance of %g\n", what, report.error_bound, tol);
+    ++failures;
+  };
+
   std::vector<T> right(n * k), right_mass(n * classes);
-  const AffinityReport exact = propagate_affinity(indices.data(), nullptr, n, k, labels.data(), classes, gamma, 1e-9,
+  const AffinityReport exact = propagate_affinity(indices.data(), weights, n, k, labels.data(), classes, gamma, 1e-9,
                                                   right.data(), right_mass.data(), 1, silent);
   in_every_way([&] {
     auto values = unwritten<T>(n * k), mass = unwritten<T>(n * classes);
-    Workspace workspace(cuda::propagate_affinity_workspace(n, k, segments, classes));
+    Workspace workspace(cuda::propagate_affinity_workspace(n, k, weighted, classes));
     const AffinityReport report =
-        cuda::propagate_affinity(indices.data(), n, k, ptr.data(), segments, labels.data(), classes, gamma, tol,
-                                 values.data(), mass.data(), silent, workspace.get(), nullptr);
+        cuda::propagate_affinity(indices.data(), weights, n, k, labels.data(), classes, gamma, tol, values.data(),
+                                 mass.data(), silent, workspace.get(), nullptr);
     const double bound = report.error_bound + exact.error_bound;
     expect("affinity values", values, right, bound);
     expect("affinity class mass", mass, right_mass, bound);
-    if (!report.finished || !(report.error_bound <= tol + 1e-7)) {
-      std::printf("affinity: bound %g for a tolerance of %g\n", report.error_bound, tol);
-      ++failures;
-    }
+    within("affinity", report);
+  });
+
+  std::vector<T> posteriors(n * classes);
+  const AffinityReport known = propagate_labels(indices.data(), weights, n, k, ptr.data(), segments, labels.data(),
+                                                classes, gamma, 1e-9, posteriors.data(), 1, silent);
+  in_every_way([&] {
+    auto found = unwritten<T>(n * classes);
+    Workspace workspace(cuda::propagate_labels_workspace(n, k, weighted, segments, classes));
+    const AffinityReport report =
+        cuda::propagate_labels(indices.data(), weights, n, k, ptr.data(), segments, labels.data(), classes, gamma, tol,
+                               found.data(), silent, workspace.get(), nullptr);
+    expect("posteriors", found, posteriors, report.error_bound + known.error_bound);
+    within("posteriors", report);
   });
 }
 
@@ -348,11 +368,12 @@ void all() {
   search<T>(37, 150, 40, 33);
   search<T>(0, 3, 2, 3);
 
-  affinity<T>({0}, 3, 2, 0.5, 0.9, 1e-6);
-  affinity<T>({0, 2}, 1, 1, 0.5, 0.5, 1e-6);
-  affinity<T>({0, 70}, 1, 1, 0.0, 0.9, 1e-6);
-  affinity<T>({0, 0, 50, 50, 83, 90, 180, 180}, 4, 35, 0.3, 0.95, 1e-6);
-
+  for (const bool weighted : {false, true}) {
+    propagate<T>({0}, 3, 2, 0.5, weighted, 0.9, 1e-6);
+    propagate<T>({0, 2}, 1, 1, 0.5, weighted, 0.5, 1e-6);
+    propagate<T>({0, 70}, 1, 1, 0.0, weighted, 0.9, 1e-6);
+    propagate<T>({0, 0, 50, 50, 83, 90, 180, 180}, 4, 35, 0.3, weighted, 0.95, 1e-6);
+  }
   for (const std::int64_t k : {1, 2, 3, 10, 33, 70})
     for (const bool with_distances : {false, true}) mine<T>(80, k, k % 3 == 0 ? 1000 : 3, with_distances);
 
@@ -424,6 +445,11 @@ int main() {
   failures_are_reported();
   all<float>();
   all<double>();
+  // A component large enough to have modes, in shared memory and where a panel does not fit there.
+  propagate<float>({0, 20, 1060}, 4, 2, 0.99, true, 0.99, 3e-7);
+  cuda_on_cpu::device_shared = 9000;
+  propagate<float>({0, 20, 1060}, 4, 2, 0.99, false, 0.99, 1e-6);
+  cuda_on_cpu::device_shared = cuda_on_cpu::kMostShared;
   graph<float16>({0, 7, 100}, 20, 5);
   graph<bfloat16>({0, 7, 100}, 20, 5);
   search<float16>(5, 90, 9, 5);

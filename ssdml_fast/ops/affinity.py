@@ -1,6 +1,6 @@
 """Propagation along a graph: affinities on its edges, and class posteriors.
 
-Kernels: ``csrc/affinity.cpp`` and ``csrc/affinity_labels.cpp`` (CPU), ``csrc/affinity.cu`` (CUDA).
+Kernels: ``csrc/affinity.cpp`` and ``csrc/affinity_labels.cpp`` (CPU), the same as ``.cu`` (CUDA).
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ def propagate_affinity(
         If `graph` is not a KnnGraph or `labels` not integers that lie where the graph does.
     ValueError
         If `labels` has another length or entries below -1, or `gamma` or `tol` is out of range.
-    NotImplementedError
-        If `graph` has weights and lies on a CUDA device.
 
     Warns
     -----
@@ -77,7 +75,10 @@ def propagate_affinity(
     The N x N matrix is never formed: a column of W* is a column of the random walk with restart
     P = (1 - gamma) (I - gamma Q)⁻¹, or a combination of the C columns of ``class_mass``. Time O(N² (k · sweeps + M)),
     with M = 0.6 √N slow modes taken out of every column; some twenty sweeps on graphs of images, at worst
-    log(tol)/log(gamma). Memory O(N (k + C + M)).
+    log(tol)/log(gamma). Memory O(N (k + C + M)); on a CUDA device, besides, what its blocks work in: 227 KiB for each
+    multiprocessor or, for components of more than some 28,000 points, 128 N bytes. The library's current stream is
+    waited for, and no other, to know the components, to orthonormalise modes, now and then between panels of columns,
+    and for the bound.
 
     Examples
     --------
@@ -119,7 +120,7 @@ def propagate_labels(
     ----------
     graph : KnnGraph
         N points with k neighbours each. Answered in the type of ``graph.distances`` (float64 without), computed in
-        float64, for arrays on a CUDA device on the CPU.
+        float64.
     labels : (N,) integer array
         Class of each point, any integers from 0; -1 for an unlabelled point.
     gamma : float
@@ -160,7 +161,8 @@ def propagate_labels(
     ICML 2003), so that a class whose labelled points happen to be popular does not swallow the others, and then each
     row by its own. scikit-learn's ``LabelSpreading`` (Zhou et al., NIPS 2003) on the same graph is this without the
     first division, and with the labels weighted by D^-1/2. Conjugate gradients: time O(N k C · steps) with fewer than
-    30 / √(1 - gamma) steps, memory O(N (k + C)).
+    30 / √(1 - gamma) steps, memory O(N (k + C)). On a CUDA device the library's current stream is waited for every few
+    steps, and no other.
 
     Examples
     --------
@@ -195,21 +197,16 @@ def compute(graph, labels, gamma, tol, num_threads, progress=None):
     mass = arrays.empty((n, len(classes)), dtype, like=graph.indices)
     results = (gamma, tol, arrays.address(values), arrays.address(mass))
     if arrays.is_cuda(graph.indices):
-        if weights is not None:
-            raise NotImplementedError("graph must have no weights on a CUDA device, found some: move it to the CPU")
         cuda = _core.cuda()
         with arrays.on_device(graph.indices) as stream:
-            ptr = arrays.from_numpy(np.array([0, n]), like=graph.indices) if graph.ptr is None else graph.ptr
-            segments = len(ptr) - 1
-            column = arrays.from_numpy(column, like=graph.indices)
-            work = arrays.workspace(cuda.propagate_affinity_workspace(n, k, segments, len(classes)), like=graph.indices)
+            need = cuda.propagate_affinity_workspace(n, k, weights is not None, len(classes))
+            work = arrays.workspace(need, like=graph.indices)
             iterations, bound = cuda.propagate_affinity(
                 dtype,
                 arrays.address(graph.indices),
+                arrays.address(weights),
                 n,
                 k,
-                arrays.address(ptr),
-                segments,
                 arrays.address(column),
                 len(classes),
                 *results,
@@ -238,12 +235,12 @@ def compute_labels(graph, labels, gamma, tol, num_threads, progress=None):
     """Validate, allocate and run the kernel; returns the fields of LabelPosteriors."""
     n, k = graph.n, graph.k
     classes, column, weights, gamma, tol, num_threads = _prepare(graph, labels, gamma, tol, num_threads)
-    indices = arrays.to_numpy(graph.indices)
-    ptr = np.array([0, n]) if graph.ptr is None else arrays.to_numpy(graph.ptr)
-    posteriors = np.empty((n, len(classes)), _dtype(graph))
-    iterations, bound = _core.lib.propagate_labels(
-        _dtype(graph),
-        arrays.address(indices),
+    dtype = _dtype(graph)
+    ptr = arrays.from_numpy(np.array([0, n]), like=graph.indices) if graph.ptr is None else graph.ptr
+    posteriors = arrays.empty((n, len(classes)), dtype, like=graph.indices)
+    operands = (
+        dtype,
+        arrays.address(graph.indices),
         arrays.address(weights),
         n,
         k,
@@ -254,16 +251,21 @@ def compute_labels(graph, labels, gamma, tol, num_threads, progress=None):
         gamma,
         tol,
         arrays.address(posteriors),
-        num_threads,
-        progress,
     )
+    if arrays.is_cuda(graph.indices):
+        cuda = _core.cuda()
+        with arrays.on_device(graph.indices) as stream:
+            need = cuda.propagate_labels_workspace(n, k, weights is not None, len(ptr) - 1, len(classes))
+            work = arrays.workspace(need, like=graph.indices)
+            iterations, bound = cuda.propagate_labels(*operands, arrays.address(work), stream, progress)
+    else:
+        iterations, bound = _core.lib.propagate_labels(*operands, num_threads, progress)
     _warn_above(tol, bound, gamma, "posteriors")
-    posteriors, classes = (arrays.from_numpy(x, like=graph.indices) for x in (posteriors, classes))
-    return posteriors, classes, iterations, bound
+    return posteriors, arrays.from_numpy(classes, like=graph.indices), iterations, bound
 
 
 def _prepare(graph, labels, gamma, tol, num_threads):
-    """Validate what both have in common; returns classes, columns and float64 weights on the host, and the scalars."""
+    """Validate what both have in common; returns classes on the host, columns, float64 weights and the scalars."""
     n = graph.n
     arrays.check_indices(graph.indices, n, "graph.indices", "points")  # validated once, but writable since
     labels = arrays.as_integers(labels, "labels", ndim=1, like=graph.indices)
@@ -279,11 +281,11 @@ def _prepare(graph, labels, gamma, tol, num_threads):
     weights = None
     if graph.weights is not None:
         check_weights(graph.weights)
-        weights = arrays.contiguous(arrays.to_numpy(graph.weights).astype(np.float64, copy=False))
+        weights = arrays.contiguous(arrays.astype(graph.weights, "float64"))
     classes = np.unique(host_labels[host_labels >= 0])
     column = np.searchsorted(classes, host_labels)
     column[host_labels < 0] = -1
-    return classes, column, weights, gamma, tol, num_threads
+    return classes, arrays.from_numpy(column, like=graph.indices), weights, gamma, tol, num_threads
 
 
 def _dtype(graph):
