@@ -36,6 +36,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=lacks))
 
 
+class Plane:
+    """Stands in for t-SNE, which would take most of a test's time: the first two columns."""
+
+    def __init__(self, **settings: Any) -> None:
+        pass
+
+    def fit_transform(self, embedding: np.ndarray) -> np.ndarray:
+        return embedding[:, :2]
+
+
+@pytest.fixture(scope="module")
+def quick_maps() -> Iterator[None]:
+    """Draw maps without t-SNE."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn.manifold.TSNE", Plane)
+        yield
+
+
 @pytest.fixture(params=_core.available())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once with the kernels of each instruction set of this machine."""

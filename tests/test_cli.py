@@ -42,7 +42,8 @@ def run(tmp_path_factory):
 def test_train_fills_the_run_folder(run):
     path, output = run
     assert sorted(file.name for file in path.iterdir()) == [
-        "checkpoint.pt", "config.json", "embedding.png", "metrics.jsonl", "model.safetensors", "results.json",
+        "checkpoint.pt", "config.json", "embedding.png", "metrics.jsonl", "model.safetensors", "propagated.safetensors",
+        "results.json",
     ]  # fmt: skip
     assert (path / "embedding.png").read_bytes().startswith(b"\x89PNG")
     history = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

@@ -317,7 +317,7 @@ def test_the_warm_ups_step_grows_and_then_follows_the_schedule(tiny, monkeypatch
     training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, warmup=300, warmup_rate=0.5))
     for part in range(training.warmups):
         training.done = part
-        training.warm_up(None)
+        training.warm_up(None, None)
     assert (training.warmups, len(rates)) == (2, 300)
     np.testing.assert_allclose(rates[0], 0.5 / 50)
     np.testing.assert_allclose([rates[150], rates[299]], [0.25, 0.25 * (1 + np.cos(np.pi * 299 / 300))])

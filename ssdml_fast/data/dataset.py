@@ -31,6 +31,10 @@ class Dataset:
         Validation examples, taken from the training data, with all their labels: the best model is chosen on them.
     test_images, test_labels
         Held-out examples with all their labels, seen only by the final report.
+    truth : (N,) int64 array
+        All labels of the training examples, hidden ones included: for measuring propagated labels, never for training.
+    classes : tuple of str
+        Name of each class.
     """
 
     images: np.ndarray
@@ -39,11 +43,17 @@ class Dataset:
     val_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+    truth: np.ndarray
+    classes: tuple[str, ...]
 
     def map(self, prepare: Callable[[np.ndarray], np.ndarray]) -> Dataset:
         """Apply a function to the examples of each part, and return the data set of its results."""
-        parts = {name: prepare(getattr(self, name)) for name in ("images", "val_images", "test_images")}
-        return replace(self, **parts)
+        return replace(
+            self,
+            images=prepare(self.images),
+            val_images=prepare(self.val_images),
+            test_images=prepare(self.test_images),
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,10 @@ class Source:
             test_images, test_labels = self.images[test], self.labels[test]
         train, val = (rest[part] for part in stratified_split(self.labels[rest], VALIDATION_SHARE, rng))
         labels = hide_labels(self.labels[train], labels_per_class, rng)
-        return Dataset(self.images[train], labels, self.images[val], self.labels[val], test_images, test_labels)
+        return Dataset(
+            self.images[train], labels, self.images[val], self.labels[val], test_images, test_labels,
+            self.labels[train], self.classes,
+        )  # fmt: skip
 
 
 def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

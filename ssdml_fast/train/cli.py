@@ -1,4 +1,4 @@
-"""The command line: ``ssdml-fast train`` and ``ssdml-fast evaluate``."""
+"""The command line: ``ssdml-fast train``, ``ssdml-fast evaluate`` and ``ssdml-fast report``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import shlex
 import tomllib
 import typing
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..data.load import LOADERS, absolute, read
 from .config import Config
@@ -24,6 +23,8 @@ from .run import RunError, RunFolder
 
 if TYPE_CHECKING:  # torch and scikit-learn are imported inside the commands, so that --help answers at once
     from .loop import Fitted
+
+CALLS = ("resume", "tensorboard")  # options of one call of the command, not of the training
 
 app = typer.Typer(
     help="Semi-supervised deep metric learning.", no_args_is_help=True, add_completion=False, rich_markup_mode="rich"
@@ -59,6 +60,10 @@ def _train(
             "below overrides it."
         ),
     ] = "default",
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write TensorBoard logs to the run folder; may be given with --resume."),
+    ] = False,
     **settings: Any,
 ) -> None:
     """Train on a data set, most of it unlabelled, and report on held-out examples.
@@ -67,7 +72,7 @@ def _train(
     28x28 (MNIST, Fashion-MNIST) and for colour images of 32x32 (CIFAR-10), none for features, where L alone is trained.
     Each goes with settings of its own, rather than with the defaults below: see config.json in the run folder.
     """
-    sources = {name: context.get_parameter_source(name) for name in context.params if name != "resume"}
+    sources = {name: context.get_parameter_source(name) for name in context.params if name not in CALLS}
     given = {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")}
     with _errors_told():
         if resume is None:
@@ -80,7 +85,7 @@ def _train(
             run = RunFolder(resume)
             config = run.read_config()
     try:
-        _run(run, config, None if resume else recipe, given)
+        _run(run, config, None if resume else recipe, given, tensorboard)
     except KeyboardInterrupt:
         console = Console()
         if run.resumable:
@@ -91,15 +96,18 @@ def _train(
         raise typer.Exit(130) from None
 
 
-def _run(run: RunFolder, config: Config, recipe: str | None, given: set[str]) -> None:
+def _run(run: RunFolder, config: Config, recipe: str | None, given: set[str], tensorboard: bool) -> None:
     """Train, report, and fill the run folder; settings that are not `given` are the recipe's. Without one: resume."""
     console = Console()
     from ..models.networks import choose
     from ..models.seeded import seeded
+    from .held_out import HeldOut, load_data
+    from .live import Live
     from .loop import fit
-    from .report import Report, load_data
+    from .tensorboard import TensorBoard
 
     with _errors_told():
+        logs = TensorBoard(run.tensorboard) if tensorboard else None
         data = load_data(run, config)
         choice = choose(data.images.shape[1:])
         if recipe is not None:
@@ -111,40 +119,24 @@ def _run(run: RunFolder, config: Config, recipe: str | None, given: set[str]) ->
         f"examples, {len(data.val_labels)} validation, {len(data.test_labels)} test",
         soft_wrap=True,
     )
-    bar = Progress(
-        TextColumn("training"), BarColumn(), TextColumn("epoch {task.completed:.0f} of {task.total:.0f}"),
-        TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    with bar, _errors_told():
-        task = bar.add_task("training", total=None)
+    with Live(console) as live, closing(logs) if logs else nullcontext(), _errors_told():
 
-        def show(record: dict[str, Any]) -> None:
-            bar.update(task, completed=record["epoch"], total=record["epochs"])
-            console.print(_line(record), highlight=False, soft_wrap=True)
+        def on_epoch(record: dict[str, Any]) -> None:
+            live.epoch(record)
+            if logs:
+                logs(record)
 
         fitted = fit(
             seeded(choice.network, config.seed), data.images, data.labels, data.val_images, data.val_labels,
-            config, run, recipe is None, show,
+            config, run, recipe is None, on_epoch, live.batch,
         )  # fmt: skip
     console.print(_verdict(fitted), soft_wrap=True)
 
-    report = Report.of(fitted.model, config, data)
-    run.write_results({"stopped": fitted.stopped, "best_epoch": fitted.best["epoch"], "test": report.figures})
-    report.draw(run)
-    console.print(report.table())
+    held_out = HeldOut.of(fitted.model, config, data)
+    run.write_results({"stopped": fitted.stopped, "best_epoch": fitted.best["epoch"], "test": held_out.figures})
+    held_out.draw(run)
+    console.print(held_out.table())
     console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)
-
-
-def _line(record: dict[str, Any]) -> str:
-    where = (
-        f"{'untrained':<36}"
-        if not record["epoch"]
-        else f"round {record['round']}  partition {record['partition']}  loss {record['loss']:.4f}  "
-        if record["round"]
-        else f"{'warm-up':<22}loss {record['loss']:.4f}  "
-    )
-    figures = f"NMI {100 * record['val_nmi']:5.1f}  R@1 {100 * record['val_recall@1']:5.1f}"
-    return f"epoch {record['epoch']:>2} of {record['epochs']}  {where}validation {figures}"
 
 
 def _verdict(fitted: Fitted) -> str:
@@ -179,20 +171,48 @@ def evaluate(
             return
         folder = RunFolder(what)
         config = folder.read_config()
-        from .report import Report, load_data, load_model
+        from .held_out import HeldOut, load_data, load_model
 
         data = load_data(folder, config)
         model = load_model(folder, config, data)
-    Console().print(Report.of(model, config, data).table())
+    Console().print(HeldOut.of(model, config, data).table())
 
 
 def _evaluate_features(path: Path) -> None:
     from ..evaluate import report_embedding
-    from .report import figures_table
+    from .held_out import figures_table
 
     source = read(f"features:{path}")
     x, y = (source.images, source.labels) if source.test_images is None else (source.test_images, source.test_labels)
     Console().print(figures_table(f"{len(x)} embeddings, %", {path.name: report_embedding(x, y)}))
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folder that `ssdml-fast train` made, interrupted ones too; and folders of runs to compare it "
+            "with: of other values of alpha, or of another method on the same data.",
+            metavar="RUN [OTHER]...",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write.", show_default="RUN/report.html", dir_okay=False)
+    ] = None,
+) -> None:
+    """Write one HTML file about a run: convergence, maps, retrieval, propagated labels, sensitivity to alpha, times."""
+    with _errors_told():
+        for path in runs:
+            RunFolder(path).read_config()  # an error here comes before the seconds that imports take
+        from ..report.page import write_report
+
+        out = out or RunFolder(runs[0]).report
+        try:
+            write_report(runs, out)
+        except OSError as error:
+            raise RunError(f"report {out} cannot be written: {error.strerror}") from None
+    Console().print(f"report: {out}", soft_wrap=True, highlight=False)
 
 
 def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
@@ -204,7 +224,7 @@ def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
             settings = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"config {path} cannot be read: {error}") from None
-        known = {p.name for p in context.command.params} - {"resume", "config_file", "help"}
+        known = {p.name for p in context.command.params} - {*CALLS, "config_file", "help"}
         for name, value in settings.items():
             if name not in known:
                 raise ValueError(f"config {path} has an unknown setting {name!r}; known: {', '.join(sorted(known))}")
@@ -244,3 +264,4 @@ def _with_settings(function: Any) -> Any:
 
 app.command("train")(_with_settings(_train))
 app.command("evaluate")(evaluate)
+app.command("report")(report)

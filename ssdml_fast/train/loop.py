@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from .config import Config
 from .mining import mine
 from .partition import count, partitions
 from .run import RunError, RunFolder
+from .timing import StageTimes
 from .warmup import CosineSoftmax, warmup_batches
 
 WARMUP_EPOCH = 250  # mini-batches of the warm-up between two validations
@@ -35,6 +35,7 @@ AUGMENTATION: dict[str, Callable[[Tensor], Tensor]] = {  # by a little for the s
     "affine": lambda images: random_affine(images, shift=images.shape[-1] / 14),
     "flip": lambda images: shift_and_flip(images, pad=images.shape[-1] // 8),
 }
+Told = Callable[[dict[str, Any]], None] | None  # someone who wants to know
 COLLAPSE_DROP = 0.1  # below the best validation score so far; on digits, good trainings vary by 0.03 between epochs
 
 
@@ -72,6 +73,7 @@ def fit(
     run: RunFolder | None = None,
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_batch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Fitted:
     """Train a network and an orthogonal metric L by SSDML, and keep the model that validates best.
 
@@ -94,8 +96,13 @@ def fit(
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
     on_epoch : callable, optional
         Called with the record of each epoch: ``epoch`` (of ``epochs`` planned), ``round`` (0: the warm-up),
-        ``partition``, ``loss`` (mean over mini-batches), ``triplets``, ``val_nmi``, ``val_recall@1`` (both in [0, 1]),
-        ``score`` (their mean), ``orthogonality_error`` (largest entry of |LᵀL - I|), ``seconds``.
+        ``partition``, ``loss`` (mean over mini-batches), ``triplets``, ``examples`` (trained on, each time it was),
+        ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean), ``orthogonality_error`` (largest entry
+        of |LᵀL - I|), ``seconds`` (wall time of each stage since the record before: ``embed``, ``graph``,
+        ``propagate``, ``mine``, ``train``, ``validate``, ``save``).
+    on_batch : callable, optional
+        Called after each mini-batch with ``epoch``, ``epochs``, ``done`` (mini-batches of this epoch so far),
+        ``batches`` (of this epoch), ``examples`` (of this epoch so far), ``loss`` (of the mini-batch).
 
     Returns
     -------
@@ -144,7 +151,7 @@ def fit(
             training.validate(epoch=0)
             if on_epoch:
                 on_epoch(training.history[0])
-        training.to_the_end(run, on_epoch)
+        training.to_the_end(run, on_epoch, on_batch)
     return training.result()
 
 
@@ -186,7 +193,10 @@ class _Training:
         self.epochs = self.warmups + min(planned, config.max_epochs or planned)
         self.done = 0  # parts of the warm-up and then partitions
         self.steps = 0  # on the network
+        self.examples = 0  # trained on in this epoch
         self.history: list[dict[str, Any]] = []
+        self.propagated: list[Tensor] = []  # by round, of every training image; for reports, nothing is trained on it
+        self.times = StageTimes()
         self.best_model: dict[str, Tensor] = {}
         self.stopped: str | None = None
 
@@ -194,32 +204,32 @@ class _Training:
     def best(self) -> dict[str, Any]:
         return max(self.history, key=lambda record: record["score"])  # the earliest, of equals
 
-    def to_the_end(self, run: RunFolder | None, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
+    def to_the_end(self, run: RunFolder | None, on_epoch: Told, on_batch: Told) -> None:
         """Warm up, then train on one partition after another, saving in between, until there is a reason to stop."""
         if run:
             self.save(run)
         while self.stopped is None:
             if self.done < self.warmups:
-                self.warm_up(on_epoch)
+                self.warm_up(on_epoch, on_batch)
             else:
-                self.one_partition(on_epoch)
+                self.one_partition(on_epoch, on_batch)
             self.done += 1
             if run:
                 self.save(run)
 
-    def warm_up(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
+    def warm_up(self, on_epoch: Told, on_batch: Told) -> None:
         """Train on the labelled examples alone, for WARMUP_EPOCH mini-batches or what is left of the warm-up."""
-        began = time.perf_counter()
         config, first = self.config, self.done * WARMUP_EPOCH
         rng = self.seeded(WARMUP, self.done)
-        batches = warmup_batches(self.labels, config.batch_size, min(WARMUP_EPOCH, config.warmup - first), rng)
+        n_batches = min(WARMUP_EPOCH, config.warmup - first)
+        batches = warmup_batches(self.labels, config.batch_size, n_batches, rng)
         losses = (
             self.warmup_step(rows, config.warmup_rate * min(1, (i + 1) / RAMP) * self.decay(i / config.warmup))
             for i, rows in enumerate(batches, first)
         )
-        self.epoch_done(losses, began, on_epoch, round=0, partition=0, triplets=0)
+        self.epoch_done(losses, n_batches, on_epoch, on_batch, round=0, partition=0, triplets=0)
 
-    def one_partition(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
+    def one_partition(self, on_epoch: Told, on_batch: Told) -> None:
         """Build the graph of the next partition, mine it, and train on its triplets."""
         config, done = self.config, self.done - self.warmups
         round_, part = divmod(done, self.per_round)
@@ -228,17 +238,29 @@ class _Training:
         share = config.confident + (config.confident_last - config.confident) * done / max(self.partitions - 1, 1)
 
         images = self.images[torch.from_numpy(members)]
-        mined = mine(self.average.features(images), self.labels[members], config, share)
+        with self.times.stage("embed"):
+            z = self.average.features(images)
+        mined = mine(z, self.labels[members], config, share, self.times)
+        self.keep_propagated(round_, members, mined.propagated)
         for epoch in range(config.epochs):
-            began = time.perf_counter()
             through = done * config.epochs + epoch  # epochs
             losses = (
                 self.triplet_step(images[rows], draw, self.rate(through + i / mined.n_batches))
                 for i, (rows, draw) in enumerate(mined.batches(rng))
             )
-            self.epoch_done(losses, began, on_epoch, round=round_ + 1, partition=part + 1, triplets=mined.n_triplets)
+            self.epoch_done(
+                losses, mined.n_batches, on_epoch, on_batch,
+                round=round_ + 1, partition=part + 1, triplets=mined.n_triplets,
+            )  # fmt: skip
             if self.stopped:
                 return
+
+    def keep_propagated(self, round_: int, members: np.ndarray, propagated: np.ndarray) -> None:
+        """Note the labels that the unlabelled examples of a partition got; -1: labelled, or not yet in a partition."""
+        if round_ == len(self.propagated):
+            self.propagated.append(torch.full(self.labels.shape, -1, dtype=torch.int32))
+        unlabelled = self.labels[members] < 0
+        self.propagated[round_][torch.from_numpy(members[unlabelled])] = torch.from_numpy(propagated[unlabelled]).int()
 
     def seeded(self, *position: int) -> np.random.Generator:
         """Seed by the position in the training, so that resuming needs no saved state; torch's generator too."""
@@ -257,20 +279,31 @@ class _Training:
     def epoch_done(
         self,
         losses: Iterator[float | None],
-        began: float,
-        on_epoch: Callable[[dict[str, Any]], None] | None,
+        n_batches: int,
+        on_epoch: Told,
+        on_batch: Told,
         **record: Any,
     ) -> None:
         """Take the steps whose `losses` these are, validate, and tell."""
-        loss = _mean(losses)
+        self.examples = 0
+        with self.times.stage("train"):
+            loss = _mean(self.told(losses, n_batches, on_batch))
         if loss is None:
             raise ValueError(f"no triplet can be drawn from partition {record['partition']} of round {record['round']}")
         if not math.isfinite(loss):
             self.stopped = "diverged"
             return
-        self.validate(epoch=len(self.history), loss=loss, seconds=round(time.perf_counter() - began, 3), **record)
+        self.validate(epoch=len(self.history), loss=loss, examples=self.examples, **record)
         if on_epoch:
             on_epoch(self.history[-1])
+
+    def told(self, losses: Iterator[float | None], n_batches: int, on_batch: Told) -> Iterator[float | None]:
+        """Tell of each mini-batch as it is done, and pass its loss on."""
+        for done, loss in enumerate(losses, 1):
+            if on_batch and loss is not None:
+                place = {"epoch": len(self.history), "epochs": self.epochs, "done": done, "batches": n_batches}
+                on_batch(place | {"examples": self.examples, "loss": loss})
+            yield loss
 
     def warmup_step(self, rows: Tensor, rate: float) -> float:
         """Move the network and L so that a softmax tells the labelled examples' classes; return its loss."""
@@ -291,7 +324,8 @@ class _Training:
         if not torch.isfinite(z).all():
             return math.nan
         fixed = z.detach()
-        triplets = draw(fixed)
+        with self.times.stage("mine"):
+            triplets = draw(fixed)
         if len(triplets) == 0:
             return None
         if self.config.metric_update == "conjugate":
@@ -309,6 +343,7 @@ class _Training:
     def embedded(self, images: Tensor) -> Tensor:
         """Augment and embed a mini-batch, to learn from."""
         self.model.network.train()
+        self.examples += len(images)
         return self.model.network(AUGMENTATION[self.config.augment](images))
 
     def move_network(self, loss: Tensor, rate: float) -> None:
@@ -337,17 +372,18 @@ class _Training:
 
     def validate(self, **record: Any) -> None:
         """Score the model, keep it if it is the best so far, and see whether to stop."""
-        embedding = self.average.embed(self.val_images)
-        if not np.isfinite(embedding).all():
-            self.stopped = "diverged"
-            return
-        figures = score_embedding(embedding, self.val_labels, ks=(1,))
+        with self.times.stage("validate"):
+            embedding = self.average.embed(self.val_images)
+            if not np.isfinite(embedding).all():
+                self.stopped = "diverged"
+                return
+            figures = score_embedding(embedding, self.val_labels, ks=(1,))
         score = (figures["nmi"] + figures["recall@1"]) / 2
         self.history.append(
             record
             | {"epochs": self.epochs, "score": score}
             | {f"val_{name}": value for name, value in figures.items()}
-            | {"orthogonality_error": self.average.metric.orthogonality_error()}
+            | {"orthogonality_error": self.average.metric.orthogonality_error(), "seconds": self.times.take()}
         )
         best = self.best
         if best is self.history[-1]:
@@ -360,20 +396,21 @@ class _Training:
             self.stopped = "finished"
 
     def save(self, run: RunFolder) -> None:
-        run.write_progress(
-            {
-                "config": asdict(self.config),
-                "done": self.done,
-                "steps": self.steps,
-                "history": self.history,
-                "stopped": self.stopped,
-                "model": self.model.state_dict(),
-                "average": self.average.state_dict(),
-                "best_model": self.best_model,
-                "softmax": self.softmax.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-        )
+        checkpoint = {
+            "config": asdict(self.config),
+            "done": self.done,
+            "steps": self.steps,
+            "history": self.history,
+            "propagated": self.propagated,
+            "stopped": self.stopped,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "best_model": self.best_model,
+            "softmax": self.softmax.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with self.times.stage("save"):
+            run.write_progress(checkpoint)
 
     def load(self, run: RunFolder) -> None:
         checkpoint = run.read_checkpoint()
@@ -387,6 +424,7 @@ class _Training:
             self.done = checkpoint["done"]
             self.steps = checkpoint["steps"]
             self.history = checkpoint["history"]
+            self.propagated = checkpoint["propagated"]
             self.best_model = checkpoint["best_model"]
             self.stopped = checkpoint["stopped"]
         except (KeyError, RuntimeError, ValueError) as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 import ssdml_fast as sf
 
 from .config import Config
+from .timing import StageTimes
 
 TOLERANCE = 1e-4  # of propagated class probabilities, which are only ranked and compared
 
@@ -30,14 +31,17 @@ class Mined:
         Given a random generator, yields the mini-batches of one epoch.
     n_batches, n_triplets : int
         Mini-batches and triplets of one epoch.
+    propagated : (N,) int64 array
+        The most probable label of each example.
     """
 
     batches: Callable[[np.random.Generator], Iterator[Batch]]
     n_batches: int
     n_triplets: int
+    propagated: np.ndarray
 
 
-def mine(z: Tensor, labels: np.ndarray, config: Config, share: float) -> Mined:
+def mine(z: Tensor, labels: np.ndarray, config: Config, share: float, times: StageTimes | None = None) -> Mined:
     """Build the graph of a partition, propagate its labels, and choose what to train on.
 
     Parameters
@@ -50,21 +54,33 @@ def mine(z: Tensor, labels: np.ndarray, config: Config, share: float) -> Mined:
         `mining` decides what is chosen.
     share : float
         With mining ``"class"``, the share of each propagated class, the most confident, that is trained on.
+    times : StageTimes, optional
+        Told what the stages ``graph``, ``propagate`` and ``mine`` take.
 
     Returns
     -------
     Mined
     """
-    graph = sf.knn_graph(z, config.neighbors)
+    times = times or StageTimes()
+    with times.stage("graph"):
+        graph = sf.knn_graph(z, config.neighbors)
     known = torch.from_numpy(labels)
     if config.mining == "neighborhood":
-        triplets = sf.mine_triplets(graph, sf.propagate_affinity(graph, known, gamma=config.gamma))
+        with times.stage("propagate"):
+            affinity = sf.propagate_affinity(graph, known, gamma=config.gamma)
+        with times.stage("mine"):
+            triplets = sf.mine_triplets(graph, affinity)
+        mass = affinity.class_mass.numpy()
+        shares = mass / np.maximum(mass.sum(0), np.finfo(mass.dtype).tiny)  # of each class's mass, as propagate_labels
+        propagated = affinity.classes.numpy()[shares.argmax(1)]
         return Mined(
             partial(neighborhood_batches, triplets, config.batch_size),
             -(-len(triplets) // config.batch_size),
             len(triplets),
+            np.where(labels >= 0, labels, propagated),
         )
-    posteriors = sf.propagate_labels(graph, known, gamma=config.gamma, tol=TOLERANCE).posteriors.numpy()
+    with times.stage("propagate"):
+        posteriors = sf.propagate_labels(graph, known, gamma=config.gamma, tol=TOLERANCE).posteriors.numpy()
     classes = np.unique(labels[labels >= 0])
     posteriors[labels >= 0] = labels[labels >= 0, None] == classes  # a label is certain
     chosen = most_confident(posteriors, share)
@@ -72,6 +88,7 @@ def mine(z: Tensor, labels: np.ndarray, config: Config, share: float) -> Mined:
         partial(class_batches, chosen, torch.from_numpy(posteriors.argmax(1)), config),
         -(-len(chosen) // config.batch_size),
         len(chosen) * config.triplets_per_example,
+        classes[posteriors.argmax(1)],
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .config import Config
 
 FORMAT = 1
@@ -34,8 +36,9 @@ class RunFolder:
     """The files of one run.
 
     ``config.json`` (settings), ``metrics.jsonl`` (one line per epoch), ``model.safetensors`` (the best model so far:
-    network and L), ``checkpoint.pt`` (all that resuming needs), and at the end ``results.json`` (figures on held-out
-    data) and ``embedding.png``.
+    network and L), ``propagated.safetensors`` (round by round, what label each unlabelled example got),
+    ``checkpoint.pt`` (all that resuming needs), and at the end ``results.json`` (figures on held-out data) and
+    ``embedding.png``; when asked for, ``tensorboard/`` and ``report.html``.
 
     Parameters
     ----------
@@ -49,9 +52,12 @@ class RunFolder:
         self.path = Path(path)
         self.dataset = dataset or {}
         self.picture = self.path / "embedding.png"
+        self.report = self.path / "report.html"
+        self.tensorboard = self.path / "tensorboard"
         self._config = self.path / "config.json"
         self._metrics = self.path / "metrics.jsonl"
         self._model = self.path / "model.safetensors"
+        self._propagated = self.path / "propagated.safetensors"
         self._checkpoint = self.path / "checkpoint.pt"
         self._results = self.path / "results.json"
 
@@ -109,6 +115,9 @@ class RunFolder:
 
         write_atomically(self._checkpoint, lambda path: torch.save(checkpoint, path))
         write_atomically(self._model, lambda path: path.write_bytes(save(checkpoint["best_model"])))
+        if checkpoint["propagated"]:
+            propagated = save({"propagated": torch.stack(checkpoint["propagated"])})
+            write_atomically(self._propagated, lambda path: path.write_bytes(propagated))
         self._write_text(self._metrics, "".join(_json(record) + "\n" for record in checkpoint["history"]))
 
     def read_checkpoint(self) -> dict[str, Any]:
@@ -123,6 +132,37 @@ class RunFolder:
 
         return self._read(self._checkpoint, lambda path: torch.load(path, weights_only=True))
 
+    def read_history(self) -> list[dict[str, Any]]:
+        """Return the records of the epochs that :meth:`write_progress` saved last.
+
+        Raises
+        ------
+        RunError
+            If they are missing or damaged.
+        """
+        lines = self._read(self._metrics, lambda path: path.read_text(encoding="utf-8").splitlines())
+        try:
+            return [dict(json.loads(line)) for line in lines]
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{self._metrics} is damaged: {_first_line(error)}") from None
+
+    def read_propagated(self) -> np.ndarray:
+        """Return the label that each training example got in each round.
+
+        Returns
+        -------
+        (rounds, N) int32 array
+            -1 where the example is labelled, or was in no partition of the round yet.
+
+        Raises
+        ------
+        RunError
+            If they are missing, as before the first partition is done, or damaged.
+        """
+        from safetensors.numpy import load_file
+
+        return self._read(self._propagated, lambda path: load_file(path)["propagated"])
+
     def read_model(self) -> dict[str, Any]:
         """Return the tensors of the best model by name.
 
@@ -134,6 +174,16 @@ class RunFolder:
         from safetensors.torch import load_file
 
         return self._read(self._model, load_file)
+
+    def read_results(self) -> dict[str, Any]:
+        """Return the final figures, as :meth:`write_results` took them.
+
+        Raises
+        ------
+        RunError
+            If they are missing, as before a training ends, or damaged.
+        """
+        return self._read(self._results, lambda path: json.loads(path.read_text(encoding="utf-8")))
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Write the final figures."""

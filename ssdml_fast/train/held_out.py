@@ -13,19 +13,23 @@ from ..evaluate import RECALL_KS, report_embedding
 from ..models.metric import MetricModel, untrained
 from ..models.networks import choose, prepared
 from ..models.seeded import seeded
+from ..report.maps import DRAWN, draw_maps
 from .config import Config
-from .picture import draw_embeddings
-from .run import RunError, RunFolder
+from .run import RunError, RunFolder, write_atomically
 
-DRAWN = 2000  # points at most in a map: t-SNE of more takes minutes
 RAW, BEFORE, AFTER = "raw pixels", "untrained network", "trained network"
+
+
+def load_examples(run: RunFolder, config: Config) -> Dataset:
+    """Load the data set that `run` names, split by the seed of `config`, as it was decoded."""
+    if set(run.dataset) != {"name", "labels_per_class"}:
+        raise RunError(f"run folder {run.path} is of an unknown data set, {run.dataset}")
+    return load(run.dataset["name"], config.seed, run.dataset["labels_per_class"])
 
 
 def load_data(run: RunFolder, config: Config) -> Dataset:
     """Load the data set that `run` names, split by the seed of `config`, as its network takes it."""
-    if set(run.dataset) != {"name", "labels_per_class"}:
-        raise RunError(f"run folder {run.path} is of an unknown data set, {run.dataset}")
-    return prepared(load(run.dataset["name"], config.seed, run.dataset["labels_per_class"]))
+    return prepared(load_examples(run, config))
 
 
 def load_model(run: RunFolder, config: Config, data: Dataset) -> MetricModel:
@@ -45,15 +49,16 @@ def before_training(config: Config, data: Dataset) -> MetricModel:
 
 
 @dataclass(frozen=True)
-class Report:
+class HeldOut:
     """Embeddings of the test images, and their figures, by what embedded them."""
 
     embeddings: dict[str, np.ndarray]
     figures: dict[str, dict[str, float]]
     labels: np.ndarray
+    classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: MetricModel, config: Config, data: Dataset) -> Report:
+    def of(cls, model: MetricModel, config: Config, data: Dataset) -> HeldOut:
         """Compare `model` on the test images with their pixels and with the untrained network it started from."""
         before = before_training(config, data)
         embeddings = {
@@ -62,7 +67,7 @@ class Report:
             AFTER: model.embed(data.test_images),
         }
         figures = {name: report_embedding(embedding, data.test_labels) for name, embedding in embeddings.items()}
-        return cls(embeddings, figures, data.test_labels)
+        return cls(embeddings, figures, data.test_labels, data.classes)
 
     def table(self) -> Table:
         """Lay the figures out as percentages."""
@@ -76,7 +81,10 @@ class Report:
         }
         some = np.random.default_rng(0).permutation(len(self.labels))[:DRAWN]
         some.sort()
-        draw_embeddings(run.picture, {titles[name]: self.embeddings[name][some] for name in titles}, self.labels[some])
+        figure = draw_maps(
+            {titles[name]: self.embeddings[name][some] for name in titles}, self.labels[some], self.classes
+        )
+        write_atomically(run.picture, figure.savefig)
 
 
 def figures_table(title: str, figures: dict[str, dict[str, float]]) -> Table:

@@ -1,0 +1,60 @@
+"""Maps of embeddings, side by side in the plane."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from .style import WIDTH, new_figure, styled
+
+DRAWN = 2000  # points at most in a map: t-SNE of more takes minutes
+NAMED = 20  # classes at most to tell apart by colour
+
+
+@styled
+def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...]) -> Figure:
+    """Draw one t-SNE map per embedding, points coloured by class.
+
+    Parameters
+    ----------
+    embeddings : dict of (N, d) arrays
+        Title of each map, and the embedding to draw in it; N at least 4, and few enough to wait for
+        (:data:`DRAWN` take a few seconds a map).
+    labels : (N,) integer array
+        Class of each point, an index of `classes`.
+    classes : tuple of str
+        Name of each class.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        At most three maps a row.
+    """
+    from sklearn.manifold import TSNE  # deferred: scikit-learn takes a second to import
+
+    columns = min(3, len(embeddings))
+    rows = -(-len(embeddings) // columns)
+    side = (WIDTH - 1) / max(columns, 2)
+    figure = new_figure(side * columns + 1, (side + 0.45) * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(embeddings) :]:
+        panel.set_axis_off()
+
+    present = np.unique(labels)
+    names = "tab10" if len(present) <= 10 else "tab20" if len(present) <= NAMED else "nipy_spectral"
+    count = {"tab10": 10, "tab20": 20}.get(names, max(2, len(present)))
+    colours = colormaps[names].resampled(count)(np.arange(len(present)))
+    for panel, (title, embedding) in zip(panels, embeddings.items(), strict=False):
+        perplexity = min(30, (len(labels) - 1) / 3)
+        plane = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(embedding)
+        for c, colour in zip(present, colours, strict=True):
+            points = plane[labels == c]
+            panel.scatter(*points.T, s=9, color=colour, alpha=0.85, linewidths=0, label=classes[c])
+        panel.set(title=title, xticks=[], yticks=[])
+        panel.set_aspect("equal", adjustable="datalim")
+        panel.spines[:].set(visible=True, color="0.85")
+    if len(present) <= NAMED:
+        handles, labels_ = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels_, loc="outside right center", markerscale=2.2, title="class")
+    return figure

@@ -1,0 +1,85 @@
+"""Puts the sections of a report into one HTML file."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from .. import __version__
+from ..train.run import write_atomically
+from .runs import Missing, Run
+from .sections import sections
+
+_STOPPED = {
+    "finished": "all rounds are done",
+    "patience": "stopped early: no better validation score for a while",
+    "collapsed": "the embedding collapsed",
+    "diverged": "the embedding diverged",
+}
+
+
+def write_report(paths: Sequence[str | Path], out: str | Path) -> None:
+    """Write the report of a run as one HTML file, images and style within.
+
+    Parameters
+    ----------
+    paths : sequence of str or path
+        Run folders: that of the run to report on, and those of runs to compare it with. Of the first, anything but
+        ``config.json`` may be missing, as when it was interrupted; the report says what is.
+    out : str or path
+        The file, written atomically.
+
+    Raises
+    ------
+    RunError
+        If a folder is no run.
+
+    Notes
+    -----
+    The data are loaded again from where the run had them, for maps, retrieval and propagated labels. Each map (t-SNE
+    of at most 2,000 validation examples) takes some seconds.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    runs = [Run(path) for path in paths]
+    page = Environment(loader=PackageLoader("ssdml_fast.report", ""), autoescape=True, trim_blocks=True)
+    page.filters["png"] = _png
+    text = page.get_template("page.html").render(
+        title=runs[0].folder.dataset.get("name", "A run"),
+        path=runs[0].folder.path,
+        version=__version__,
+        cards=_cards(runs[0]),
+        sections=sections(runs),
+    )
+    write_atomically(Path(out), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _cards(run: Run) -> list[tuple[str, str, str]]:
+    """Name, value and remark of what matters most."""
+    try:
+        start, last, best = run.history[0], run.history[-1], run.best
+    except Missing:
+        return []
+    try:
+        remark = _STOPPED[run.results["stopped"]]
+    except (KeyError, Missing):
+        remark = "not finished"
+    return [
+        *(
+            (f"validation {name}", f"{100 * best[key]:.1f}", f"untrained: {100 * start[key]:.1f}")
+            for name, key in (("NMI", "val_nmi"), ("R@1", "val_recall@1"))
+        ),
+        ("epochs", f"{last['epoch']} of {last['epochs']}", remark),
+        ("kept", f"epoch {best['epoch']}", "the best on validation"),
+    ]
+
+
+def _png(figure: Figure) -> str:
+    """Render a figure as the base64 text of a PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer)
+    return b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,248 @@
+"""The sections of a report: what each shows of the runs, and what it says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .. import knn_graph
+from ..evaluate import RECALL_KS
+from ..train.held_out import AFTER
+from .charts import draw_confusion, draw_convergence, draw_sensitivity, draw_times
+from .maps import DRAWN, draw_maps
+from .retrieval import as_pictures, draw_retrieval
+from .runs import Missing, Run, names, written
+
+PREPARING = ("graph", "propagate", "mine")
+COMPARED = 4  # runs at most beside the first in maps, each of which takes seconds
+LOOKED_UP = 10  # queries in a retrieval grid
+FOUND = 6  # neighbours of each
+CONFUSABLE = 100  # classes at most in a confusion matrix; more are unreadable
+
+
+@dataclass
+class Section:
+    """One part of a report.
+
+    Attributes
+    ----------
+    title, text : str
+        Heading, and what is to be seen.
+    figures : list of (str, matplotlib.figure.Figure)
+        Captions and what is drawn above them.
+    header, rows : list of str, list of list of str
+        A table below the figures; without rows there is none.
+    missing : str
+        Why there is less to see than there could be.
+    folded : bool
+        Whether the table is shown only when asked for.
+    """
+
+    title: str
+    text: str = ""
+    figures: list[tuple[str, Figure]] = field(default_factory=list)
+    header: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    missing: str = ""
+    folded: bool = False
+
+
+def sections(runs: list[Run]) -> list[Section]:
+    """Make every section of the report on ``runs[0]``, compared with the other runs; what is missing is said in it."""
+    made = []
+    for title, make in _SECTIONS.items():
+        section = Section(title)
+        try:
+            make(section, runs)
+        except Missing as missing:
+            section.missing = str(missing)
+        made.append(section)
+    return made
+
+
+def _test_figures(section: Section, runs: list[Run]) -> None:
+    run, *others = runs
+    section.text = (
+        "In percent, on examples that neither the training nor the choice of the model has seen. NMI: of k-means "
+        "clusters with the classes; R@K: share of examples with one of their class among their K nearest."
+    )
+    section.header = ["embedding", "NMI", *(f"R@{k}" for k in RECALL_KS), "MAP@R", "silhouette"]
+    tested = dict(run.results["test"])
+    for name, other in zip(names(runs)[1:], others, strict=True):
+        try:
+            tested[f"{AFTER}: {name}"] = other.results["test"][AFTER]
+        except Missing:
+            section.missing = "Runs that have not ended are left out."
+    section.rows = [[name, *(f"{100 * value:.2f}" for value in row.values())] for name, row in tested.items()]
+
+
+def _convergence(section: Section, runs: list[Run]) -> None:
+    run, best = runs[0], runs[0].best
+    histories = {}
+    for name, each in zip(names(runs), runs, strict=True):
+        try:
+            histories[name] = each.history
+        except Missing:
+            if each is run:
+                raise
+            section.missing = "Runs of which no epoch is done are left out."
+    section.text = (
+        f"A star marks the model that is kept: of epoch {best['epoch']}, the best mean of validation NMI and R@1. "
+        "Epoch 0 is the untrained network; every other round over the unlabelled examples is shaded."
+    )
+    section.figures.append(("Loss and validation scores by epoch", draw_convergence(histories)))
+
+
+def _sensitivity(section: Section, runs: list[Run]) -> None:
+    run = runs[0]
+    series = [each for each in runs if _without(each, "alpha", "seed") == _without(run, "alpha", "seed")]
+    points = [(each.config.alpha, each.best["val_nmi"], each.best["val_recall@1"]) for each in series]
+    if len({alpha for alpha, *_ in points}) < 2:
+        raise Missing(
+            "α shapes the loss, so each value needs a training of its own. Give the folders of runs that differ in "
+            "alpha (and in the seed, if you like) after this one: ssdml-fast report RUN OTHER OTHER …"
+        )
+    section.text = (
+        f"{len(points)} runs that differ in α (and seed) alone, each by the model it kept; the line joins means. "
+        f"Dotted: this run, α = {run.config.alpha:g}°."
+    )
+    section.figures.append(("Validation scores by α", draw_sensitivity(points, run.config.alpha)))
+
+
+def _maps(section: Section, runs: list[Run]) -> None:
+    run, others = runs[0], runs[1:]
+    labels = run.data.val_labels
+    if len(labels) < 4:
+        raise Missing(f"A map needs at least 4 validation examples; there are {len(labels)}.")
+    start, best = run.history[0], run.best
+    # A run that differs in alpha alone is no other method, but a point of the sensitivity to alpha.
+    others = [each for each in others if _without(each, "alpha", "seed") != _without(run, "alpha", "seed")]
+    own, *their = names([run, *others]) if others else ["trained"]
+    panels = {f"untrained\n{_scores(start)}": run.embedding_before, f"{own}\n{_scores(best)}": run.embedding}
+    for name, other in zip(their, others, strict=True):
+        if len(panels) == 2 + COMPARED or not other.shares_data(run):
+            section.missing = f"Besides this run, up to {COMPARED} are drawn that were given the same data and seed."
+            continue
+        try:
+            panels[f"{name}\n{_scores(other.best)}"] = other.embed(run.data)
+        except Missing as missing:
+            section.missing = f"{name}: {missing}"
+    some = np.sort(np.random.default_rng(0).permutation(len(labels))[:DRAWN])
+    section.text = (
+        f"t-SNE of {len(some):,} validation examples, coloured by their true class; the scores, in percent, are of all "
+        f"{len(labels):,}. Distances between clusters mean little in such maps."
+    )
+    drawn = {title: embedding[some] for title, embedding in panels.items()}
+    section.figures.append(("Maps of the validation examples", draw_maps(drawn, labels[some], run.data.classes)))
+
+
+def _retrieval(section: Section, runs: list[Run]) -> None:
+    run = runs[0]
+    labels, classes = run.data.val_labels, run.data.classes
+    k = min(FOUND, len(labels) - 1)
+    found = {
+        name: knn_graph(embedding, k).indices
+        for name, embedding in {"untrained": run.embedding_before, "trained": run.embedding}.items()
+    }
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(labels))
+    _, first = np.unique(labels[order], return_index=True)  # one random example of each class
+    spread = np.sort(rng.permutation(order[first])[:LOOKED_UP])
+    spread = spread[np.argsort(labels[spread], kind="stable")]
+    wrong = order[labels[found["trained"][order, 0]] != labels[order]]
+    section.text = (
+        "Validation examples and the nearest others to them, nearest first, before and after training. Green: of the "
+        "query's class; red with a cross: of another."
+    )
+    pictures = as_pictures(run.examples.val_images)
+    grids = {
+        f"One example drawn at random from each class, of at most {LOOKED_UP} classes": spread,
+        f"Drawn at random from the {len(wrong):,} examples of {len(labels):,} whose nearest neighbour after training "
+        "is wrong": wrong[:LOOKED_UP],
+    }
+    for caption, queries in grids.items():
+        if len(queries):
+            rows = {name: indices[queries] for name, indices in found.items()}
+            section.figures.append((caption, draw_retrieval(pictures, labels, queries, rows, classes)))
+
+
+def _propagated(section: Section, runs: list[Run]) -> None:
+    run = runs[0]
+    truth, classes = run.data.truth, run.data.classes
+    section.text = (
+        "What labels the unlabelled examples of each round got along the graph, against their true labels. True labels "
+        "are used here alone; training never sees them."
+    )
+    section.header = ["round", "unlabelled examples", "right", "most frequent mistake (share of the true class)"]
+    present = np.unique(np.concatenate([truth, run.propagated[run.propagated >= 0]]))
+    panels = {}
+    for number, labels in enumerate(run.propagated, 1):
+        known = labels >= 0
+        rows, columns = (np.searchsorted(present, of[known]) for of in (truth, labels))
+        cells, counts = np.unique(rows * len(present) + columns, return_counts=True)
+        of, to = np.divmod(cells, len(present))
+        right = counts[of == to].sum() / counts.sum()
+        sizes = np.bincount(rows, minlength=len(present))
+        mistakes = np.where(of == to, 0, counts)
+        worst = int(mistakes.argmax())
+        most = f"{classes[present[of[worst]]]} → {classes[present[to[worst]]]} ({counts[worst] / sizes[of[worst]]:.1%})"
+        section.rows.append([str(number), f"{known.sum():,}", f"{right:.1%}", most if mistakes[worst] else "none"])
+        if number in (1, len(run.propagated)) and len(present) <= CONFUSABLE:
+            matrix = np.zeros((len(present), len(present)), np.int64)
+            matrix[of, to] = counts
+            panels[f"round {number}: {right:.1%} right"] = matrix
+    if panels:
+        matrices = draw_confusion(panels, tuple(classes[c] for c in present))
+        section.figures.append(("Propagated labels in the first and the last round", matrices))
+    else:
+        section.missing = f"{len(present)} classes are too many for a confusion matrix."
+
+
+def _times(section: Section, runs: list[Run]) -> None:
+    history = runs[0].history
+    if not any(record.get("seconds") for record in history):
+        raise Missing("The run kept no times.")
+    seconds: dict[str, float] = {}
+    for record in history[1:] + history[:1]:  # the untrained network is only validated, which comes late in others
+        for stage, value in record["seconds"].items():
+            seconds[stage] = seconds.get(stage, 0.0) + value
+    seconds = dict(sorted(seconds.items(), key=lambda item: item[0] == "save"))  # the last, though of the epoch before
+    section.text = (
+        f"{sum(seconds.values()):,.1f} s in all, wall time; of that, graph, propagation and mining "
+        f"{sum(seconds.get(stage, 0) for stage in PREPARING) / sum(seconds.values()):.1%}."
+    )
+    if seconds.get("train"):
+        rate = sum(record.get("examples", 0) for record in history) / seconds["train"]
+        section.text += f" {rate:,.0f} examples a second while training."
+    section.figures.append(("Wall time of each stage", draw_times(seconds)))
+
+
+def _settings(section: Section, runs: list[Run]) -> None:
+    section.folded = True
+    section.header = ["setting", *(names(runs) if len(runs) > 1 else ["value"])]
+    settings = [run.settings for run in runs]
+    section.rows = [[name, *(written(each.get(name, "")) for each in settings)] for name in settings[0]]
+
+
+def _without(run: Run, *left_out: str) -> dict[str, Any]:
+    return {name: value for name, value in run.settings.items() if name not in left_out}
+
+
+def _scores(record: dict[str, Any]) -> str:
+    return f"NMI {100 * record['val_nmi']:.1f}   R@1 {100 * record['val_recall@1']:.1f}"
+
+
+_SECTIONS: dict[str, Callable[[Section, list[Run]], None]] = {
+    "Figures on test examples": _test_figures,
+    "Convergence": _convergence,
+    "Sensitivity to α": _sensitivity,
+    "Before and after": _maps,
+    "Retrieval": _retrieval,
+    "Propagated labels": _propagated,
+    "Time": _times,
+    "Settings": _settings,
+}

@@ -1,0 +1,191 @@
+"""What is to be seen of a training while it runs: the terminal, TensorBoard, the stage times and the calls behind."""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ssdml_fast.data.digits import load_digits
+from ssdml_fast.models.digits import DigitsNet
+from ssdml_fast.models.seeded import seeded
+from ssdml_fast.train import Config, fit
+from ssdml_fast.train.cli import app
+from ssdml_fast.train.live import Live
+from ssdml_fast.train.tensorboard import TensorBoard
+
+TINY = ["--rounds", "1", "--epochs", "1", "--metric-dim", "16", "--batch-size", "500"]
+STAGES = {"embed", "graph", "propagate", "mine", "train", "validate"}
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def record(epoch, **values):
+    return {"epoch": epoch, "epochs": 4, "val_nmi": 0.5, "val_recall@1": 0.75, "seconds": {"train": 2.0}} | values
+
+
+def trained(epoch):
+    return record(epoch, round=1, partition=epoch, loss=0.25, triplets=3000, examples=3000)
+
+
+def batch(epoch, done):
+    return {"epoch": epoch, "epochs": 4, "done": done, "batches": 1000, "examples": done, "loss": 0.125}
+
+
+class Terminal:
+    """A terminal that keeps what is written, and a clock that is moved by hand."""
+
+    def __init__(self, **settings):
+        self.now, self.file = 100.0, io.StringIO()
+        console = Console(file=self.file, width=120, legacy_windows=False, **settings)
+        self.live = Live(console, clock=lambda: self.now)
+
+    def lines(self):
+        return self.file.getvalue().splitlines()
+
+
+# ---- the terminal
+
+
+def test_an_epochs_line_tells_scores_throughput_and_time_left():
+    terminal = Terminal()
+    with terminal.live as live:
+        live.epoch(record(0))
+        terminal.now += 30
+        live.epoch(trained(1))
+        terminal.now += 50
+        live.epoch(trained(2))
+        terminal.now += 40
+        live.epoch(trained(4))
+    first, second, third, last = terminal.lines()
+    assert "untrained" in first and first.endswith("NMI  50.0  R@1  75.0")  # nothing to reckon the time from yet
+    assert (
+        "round 1  partition 1  loss 0.2500  validation NMI  50.0  R@1  75.0  1,500 examples/s  0:01:30 left" in second
+    )
+    assert third.endswith("0:01:20 left") and last.endswith("examples/s")
+
+
+def test_time_left_of_a_resumed_training_counts_from_where_it_was_resumed():
+    terminal = Terminal()
+    with terminal.live as live:
+        terminal.now += 5
+        live.batch(batch(3, 100))
+        terminal.now += 15
+        live.epoch(trained(3))
+    assert terminal.lines()[-1].endswith("0:00:20 left")  # one epoch took 20 s, one is to come
+
+
+def test_the_bar_moves_with_every_batch():
+    terminal = Terminal(force_terminal=True)
+    with terminal.live as live:
+        live.epoch(record(0))
+        live.batch(batch(1, 100))
+        terminal.now += 2
+        live.batch(batch(1, 500))
+        live._bar.refresh()
+        text = terminal.file.getvalue()
+        (task,) = live._bar.tasks
+    assert (task.completed, task.total) == (0.5, 4)
+    assert "epoch 1 of 4" in text and "loss 0.1250  200 examples/s  0:00:14 left" in text
+
+
+# ---- the calls behind
+
+
+def test_batches_and_stages_are_told():
+    data = load_digits()
+    batches, epochs = [], []
+    fit(
+        seeded(DigitsNet, 0), data.images, data.labels, data.val_images, data.val_labels,
+        Config(rounds=1, epochs=1, partition_size=920, batch_size=200, warmup=0),
+        on_epoch=epochs.append, on_batch=batches.append,
+    )  # fmt: skip
+    (start, epoch) = epochs
+    assert set(start["seconds"]) == {"validate"} and set(epoch["seconds"]) == STAGES
+    assert all(seconds >= 0 for seconds in epoch["seconds"].values()) and epoch["seconds"]["train"] > 0
+    assert {(b["epoch"], b["epochs"], b["batches"]) for b in batches} == {(1, 1, len(batches))}
+    assert [b["done"] for b in batches] == list(range(1, len(batches) + 1))
+    assert batches[0]["examples"] == 200 and batches[-1]["examples"] == epoch["examples"]
+    assert sum(b["loss"] for b in batches) / len(batches) == pytest.approx(epoch["loss"])
+
+
+# ---- TensorBoard
+
+
+class Writer:
+    """As much of torch's SummaryWriter as is used."""
+
+    made: list[Writer] = []  # noqa: RUF012
+
+    def __init__(self, path, purge_step):
+        self.path, self.purge_step, self.scalars, self.closed = path, purge_step, {}, False
+        self.made.append(self)
+
+    def add_scalar(self, name, value, step):
+        self.scalars[name, step] = value
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def writers(monkeypatch, quick_maps):
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.setattr(Writer, "made", [])
+    return Writer.made
+
+
+def test_tensorboard_logs_scores_and_times_and_drops_what_is_trained_again(writers, tmp_path):
+    path = tmp_path / "run"
+    result = invoke("train", "--out", path, "--tensorboard", *TINY)
+    assert result.exit_code == 0, result.output
+    (writer,) = writers
+    assert (writer.path, writer.purge_step, writer.closed) == (str(path / "tensorboard"), 0, True)
+    steps = {name: [step for other, step in writer.scalars if other == name] for name, _ in writer.scalars}
+    assert steps["validation/nmi"] == steps["validation/recall@1"] == [0, 1, 2]
+    assert steps["loss"] == steps["seconds/train"] == [1, 2]
+
+    again = TensorBoard(tmp_path)
+    again(trained(3))
+    again.close()
+    assert writers[1].purge_step == 3
+
+
+def test_tensorboard_may_be_asked_for_when_resuming_but_is_no_setting(writers, tmp_path):
+    (tmp_path / "my.toml").write_text("tensorboard = true\nrounds = 1")
+    result = invoke("train", "--config", tmp_path / "my.toml", "--out", tmp_path / "run")
+    assert result.exit_code == 2 and "unknown setting 'tensorboard'" in " ".join(result.output.split())
+    assert invoke("train", "--out", tmp_path / "run", *TINY).exit_code == 0
+    assert invoke("train", "--resume", tmp_path / "run", "--tensorboard").exit_code == 0
+
+
+def test_tensorboard_that_is_not_installed_is_one_clear_error_before_anything_is_trained(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = invoke("train", "--out", tmp_path / "run", "--tensorboard", *TINY)
+    assert result.exit_code == 2
+    assert "pip install 'ssdml-fast[tensorboard]'" in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_reads_the_logs(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logs = TensorBoard(tmp_path)
+    for epoch in (1, 2):
+        logs(trained(epoch))
+    logs.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("validation/nmi")] == [1, 2]

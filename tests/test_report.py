@@ -1,0 +1,265 @@
+"""The report of a run: one file with every section, right figures in it, and what is missing said rather than fatal."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from ssdml_fast.report import sections as sections_module
+from ssdml_fast.report.runs import Missing, Run, names
+from ssdml_fast.report.sections import sections
+from ssdml_fast.train import loop
+from ssdml_fast.train.cli import app
+
+TITLES = list(sections_module._SECTIONS)
+MAPS, RETRIEVAL, PROPAGATED = "Before and after", "Retrieval", "Propagated labels"
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def train(path, *arguments, code=0):
+    small = ["--epochs", 1, "--partition-size", 460, "--metric-dim", 16, "--batch-size", 500]
+    result = invoke("train", *small, "--out", path, *arguments)
+    assert result.exit_code == code, result.output
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, quick_maps):
+    """A run on the digits, and as if there were others: of another alpha, alpha and seed, and way of mining."""
+    folder = tmp_path_factory.mktemp("runs")
+    made = [train(folder / "main", "--rounds", 2)]
+    for other in ({"alpha": 30.0}, {"alpha": 30.0, "seed": 1}, {"mining": "neighborhood"}):
+        path = folder / f"other {len(made)}"
+        shutil.copytree(made[0], path)
+        content = json.loads((path / "config.json").read_text())
+        content["training"] |= other
+        (path / "config.json").write_text(json.dumps(content))
+        made.append(path)
+    return made
+
+
+class Page(HTMLParser):
+    """Reads a page: its sections' texts and pictures, every address in it, and whether its tags are balanced."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.addresses, self.sections, self.heading = [], [], {}, None
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
+        if tag == "img":
+            assert dict(attributes)["alt"]
+            self.sections[self.heading]["pictures"] += 1
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] == ["h2"]:
+            self.heading = data
+            self.sections[data] = {"text": "", "pictures": 0}
+        elif self.heading:
+            self.sections[self.heading]["text"] += data
+
+
+def report(*paths, out):
+    result = invoke("report", *paths, "--out", out)
+    assert result.exit_code == 0, result.output
+    text = out.read_text(encoding="utf-8")
+    page = Page(text)
+    assert list(page.sections) == TITLES
+    assert re.findall(r"https?:|//\w|@import|<script|<link|url\(", re.sub(r"base64,[^\"]*", "", text)) == []
+    for address in page.addresses:
+        if not re.fullmatch(r"#section-\d+", address):
+            assert address.startswith("data:image/png;base64,")
+            assert base64.b64decode(address.split(",")[1], validate=True).startswith(b"\x89PNG")
+    return page, text
+
+
+# ---- the whole page
+
+
+def test_a_report_is_one_file_with_every_section(runs, tmp_path):
+    page, text = report(*runs, out=tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
+    pictures = {title: section["pictures"] for title, section in page.sections.items()}
+    assert pictures.pop(RETRIEVAL) in (1, 2)  # of wrong ones, if there are any
+    assert pictures == {
+        "Figures on test examples": 0, "Convergence": 1, "Sensitivity to α": 1, MAPS: 1, PROPAGATED: 1, "Time": 1,
+        "Settings": 0,
+    }  # fmt: skip
+    assert 'class="missing"' not in text
+    assert "3 runs that differ in α" in page.sections["Sensitivity to α"]["text"]
+    assert "not finished" not in text and "all rounds are done" in text
+    results = json.loads((runs[0] / "results.json").read_text())
+    for row in results["test"].values():
+        assert f"<td>{100 * row['map@r']:.2f}</td>" in text
+    history = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
+    best = max(history, key=lambda record: record["score"])
+    assert f">{100 * best['val_nmi']:.1f}<" in text and f"untrained: {100 * history[0]['val_nmi']:.1f}" in text
+
+
+def test_one_run_is_reported_into_its_folder_and_what_would_need_others_is_said(runs):
+    result = invoke("report", runs[0])
+    assert result.exit_code == 0 and f"report: {runs[0] / 'report.html'}" in result.output
+    page = Page((runs[0] / "report.html").read_text(encoding="utf-8"))
+    alpha = page.sections["Sensitivity to α"]
+    assert alpha["pictures"] == 0 and "ssdml-fast report RUN OTHER" in alpha["text"]
+    assert all(section["pictures"] for title, section in page.sections.items() if title in (MAPS, RETRIEVAL))
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 3])
+def test_an_interrupted_run_is_reported(tmp_path, monkeypatch, quick_maps, stop_at):
+    validate = loop._Training.validate
+
+    def interrupted(training, **record):
+        validate(training, **record)
+        if record["epoch"] == stop_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Training, "validate", interrupted)
+        path = train(tmp_path / "run", "--rounds", 2, code=130)
+    page, text = report(path, out=tmp_path / "report.html")
+    assert "measured once, when a training ends" in page.sections["Figures on test examples"]["text"]
+    if stop_at == 0:  # before anything was saved
+        assert "has no metrics.jsonl" in page.sections["Convergence"]["text"]
+        assert "no model.safetensors" in page.sections[RETRIEVAL]["text"]
+        return
+    assert "not finished" in text and page.sections["Convergence"]["pictures"] == 1
+    assert page.sections[MAPS]["pictures"] == 1
+    propagated = page.sections[PROPAGATED]
+    assert propagated["pictures"] == (stop_at > 1) and ("has no propagated.safetensors" in propagated["text"]) == (
+        stop_at == 1
+    )
+
+
+def change_propagated(path):
+    save_file({"propagated": np.zeros((1, 3))}, path / "propagated.safetensors")
+
+
+def change_data(path):
+    content = json.loads((path / "config.json").read_text())
+    content["dataset"]["name"] = "mnist:/nowhere"
+    (path / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost", "message"),
+    [
+        (lambda path: (path / "metrics.jsonl").write_text("{"), ["Convergence", MAPS, "Time"], "metrics.jsonl is dam"),
+        (lambda path: (path / "metrics.jsonl").write_text(""), ["Convergence", MAPS, "Time"], "No epoch is done"),
+        (lambda path: (path / "metrics.jsonl").write_text("[1]"), ["Convergence"], "metrics.jsonl is damaged"),
+        (lambda path: (path / "model.safetensors").write_bytes(b"x"), [MAPS, RETRIEVAL], "model.safetensors is dam"),
+        (lambda path: (path / "propagated.safetensors").write_bytes(b"x"), [PROPAGATED], "safetensors is damaged"),
+        (change_propagated, [PROPAGATED], "their number differs"),
+        (lambda path: (path / "results.json").unlink(), ["Figures on test examples"], "has no results.json"),
+        (change_data, [MAPS, RETRIEVAL, PROPAGATED], "data cannot be loaded: expected train-images"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_or_damaged_is_said_where_it_would_be(runs, tmp_path, damage, lost, message):
+    path = tmp_path / "run"
+    shutil.copytree(runs[0], path)
+    damage(path)
+    page, _ = report(path, out=tmp_path / "report.html")
+    for title in lost:
+        assert page.sections[title]["pictures"] == 0
+        assert message in page.sections[title]["text"], page.sections[title]["text"]
+    rest = {"Convergence", MAPS, RETRIEVAL, PROPAGATED, "Time"} - set(lost)
+    assert sum(page.sections[title]["pictures"] > 0 for title in rest) >= min(2, len(rest))
+
+
+def test_names_of_users_are_escaped(runs, tmp_path):
+    path = tmp_path / "<b>run & co"
+    shutil.copytree(runs[0], path)
+    _, text = report(path, out=tmp_path / "report.html")
+    assert "&lt;b&gt;run &amp; co" in text and "<b>" not in text
+
+
+def test_features_are_reported_with_their_classes_written(tmp_path, quick_maps):
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    np.savez(tmp_path / "f.npz", x=np.eye(3)[y] @ rng.normal(size=(3, 10)) + rng.normal(size=(120, 10)), y=y)
+    path = train(tmp_path / "run", "--data", f"features:{tmp_path}/f.npz", "--metric-dim", 4, "--rounds", 1)
+    page, _ = report(path, out=tmp_path / "report.html")
+    assert page.sections[RETRIEVAL]["pictures"] >= 1
+
+
+def test_misuse_is_one_clear_error(runs, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(runs[0], damaged)
+    (damaged / "config.json").write_text("{")
+    for arguments, message in [
+        ([tmp_path / "none"], f"there is no run folder {tmp_path / 'none'}"),
+        ([runs[0], tmp_path], "has no config.json"),
+        ([damaged], "config.json is damaged"),
+        ([runs[0], "--out", tmp_path / "no" / "report.html"], "report.html cannot be written: No such file"),
+        ([], "Missing argument"),
+    ]:
+        result = invoke("report", *arguments)
+        assert result.exit_code == 2
+        assert message in re.sub(r"[\s│]+", " ", result.output) and "Traceback" not in result.output
+    assert not (tmp_path / "no").exists()
+
+
+# ---- what the sections hold
+
+
+def test_propagated_labels_are_counted_against_the_truth(runs):
+    run = Run(runs[0])
+    labels, truth, given = run.propagated, run.data.truth, run.data.labels
+    assert labels.shape == (2, len(truth))
+    assert ((labels >= 0) == (given < 0)).all()  # every unlabelled example is in one partition of each round
+    (section,) = (each for each in sections([run]) if each.title == PROPAGATED)
+    for i, row in enumerate(section.rows):
+        hidden = given < 0
+        assert row[:3] == [str(i + 1), f"{hidden.sum():,}", f"{(labels[i] == truth)[hidden].mean():.1%}"]
+    mistakes = {}
+    for of, to in zip(truth[labels[1] >= 0], labels[1][labels[1] >= 0], strict=True):
+        mistakes[of, to] = mistakes.get((of, to), 0) + (of != to)
+    count = max(mistakes.values())
+    of, to = re.match(r"(\d) → (\d) ", section.rows[1][3]).groups()
+    assert mistakes[int(of), int(to)] == count
+
+
+def test_runs_are_named_by_what_differs(runs, tmp_path):
+    assert names([Run(path) for path in runs[:2]]) == ["alpha 40", "alpha 30"]
+    assert names([Run(path) for path in runs[:3]]) == ["seed 0, alpha 40", "seed 0, alpha 30", "seed 1, alpha 30"]
+    shutil.copytree(runs[0], tmp_path / "main")
+    shutil.copytree(runs[0], tmp_path / "copy")
+    assert names([Run(runs[0]), Run(tmp_path / "copy")]) == ["main", "copy"]
+    assert names([Run(runs[0]), Run(tmp_path / "main")]) == [str(runs[0]), str(tmp_path / "main")]
+
+
+def test_runs_on_other_data_are_not_mapped_as_if_on_the_same(runs):
+    main, other = Run(runs[0]), Run(runs[3])
+    other.folder.dataset["labels_per_class"] = 5
+    section = sections_module.Section(MAPS)
+    sections_module._maps(section, [main, other])
+    assert "the same data and seed" in section.missing
+    assert len([axes for axes in section.figures[0][1].axes if axes.get_title()]) == 2
+
+
+def test_a_run_of_other_networks_is_missing_its_model(runs):
+    run = Run(runs[0])
+    object.__setattr__(run.config, "metric_dim", 8)
+    with pytest.raises(Missing, match="does not fit its config"):
+        run.embedding  # noqa: B018
