@@ -130,10 +130,18 @@ class PanelSolver {
   /// Takes the slow modes out of v, with their part of the entries.
   template <typename T>
   void remove(const Modes<T>& modes, const double* norm) {
+    double rounding = 0;  // if summed in P
+    for (int c = 0; c < kWidth<P>; ++c)
+      rounding = std::max(rounding, scale_ * modes.template remove_rounding<P, P>(size_[c], norm[c]));
+    rounding <= tol_ / 8 ? remove_by<P>(modes, norm) : remove_by<double>(modes, norm);
+  }
+
+  template <typename Sum, typename T>
+  void remove_by(const Modes<T>& modes, const double* norm) {
     for (std::size_t e = 0; e < wanted_.size(); ++e) entries_[e] += scale_ * slow_entry(modes, e);
-    const Range<P> range = modes.template remove<P>(coefficients_.data(), v_.data());
+    const Range<P> range = modes.template remove<Sum>(coefficients_.data(), v_.data());
     for (int c = 0; c < kWidth<P>; ++c) {
-      rounding_[c] += scale_ * (modes.template remove_rounding<P>(std::max(size_[c], range.size(c)), norm[c]) +
+      rounding_[c] += scale_ * (modes.template remove_rounding<Sum, P>(std::max(size_[c], range.size(c)), norm[c]) +
                                 0x1p-52 * static_cast<double>(modes.count() + 4) * modes.solved_norm() * norm[c]);
       size_[c] = range.size(c);
     }
@@ -186,25 +194,26 @@ class PanelSolver {
 
   template <typename T>
   void read_coefficients(const Modes<T>& modes, double* norm) {
-    std::fill(coefficients_.begin(), coefficients_.end(), 0.0);
+    std::fill(coefficients_.begin(), coefficients_.end(), P(0));
     double square[kWidth<P>] = {};
     for (const std::int32_t p : places_)
       for (int c = 0; c < kWidth<P>; ++c)
         if (v_[p][c] != 0)
           for (std::int64_t a = 0; a < modes.count(); ++a)
-            coefficients_[a * kWidth<P> + c] += static_cast<double>(v_[p][c]) * modes.coefficients(p)[a];
+            coefficients_[a * kWidth<P> + c] += v_[p][c] * static_cast<P>(modes.coefficients(p)[a]);
     for (std::int64_t a = 0; a < modes.count(); ++a)
       for (int c = 0; c < kWidth<P>; ++c)
-        square[c] += coefficients_[a * kWidth<P> + c] * coefficients_[a * kWidth<P> + c];
+        square[c] += std::pow(static_cast<double>(coefficients_[a * kWidth<P> + c]), 2);
     for (int c = 0; c < kWidth<P>; ++c) norm[c] = 1.01 * std::sqrt(square[c]);
   }
 
   template <typename T>
   double slow_entry(const Modes<T>& modes, std::size_t e) const {
     const T* z = modes.solved(wanted_[e] / kWidth<P>);
-    const double* c = coefficients_.data() + wanted_[e] % kWidth<P>;
+    const P* c = coefficients_.data() + wanted_[e] % kWidth<P>;
     double sum = 0;
-    for (std::int64_t a = 0; a < modes.count(); ++a) sum += z[a] * c[a * kWidth<P>];
+    for (std::int64_t a = 0; a < modes.count(); ++a)
+      sum += static_cast<double>(z[a]) * static_cast<double>(c[a * kWidth<P>]);
     return sum;
   }
 
@@ -216,8 +225,8 @@ class PanelSolver {
   double rounding_[kWidth<P>] = {};  // error of the entries of each column by rounding so far
   double size_[kWidth<P>] = {};      // largest |v|
   Lines<P> v_, swept_;
-  std::vector<double> coefficients_;  // (modes, kWidth) of the panel
-  std::vector<char> reached_;         // points that any column of the panel has reached
+  std::vector<P> coefficients_;  // (modes, kWidth) of the panel; the same in Z c and V c, so exact as rounded
+  std::vector<char> reached_;    // points that any column of the panel has reached
   std::vector<std::int32_t> places_;
   std::vector<std::int64_t> wanted_;  // place * kWidth + column
   std::vector<double> entries_;
