@@ -73,7 +73,7 @@ class PanelSolver {
       read_coefficients(modes, norm);  // they belong to the source
       if (!walk(modes.sweeps(), true)) {
         remove(modes, norm);
-        if (!relax(modes.relaxation())) walk(kNoLimit, false);
+        if (!relax_locally(modes.relaxation()) && !relax(modes.relaxation())) walk(kNoLimit, false);
       }
     }
     for (double& entry : entries_) entry = std::clamp(entry, 0.0, 1.0);  // as P's entries are
@@ -83,6 +83,7 @@ class PanelSolver {
  private:
   static constexpr int kNoLimit = std::numeric_limits<int>::max();
   static constexpr int kPatience = 8;  // sweeps of relaxation in which the bound should shrink
+  static constexpr int kLocalSweeps = 64;
 
   void reach(std::int64_t place) {
     if (reached_[place]) return;
@@ -145,6 +146,33 @@ class PanelSolver {
                                 0x1p-52 * static_cast<double>(modes.count() + 4) * modes.solved_norm() * norm[c]);
       size_[c] = range.size(c);
     }
+  }
+
+  /// Relaxation where v is large only, if that is at few points; false, with v as it was, if not or if it did not help.
+  bool relax_locally(const Relaxation& relaxation) {
+    const double relative = relaxation.rounding<P>(graph_);
+    double known = 0, size = 0;
+    for (int c = 0; c < kWidth<P>; ++c) {
+      known = std::max(known, rounding_[c] + kLocalSweeps * 0x1p-52);
+      size = std::max(size, size_[c]);
+    }
+    const double limit = (tol_ - known) / scale_ - 4 * relative * size;  // y is seldom three times as large
+    if (!(limit * scale_ > tol_ / 2)) return false;
+    std::int64_t large = 0;
+    for (const Line<P>& line : v_) large += exceeds<P>(line, static_cast<P>(limit));
+    if (large * 4 > graph_.n) return false;
+    int sweeps = kLocalSweeps;
+    const auto range = relaxation.local<P>(graph_, v_.data(), swept_.data(), static_cast<P>(limit), reached_, sweeps);
+    solved_.sweeps += sweeps;
+    if (!range) return false;
+    double largest = 0;
+    for (int c = 0; c < kWidth<P>; ++c) largest = std::max(largest, range->size(c));
+    const double error = known + scale_ * (limit + relative * (size + largest));
+    if (error > tol_) return false;
+    solved_.error = error;
+    v_.swap(swept_);
+    add((1 - gamma_) * scale_);
+    return true;
   }
 
   /// Sweeps of relaxation until the panel is finished; false, with the residual in v, where they do not help.
