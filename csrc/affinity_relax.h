@@ -8,6 +8,9 @@
 // a Gauss-Seidel sweep for omega = 1. y is the sum of all d, so only its wanted entries need be kept, and the residual
 // that is left, (1 - omega) / omega d + gamma U d, is bounded by the range of d. An error e in an entry of d changes
 // that residual by e / omega: rounding is no more amplified than in the series.
+//
+// Where the residual is large at few points only, those are relaxed alone, in the same order, lest the slow modes of
+// this relaxation be others than those taken out. Then y is kept, and the residual known from it.
 #pragma once
 
 #include <algorithm>
@@ -21,10 +24,10 @@
 
 namespace ssdml::walk {
 
-/// Whether the magnitude of any column is above `limit`.
+/// Whether the magnitude of any column is above `limit`, or no number.
 template <typename T>
 inline bool exceeds(Line<T> x, T limit) {
-  const auto above = (x > limit) | (x < -limit);
+  const auto above = ~((x <= limit) & (x >= -limit));
   std::int64_t words[sizeof above / sizeof(std::int64_t)], any = 0;
   std::memcpy(words, &above, sizeof above);
   for (const std::int64_t word : words) any |= word;

@@ -82,8 +82,8 @@ class PanelSolver {
 
  private:
   static constexpr int kNoLimit = std::numeric_limits<int>::max();
-  static constexpr int kPatience = 8;  // sweeps of relaxation in which the bound should shrink
-  static constexpr int kLocalSweeps = 64;
+  static constexpr int kPatience = 8;      // sweeps of relaxation in which the bound should shrink
+  static constexpr int kLocalSweeps = 64;  // at most
 
   void reach(std::int64_t place) {
     if (reached_[place]) return;
