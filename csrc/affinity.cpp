@@ -15,10 +15,11 @@ namespace {
 
 using namespace walk;
 /// How many slow modes to take out of a component of n points: a multiple of kWidth. More leave fewer sweeps, but
-/// finding and removing them costs more than it saves.
-std::int64_t modes_for(std::int64_t n) {
+/// finding and removing them costs more than it saves, sooner where a loose `tol` needs few sweeps.
+std::int64_t modes_for(std::int64_t n, double tol) {
   if (n < 512) return 0;
-  return 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
+  const std::int64_t modes = 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
+  return tol < 1e-5 ? modes : std::min<std::int64_t>(modes, 64);
 }
 constexpr int kSweepsBeforeModes = 4;  // until the columns of popular points are smooth enough for float32
 constexpr double kOmega = 1.3;         // best where few modes are slow; adapted where many are
@@ -233,7 +234,7 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
         solve_component(part, modes, classes, last, !labelled.empty(), unlabelled, mass, outcome, proceed);
     };
     const auto find_modes = [&]<typename M>(M) {
-      return Modes<M>(graph, modes_for(graph.n), {gamma, kOmega}, kSweepsBeforeModes, num_threads,
+      return Modes<M>(graph, modes_for(graph.n, tol), {gamma, kOmega}, kSweepsBeforeModes, num_threads,
                       [&] { return proceed(0); });
     };
     if (sizeof(T) == 4 && graph.n >= kSmall && target > kFloatTol) {

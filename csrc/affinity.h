@@ -13,10 +13,10 @@
 //
 // How: the walk's own series, P b = (1 - gamma) (b + gamma Q b + ...) + gamma^t P Q^t b, in which a term is one sweep
 // over the graph; after a few of them the slow modes of Q (weakly connected clusters), which are found once per
-// component, are taken out of every column, and relaxation makes quick work of the rest for any gamma. P is
-// row-stochastic, so what is cut off is within the range of the residual, and no rounding error grows. affinity_walk.h
-// has the graph and its sweep, affinity_modes.h the modes, affinity_relax.h the relaxation, affinity_solve.h how a
-// panel is solved and its error bound.
+// component, are taken out of every column, and relaxation makes quick work of the rest for any gamma, at few
+// points where the rest is local: the fewer, the larger tol is. P is row-stochastic, so what is cut off is within the
+// range of the residual, and no rounding error grows. affinity_walk.h has the graph and its sweep, affinity_modes.h the
+// modes, affinity_relax.h the relaxation, affinity_solve.h how a panel is solved and its error bound.
 //
 // Arithmetic is that of T; a float32 column whose bound does not reach tol is solved again in float64.
 //

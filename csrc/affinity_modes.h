@@ -29,8 +29,8 @@ namespace ssdml::walk {
 template <typename T>
 class Modes {
  public:
-  /// Modes to be taken out after `sweeps` sweeps. There are none (count() == 0) where the iteration breaks down, or
-  /// where `proceed`, called between sweeps, says false.
+  /// `wanted` modes, a multiple of kWidth<float>, to be taken out after `sweeps` sweeps. There are none (count() == 0)
+  /// where the iteration breaks down, or where `proceed`, called between sweeps, says false.
   template <typename Proceed>
   Modes(const Graph& graph, std::int64_t wanted, const Relaxation& relaxation, int sweeps, int num_threads,
         const Proceed& proceed)
@@ -64,36 +64,43 @@ class Modes {
   const T* solved(std::int64_t p) const { return &solved_[p * m_]; }
   double solved_norm() const { return solved_norm_; }
 
-  /// v <- v - V c for a panel, c as (count(), kWidth<P>). Returns the range. Summed in float64: the entries of V c
-  /// cancel where the slow modes of a popular point overlap.
-  template <typename P>
-  Range<P> remove(const double* c, Line<P>* v) const {
+  /// v <- v - V c for a panel, c as (count(), kWidth<P>). Returns the range. Summed in Sum, which may have to be
+  /// float64: the entries of V c cancel where the slow modes of a popular point overlap.
+  template <typename Sum, typename P>
+  Range<P> remove(const P* c, Line<P>* v) const {
     constexpr std::int64_t kRows = vector_registers == 32 ? 8 : 4;
-    constexpr int kVectors = kWidth<P> / lanes<double>, kTogether = kVectors % 2 == 0 ? 2 : 1;
+    constexpr int kVectors = kWidth<P> / lanes<Sum>, kTogether = kVectors % 2 == 0 ? 2 : 1;
+    const std::vector<Sum> factors(c, c + m_ * kWidth<P>);
     Range<P> range = empty_range<P>();
     for (std::int64_t p = 0; p < n_; p += kRows) {
-      const std::int64_t rows = std::min(kRows, n_ - p);
-      const T* row[kRows];
-      for (std::int64_t i = 0; i < kRows; ++i) row[i] = &basis_[(p + std::min(i, rows - 1)) * m_];
-      double total[kRows][kWidth<P>];
-      for (int q = 0; q < kVectors; q += kTogether) {
-        Vec<double> sum[kRows][kTogether] = {};
-        for (std::int64_t a = 0; a < m_; ++a) {
-          const double* factors = c + a * kWidth<P> + q * lanes<double>;
-#pragma GCC unroll 8
-          for (std::int64_t i = 0; i < kRows; ++i) {
-            const Vec<double> entry = broadcast(static_cast<double>(row[i][a]));
-#pragma GCC unroll 2
-            for (int t = 0; t < kTogether; ++t)
-              sum[i][t] = multiply_add<double>(entry, load(factors + t * lanes<double>), sum[i][t]);
-          }
+      const auto row = [&](std::int64_t i) { return &basis_[std::min(p + i, n_ - 1) * m_]; };
+      alignas(64) Sum total[kRows][kWidth<P>] = {};
+      for (std::int64_t first = 0; first < m_; first += kChunk) {
+        Sum entry[kRows][kChunk];
+        for (std::int64_t i = 0; i < kRows; ++i) {
+          std::copy_n(row(i) + first, kChunk, entry[i]);
+          __builtin_prefetch(row(kRows + i) + first);  // V is too large for the caches
         }
+        for (int q = 0; q < kVectors; q += kTogether) {
+          Vec<Sum> sum[kRows][kTogether] = {};
+          for (std::int64_t a = 0; a < kChunk; ++a) {
+            const Sum* factor = &factors[(first + a) * kWidth<P> + q * lanes<Sum>];
 #pragma GCC unroll 8
-        for (std::int64_t i = 0; i < kRows; ++i)
+            for (std::int64_t i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-          for (int t = 0; t < kTogether; ++t) store(&total[i][(q + t) * lanes<double>], sum[i][t]);
+              for (int t = 0; t < kTogether; ++t)
+                sum[i][t] = multiply_add<Sum>(broadcast(entry[i][a]), load(factor + t * lanes<Sum>), sum[i][t]);
+          }
+#pragma GCC unroll 8
+          for (std::int64_t i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+            for (int t = 0; t < kTogether; ++t) {
+              Sum* to = &total[i][(q + t) * lanes<Sum>];
+              store(to, load(to) + sum[i][t]);
+            }
+        }
       }
-      for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t i = 0; i < std::min(kRows, n_ - p); ++i) {
         for (int w = 0; w < kWidth<P>; ++w) v[p + i][w] = static_cast<P>(v[p + i][w] - total[i][w]);
         range.add(v[p + i]);
       }
@@ -103,9 +110,9 @@ class Modes {
 
   /// Bounds the error of `remove` in the largest entry, where |v| was and is at most `size` and |c| = norm: rounding of
   /// the result, of the sums, and of V.
-  template <typename P>
+  template <typename Sum, typename P>
   double remove_rounding(double size, double norm) const {
-    const double sums = 0x1p-52 * static_cast<double>(m_ + 3);
+    const double sums = unit_roundoff<Sum> * static_cast<double>(kChunk + m_ / kChunk + 3);
     return 1.01 * (unit_roundoff<P> * size + sums * (size + basis_norm_ * norm) +
                    unit_roundoff<T> * basis_norm_ * norm + basis_error_ * std::sqrt(static_cast<double>(m_)) * norm);
   }
@@ -114,6 +121,7 @@ class Modes {
   template <typename S>
   friend class Modes;
 
+  static constexpr std::int64_t kChunk = kWidth<float>;  // modes summed at once: sums of sums round less
   // Sweeps of the iterations for Z and U. More do not pay; fewer leave columns that need hundreds of sweeps.
   static constexpr int kRight = 24, kLeft = 30;
   // Directions in which the spans of U and V are more nearly orthogonal than this are left alone: the coefficients

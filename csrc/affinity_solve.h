@@ -73,7 +73,7 @@ class PanelSolver {
       read_coefficients(modes, norm);  // they belong to the source
       if (!walk(modes.sweeps(), true)) {
         remove(modes, norm);
-        if (!relax(modes.relaxation())) walk(kNoLimit, false);
+        if (!relax_locally(modes.relaxation()) && !relax(modes.relaxation())) walk(kNoLimit, false);
       }
     }
     for (double& entry : entries_) entry = std::clamp(entry, 0.0, 1.0);  // as P's entries are
@@ -82,7 +82,8 @@ class PanelSolver {
 
  private:
   static constexpr int kNoLimit = std::numeric_limits<int>::max();
-  static constexpr int kPatience = 8;  // sweeps of relaxation in which the bound should shrink
+  static constexpr int kPatience = 8;      // sweeps of relaxation in which the bound should shrink
+  static constexpr int kLocalSweeps = 64;  // at most
 
   void reach(std::int64_t place) {
     if (reached_[place]) return;
@@ -130,13 +131,48 @@ class PanelSolver {
   /// Takes the slow modes out of v, with their part of the entries.
   template <typename T>
   void remove(const Modes<T>& modes, const double* norm) {
+    double rounding = 0;  // if summed in P
+    for (int c = 0; c < kWidth<P>; ++c)
+      rounding = std::max(rounding, scale_ * modes.template remove_rounding<P, P>(size_[c], norm[c]));
+    rounding <= tol_ / 8 ? remove_by<P>(modes, norm) : remove_by<double>(modes, norm);
+  }
+
+  template <typename Sum, typename T>
+  void remove_by(const Modes<T>& modes, const double* norm) {
     for (std::size_t e = 0; e < wanted_.size(); ++e) entries_[e] += scale_ * slow_entry(modes, e);
-    const Range<P> range = modes.template remove<P>(coefficients_.data(), v_.data());
+    const Range<P> range = modes.template remove<Sum>(coefficients_.data(), v_.data());
     for (int c = 0; c < kWidth<P>; ++c) {
-      rounding_[c] += scale_ * (modes.template remove_rounding<P>(std::max(size_[c], range.size(c)), norm[c]) +
+      rounding_[c] += scale_ * (modes.template remove_rounding<Sum, P>(std::max(size_[c], range.size(c)), norm[c]) +
                                 0x1p-52 * static_cast<double>(modes.count() + 4) * modes.solved_norm() * norm[c]);
       size_[c] = range.size(c);
     }
+  }
+
+  /// Relaxation where v is large only, if that is at few points; false, with v as it was, if not or if it did not help.
+  bool relax_locally(const Relaxation& relaxation) {
+    const double relative = relaxation.rounding<P>(graph_);
+    double known = 0, size = 0;
+    for (int c = 0; c < kWidth<P>; ++c) {
+      known = std::max(known, rounding_[c] + kLocalSweeps * 0x1p-52);
+      size = std::max(size, size_[c]);
+    }
+    const double limit = (tol_ - known) / scale_ - 4 * relative * size;  // y is seldom three times as large
+    if (!(limit * scale_ > tol_ / 2)) return false;
+    std::int64_t large = 0;
+    for (const Line<P>& line : v_) large += exceeds<P>(line, static_cast<P>(limit));
+    if (large * 4 > graph_.n) return false;
+    int sweeps = kLocalSweeps;
+    const auto range = relaxation.local<P>(graph_, v_.data(), swept_.data(), static_cast<P>(limit), reached_, sweeps);
+    solved_.sweeps += sweeps;
+    if (!range) return false;
+    double largest = 0;
+    for (int c = 0; c < kWidth<P>; ++c) largest = std::max(largest, range->size(c));
+    const double error = known + scale_ * (limit + relative * (size + largest));
+    if (error > tol_) return false;
+    solved_.error = error;
+    v_.swap(swept_);
+    add((1 - gamma_) * scale_);
+    return true;
   }
 
   /// Sweeps of relaxation until the panel is finished; false, with the residual in v, where they do not help.
@@ -186,25 +222,26 @@ class PanelSolver {
 
   template <typename T>
   void read_coefficients(const Modes<T>& modes, double* norm) {
-    std::fill(coefficients_.begin(), coefficients_.end(), 0.0);
+    std::fill(coefficients_.begin(), coefficients_.end(), P(0));
     double square[kWidth<P>] = {};
     for (const std::int32_t p : places_)
       for (int c = 0; c < kWidth<P>; ++c)
         if (v_[p][c] != 0)
           for (std::int64_t a = 0; a < modes.count(); ++a)
-            coefficients_[a * kWidth<P> + c] += static_cast<double>(v_[p][c]) * modes.coefficients(p)[a];
+            coefficients_[a * kWidth<P> + c] += v_[p][c] * static_cast<P>(modes.coefficients(p)[a]);
     for (std::int64_t a = 0; a < modes.count(); ++a)
       for (int c = 0; c < kWidth<P>; ++c)
-        square[c] += coefficients_[a * kWidth<P> + c] * coefficients_[a * kWidth<P> + c];
+        square[c] += std::pow(static_cast<double>(coefficients_[a * kWidth<P> + c]), 2);
     for (int c = 0; c < kWidth<P>; ++c) norm[c] = 1.01 * std::sqrt(square[c]);
   }
 
   template <typename T>
   double slow_entry(const Modes<T>& modes, std::size_t e) const {
     const T* z = modes.solved(wanted_[e] / kWidth<P>);
-    const double* c = coefficients_.data() + wanted_[e] % kWidth<P>;
+    const P* c = coefficients_.data() + wanted_[e] % kWidth<P>;
     double sum = 0;
-    for (std::int64_t a = 0; a < modes.count(); ++a) sum += z[a] * c[a * kWidth<P>];
+    for (std::int64_t a = 0; a < modes.count(); ++a)
+      sum += static_cast<double>(z[a]) * static_cast<double>(c[a * kWidth<P>]);
     return sum;
   }
 
@@ -216,8 +253,8 @@ class PanelSolver {
   double rounding_[kWidth<P>] = {};  // error of the entries of each column by rounding so far
   double size_[kWidth<P>] = {};      // largest |v|
   Lines<P> v_, swept_;
-  std::vector<double> coefficients_;  // (modes, kWidth) of the panel
-  std::vector<char> reached_;         // points that any column of the panel has reached
+  std::vector<P> coefficients_;  // (modes, kWidth) of the panel; the same in Z c and V c, so exact as rounded
+  std::vector<char> reached_;    // points that any column of the panel has reached
   std::vector<std::int32_t> places_;
   std::vector<std::int64_t> wanted_;  // place * kWidth + column
   std::vector<double> entries_;

@@ -136,7 +136,7 @@ def test_error_bound_holds_with_slow_modes(dtype, n, neighbours, gamma, weighted
     graph = KnnGraph(indices, np.zeros(indices.shape, dtype), weights=weights)
     y = np.where(rng.random(n) < 0.05, rng.integers(0, 3, n), -1)
     twin = exact(graph, y, gamma)
-    for tol in (1e-3, 1e-6):
+    for tol in (1e-2, 1e-3, 1e-4, 1e-6):  # the larger, the fewer points are relaxed
         assert_within_bound(sf.propagate_affinity(graph, y, gamma, tol), twin, tol)
 
 
