@@ -85,6 +85,18 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t p, Strided<T> a, const T*
   gemm(m, n, p, a, b, n, c, n, add, num_threads);
 }
 
+/// c (m, n) = a b for an upper triangular b (n, n), all three row-major, b and c with rows b_row and c_row entries
+/// apart: the columns of c in panels, each from the rows of b that are not zero there.
+template <typename T>
+void gemm_triangular(std::int64_t m, std::int64_t n, const T* a, std::int64_t a_row, const T* b, std::int64_t b_row,
+                     T* c, std::int64_t c_row, int num_threads) {
+  constexpr std::int64_t panel = gemm_detail::kVectors * lanes<T>;
+  for (std::int64_t j = 0; j < n; j += panel) {
+    const std::int64_t end = j + panel < n ? j + panel : n;
+    gemm(m, end - j, end, Strided<T>{a, a_row, 1}, b + j, b_row, c + j, c_row, false, num_threads);
+  }
+}
+
 /// c (n, n) = a' b for a product that is symmetric, a and b (p, n) row-major: the upper triangle, mirrored.
 template <typename T>
 void gemm_symmetric(std::int64_t n, std::int64_t p, const T* a, const T* b, T* c, [[maybe_unused]] int num_threads) {
@@ -104,6 +116,21 @@ void gemm_symmetric(std::int64_t n, std::int64_t p, const T* a, const T* b, T* c
   }
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = 0; j < i; ++j) c[i * n + j] = c[j * n + i];
+}
+
+/// Sum of x[e] y[e].
+template <typename T>
+double dot(const T* x, const T* y, std::int64_t size) {
+  constexpr std::int64_t chains = 4;  // independent sums, to hide the latency of an addition
+  Vec<T> sums[chains] = {};
+  std::int64_t e = 0;
+  for (; e + chains * lanes<T> <= size; e += chains * lanes<T>)
+#pragma GCC unroll 4
+    for (std::int64_t c = 0; c < chains; ++c)
+      sums[c] = multiply_add<T>(load(x + e + c * lanes<T>), load(y + e + c * lanes<T>), sums[c]);
+  double total = static_cast<double>(sum<T>((sums[0] + sums[1]) + (sums[2] + sums[3])));
+  for (; e < size; ++e) total += static_cast<double>(x[e]) * y[e];
+  return total;
 }
 
 }  // namespace ssdml
