@@ -19,6 +19,7 @@ namespace gemm_detail {
 
 inline constexpr int kRows = vector_registers == 32 ? 8 : 4;
 inline constexpr int kVectors = 3;
+inline constexpr std::int64_t kDepth = 256;  // rows of b that all strips pass before the next ones: they stay in L2
 
 template <typename T, int rows, int vectors>
 inline void tile(std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T* c, std::int64_t c_row, bool add) {
@@ -68,14 +69,19 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t p, Strided<T> a, const T*
           std::int64_t c_row, bool add, [[maybe_unused]] int num_threads) {
   using namespace gemm_detail;
   const std::int64_t strips = (m + kRows - 1) / kRows;
-#pragma omp parallel for num_threads(num_threads) schedule(static) if (num_threads > 1)
-  for (std::int64_t s = 0; s < strips; ++s) {
-    std::int64_t i = s * kRows;
-    const auto left = [&] { return Strided<T>{a.data + i * a.row, a.row, a.column}; };
-    if (i + kRows <= m)
-      strip<T, kRows>(n, p, left(), b, b_row, c + i * c_row, c_row, add);
-    else
-      for (; i < m; ++i) strip<T, 1>(n, p, left(), b, b_row, c + i * c_row, c_row, add);
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+  for (std::int64_t q = 0; q < p; q += kDepth) {
+    const std::int64_t depth = p - q < kDepth ? p - q : kDepth;
+    const T* const right = b + q * b_row;
+#pragma omp for schedule(static) nowait  // a strip stays with its thread
+    for (std::int64_t s = 0; s < strips; ++s) {
+      std::int64_t i = s * kRows;
+      const auto left = [&] { return Strided<T>{a.data + i * a.row + q * a.column, a.row, a.column}; };
+      if (i + kRows <= m)
+        strip<T, kRows>(n, depth, left(), right, b_row, c + i * c_row, c_row, add || q > 0);
+      else
+        for (; i < m; ++i) strip<T, 1>(n, depth, left(), right, b_row, c + i * c_row, c_row, add || q > 0);
+    }
   }
 }
 
@@ -102,17 +108,21 @@ template <typename T>
 void gemm_symmetric(std::int64_t n, std::int64_t p, const T* a, const T* b, T* c, [[maybe_unused]] int num_threads) {
   using namespace gemm_detail;
   const std::int64_t strips = (n + kRows - 1) / kRows;
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic) if (num_threads > 1)
-  for (std::int64_t s = 0; s < strips; ++s) {
-    std::int64_t i = s * kRows;
-    const std::int64_t j = i / lanes<T> * lanes<T>;  // loads stay aligned to the rows
-    const auto right_of_diagonal = [&]<int rows>() {
-      strip<T, rows>(n - j, p, Strided<T>{a + i, 1, n}, b + j, n, c + i * n + j, n, false);
-    };
-    if (i + kRows <= n)
-      right_of_diagonal.template operator()<kRows>();
-    else
-      for (; i < n; ++i) right_of_diagonal.template operator()<1>();
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+  for (std::int64_t q = 0; q < p; q += kDepth) {
+    const std::int64_t depth = p - q < kDepth ? p - q : kDepth;
+#pragma omp for schedule(static, 1) nowait  // in turn, for strips get shorter
+    for (std::int64_t s = 0; s < strips; ++s) {
+      std::int64_t i = s * kRows;
+      const std::int64_t j = i / lanes<T> * lanes<T>;  // loads stay aligned to the rows
+      const auto right_of_diagonal = [&]<int rows>() {
+        strip<T, rows>(n - j, depth, Strided<T>{a + q * n + i, 1, n}, b + q * n + j, n, c + i * n + j, n, q > 0);
+      };
+      if (i + kRows <= n)
+        right_of_diagonal.template operator()<kRows>();
+      else
+        for (; i < n; ++i) right_of_diagonal.template operator()<1>();
+    }
   }
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = 0; j < i; ++j) c[i * n + j] = c[j * n + i];

@@ -23,12 +23,29 @@ struct Shares {
         inner(batch == 1 ? threads_for(work / 16, num_threads) : 1) {}
 };
 
-/// polished (d, l) = L (I - off / 2), where off = L'L - I, which is overwritten: one Newton-Schulz step.
+/// Calls f(first, count, buffer) for blocks of the rows 0 .. d - 1, with room for one block of l columns.
+template <typename T, typename F>
+void each_block(std::int64_t d, std::int64_t l, int num_threads, F f) {
+  constexpr std::int64_t rows = 64;
+  const std::int64_t blocks = (d + rows - 1) / rows;
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+  {
+    const auto buffer = std::make_unique_for_overwrite<T[]>(rows * l);
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < blocks; ++i) f(i * rows, std::min(rows, d - i * rows), buffer.get());
+  }
+}
+
+/// polished (d, l), which may be L itself, = L (I - off / 2), where off = L'L - I, which is overwritten: one
+/// Newton-Schulz step.
 template <typename T>
 void newton_schulz(const T* L, std::int64_t d, std::int64_t l, T* off, T* polished, int num_threads) {
   for (std::int64_t e = 0; e < l * l; ++e) off[e] /= -2;
-  std::copy(L, L + d * l, polished);
-  gemm(d, l, l, Strided<T>{L, l, 1}, off, polished, true, num_threads);
+  each_block<T>(d, l, num_threads, [&](std::int64_t first, std::int64_t count, T* buffer) {
+    std::copy_n(L + first * l, count * l, buffer);
+    std::copy_n(buffer, count * l, polished + first * l);
+    gemm(count, l, l, Strided<T>{buffer, l, 1}, off, polished + first * l, true, 1);
+  });
 }
 
 /// The 2l x 2l solve of the header, with L'L = I, collapses to l x l. With B = L'G, W = G - L B the part of G that is
@@ -42,25 +59,28 @@ template <typename T>
 CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t l, double step, T* updated,
                         int num_threads) {
   constexpr double tolerated = 8 * std::numeric_limits<T>::epsilon();
-  const std::int64_t square = l * l, size = d * l;
-  const auto work = std::make_unique_for_overwrite<T[]>(3 * square + 2 * size);
-  T *const b = work.get(), *const gram = b + square, *const k = gram + square, *const w = k + square,
-           *const polished = w + size;
+  const std::int64_t size = l * l;
+  const auto work = std::make_unique_for_overwrite<T[]>(3 * size);
+  T *const b = work.get(), *const gram = b + size, *const k = gram + size, *const w = updated;
   const T tau = static_cast<T>(step), a = tau / 2;
 
   CayleyReport report{orthonormality_error(L, d, l, gram, num_threads), 0};
   // How far the step goes bounds how much the Cayley transform amplifies rounding and the error of L: while it is less
   // than 1, an error of L grows to 9 times its size at most.
-  const bool is_long = !(step * step / 4 * dot(grad, grad, size) < 1);
+  const bool is_long = !(step * step / 4 * dot(grad, grad, d * l) < 1);
+  std::unique_ptr<T[]> polished;
   if (is_long || report.drift > tolerated) {
-    newton_schulz(L, d, l, gram, polished, num_threads);
-    L = polished;
+    polished = std::make_unique_for_overwrite<T[]>(d * l);
+    newton_schulz(L, d, l, gram, polished.get(), num_threads);
+    L = polished.get();
   }
 
   gemm(l, l, d, Strided<T>{L, 1, l}, grad, b, false, num_threads);
-  for (std::int64_t e = 0; e < square; ++e) b[e] = -b[e];
-  std::copy(grad, grad + size, w);
-  gemm(d, l, l, Strided<T>{L, l, 1}, b, w, true, num_threads);
+  for (std::int64_t e = 0; e < size; ++e) b[e] = -b[e];
+  each_block<T>(d, l, num_threads, [&](std::int64_t first, std::int64_t count, T*) {
+    std::copy_n(grad + first * l, count * l, w + first * l);
+    gemm(count, l, l, Strided<T>{L + first * l, l, 1}, b, w + first * l, true, 1);
+  });
   gemm_symmetric(l, d, w, w, gram, num_threads);
   constexpr std::int64_t block = 16;  // columns of b whose cache lines are kept while its rows are passed
   for (std::int64_t first = 0; first < l; first += block)
@@ -72,19 +92,22 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
       }
   invert(l, k, l, gram);
   for (std::int64_t i = 0; i < l; ++i) k[i * l + i] -= 1;
-  for (std::int64_t e = 0; e < size; ++e) {
-    updated[e] = L[e] - tau * w[e];
-    w[e] = L[e] + updated[e];
-  }
-  gemm(d, l, l, Strided<T>{w, l, 1}, k, updated, true, num_threads);
+  each_block<T>(d, l, num_threads, [&](std::int64_t first, std::int64_t count, T* left) {
+    const T* const from = L + first * l;
+    T* const to = updated + first * l;  // where W is
+    for (std::int64_t e = 0; e < count * l; ++e) {
+      to[e] = from[e] - tau * to[e];
+      left[e] = from[e] + to[e];
+    }
+    gemm(count, l, l, Strided<T>{left, l, 1}, k, to, true, 1);
+  });
 
   // Long steps amplify rounding; short ones, as training takes them, need no second look.
   if (is_long) {
     for (int polish = 0; polish < 4; ++polish) {
       report.updated_drift = orthonormality_error(updated, d, l, gram, num_threads);
       if (!(report.updated_drift > 2 * tolerated && report.updated_drift < 0.5)) break;
-      newton_schulz(updated, d, l, gram, w, num_threads);
-      std::copy(w, w + size, updated);
+      newton_schulz(updated, d, l, gram, updated, num_threads);
     }
   }
   return report;
