@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "parallel.h"
 #include "simd.h"
 
 namespace ssdml {
@@ -60,29 +61,38 @@ inline void strip(std::int64_t n, std::int64_t p, Strided<T> a, const T* b, std:
     }
 }
 
+/// Calls f(thread, team), and without the cost of a parallel region, which small products would feel, for a team of
+/// one.
+template <typename F>
+inline void on_threads(int num_threads, F f) {
+  if (num_threads == 1) return f(0, 1);
+#pragma omp parallel num_threads(num_threads)
+  f(thread_index(), team_size());
+}
+
 }  // namespace gemm_detail
 
 /// c (m, n) = a (m, p) b (p, n), added to c where `add` is set; b and c are row-major, their rows b_row and c_row
 /// entries apart. The order in which an entry is summed does not depend on the number of threads.
 template <typename T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T* c,
-          std::int64_t c_row, bool add, [[maybe_unused]] int num_threads) {
+          std::int64_t c_row, bool add, int num_threads) {
   using namespace gemm_detail;
   const std::int64_t strips = (m + kRows - 1) / kRows;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
-  for (std::int64_t q = 0; q < p; q += kDepth) {
-    const std::int64_t depth = p - q < kDepth ? p - q : kDepth;
-    const T* const right = b + q * b_row;
-#pragma omp for schedule(static) nowait  // a strip stays with its thread
-    for (std::int64_t s = 0; s < strips; ++s) {
-      std::int64_t i = s * kRows;
-      const auto left = [&] { return Strided<T>{a.data + i * a.row + q * a.column, a.row, a.column}; };
-      if (i + kRows <= m)
-        strip<T, kRows>(n, depth, left(), right, b_row, c + i * c_row, c_row, add || q > 0);
-      else
-        for (; i < m; ++i) strip<T, 1>(n, depth, left(), right, b_row, c + i * c_row, c_row, add || q > 0);
+  on_threads(num_threads, [=](std::int64_t thread, std::int64_t team) {
+    for (std::int64_t q = 0; q < p; q += kDepth) {
+      const std::int64_t depth = p - q < kDepth ? p - q : kDepth;
+      const T* const right = b + q * b_row;
+      for (std::int64_t s = strips * thread / team; s < strips * (thread + 1) / team; ++s) {
+        std::int64_t i = s * kRows;
+        const auto left = [&] { return Strided<T>{a.data + i * a.row + q * a.column, a.row, a.column}; };
+        if (i + kRows <= m)
+          strip<T, kRows>(n, depth, left(), right, b_row, c + i * c_row, c_row, add || q > 0);
+        else
+          for (; i < m; ++i) strip<T, 1>(n, depth, left(), right, b_row, c + i * c_row, c_row, add || q > 0);
+      }
     }
-  }
+  });
 }
 
 /// The same for b and c without padding between their rows.
@@ -105,27 +115,28 @@ void gemm_triangular(std::int64_t m, std::int64_t n, const T* a, std::int64_t a_
 
 /// c (n, n) = a' b for a product that is symmetric, a and b (p, n) row-major: the upper triangle, mirrored.
 template <typename T>
-void gemm_symmetric(std::int64_t n, std::int64_t p, const T* a, const T* b, T* c, [[maybe_unused]] int num_threads) {
+void gemm_symmetric(std::int64_t n, std::int64_t p, const T* a, const T* b, T* c, int num_threads) {
   using namespace gemm_detail;
   const std::int64_t strips = (n + kRows - 1) / kRows;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
-  for (std::int64_t q = 0; q < p; q += kDepth) {
-    const std::int64_t depth = p - q < kDepth ? p - q : kDepth;
-#pragma omp for schedule(static, 1) nowait  // in turn, for strips get shorter
-    for (std::int64_t s = 0; s < strips; ++s) {
-      std::int64_t i = s * kRows;
-      const std::int64_t j = i / lanes<T> * lanes<T>;  // loads stay aligned to the rows
-      const auto right_of_diagonal = [&]<int rows>() {
-        strip<T, rows>(n - j, depth, Strided<T>{a + q * n + i, 1, n}, b + q * n + j, n, c + i * n + j, n, q > 0);
-      };
-      if (i + kRows <= n)
-        right_of_diagonal.template operator()<kRows>();
-      else
-        for (; i < n; ++i) right_of_diagonal.template operator()<1>();
+  on_threads(num_threads, [=](std::int64_t thread, std::int64_t team) {
+    for (std::int64_t q = 0; q < p; q += kDepth) {
+      const std::int64_t depth = p - q < kDepth ? p - q : kDepth;
+      for (std::int64_t s = thread; s < strips; s += team) {  // in turn, for strips get shorter
+        std::int64_t i = s * kRows;
+        const std::int64_t j = i / lanes<T> * lanes<T>;  // loads stay aligned to the rows
+        const auto right_of_diagonal = [&]<int rows>() {
+          strip<T, rows>(n - j, depth, Strided<T>{a + q * n + i, 1, n}, b + q * n + j, n, c + i * n + j, n, q > 0);
+        };
+        if (i + kRows <= n)
+          right_of_diagonal.template operator()<kRows>();
+        else
+          for (; i < n; ++i) right_of_diagonal.template operator()<1>();
+      }
     }
-  }
-  for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t j = 0; j < i; ++j) c[i * n + j] = c[j * n + i];
+  });
+  for (std::int64_t first = 0; first < n; first += lanes<T>)  // columns whose cache lines are kept meanwhile
+    for (std::int64_t i = first + 1; i < n; ++i)
+      for (std::int64_t j = first; j < i && j < first + lanes<T>; ++j) c[i * n + j] = c[j * n + i];
 }
 
 /// Sum of x[e] y[e].
