@@ -26,31 +26,32 @@ inline constexpr int kBlock = 16;
 template <typename T>
 using Block = T[kBlock][kBlock];
 
-/// x = R^-1 for s = R'R, of which the upper triangle is read; s is overwritten. Returns the smallest pivot, or 0 where
-/// one is not positive and finite.
+/// x, the identity on entry, becomes R^-T for s = R'R, which is overwritten: what eliminates s below its diagonal.
+/// Returns the smallest pivot, or 0 where one is not positive and finite.
 template <typename T>
 T invert_factor(Block<T>& s, Block<T>& x) {
+  constexpr int vectors = kBlock / lanes<T>;
   T smallest = std::numeric_limits<T>::infinity();
   for (int p = 0; p < kBlock; ++p) {
-    if (!(s[p][p] > 0 && std::isfinite(s[p][p]))) return 0;
-    smallest = std::min(smallest, s[p][p]);
-    const T scale = 1 / std::sqrt(s[p][p]);
-    T row[kBlock];
-    for (int j = 0; j < kBlock; ++j) s[p][j] = row[j] = s[p][j] * scale;
+    const T pivot = s[p][p];
+    if (!(pivot > 0 && std::isfinite(pivot))) return 0;
+    smallest = std::min(smallest, pivot);
+    const T scale = 1 / std::sqrt(pivot);
+    for (auto* block : {&s, &x})
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) {
+        T* const row = &(*block)[p][v * lanes<T>];
+        store(row, load(row) * scale);
+      }
     for (int i = p + 1; i < kBlock; ++i) {
-      const T factor = row[i];
-      for (int j = 0; j < kBlock; ++j) s[i][j] -= factor * row[j];
+      const Vec<T> factor = broadcast(-s[p][i]);
+      for (auto* block : {&s, &x})
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) {
+          T* const row = &(*block)[i][v * lanes<T>];
+          store(row, multiply_add<T>(factor, load(&(*block)[p][v * lanes<T>]), load(row)));
+        }
     }
-  }
-  for (int i = kBlock - 1; i >= 0; --i) {
-    T row[kBlock] = {};
-    for (int k = i + 1; k < kBlock; ++k) {
-      const T factor = s[i][k];
-      for (int j = 0; j < kBlock; ++j) row[j] -= factor * x[k][j];
-    }
-    row[i] += 1;
-    const T scale = 1 / s[i][i];
-    for (int j = 0; j < kBlock; ++j) x[i][j] = row[j] * scale;
   }
   return smallest;
 }
@@ -70,18 +71,21 @@ double invert_cholesky(std::int64_t n, T* s, T* inverse) {
   // Each block of rows of R is found and taken from the rows below. -R is kept where s was.
   for (std::int64_t first = 0; first < n; first += kBlock) {
     const std::int64_t after = std::min(first + kBlock, n), width = after - first, rest = n - after;
-    alignas(64) Block<T> diagonal = {}, x;
-    for (int i = 0; i < kBlock; ++i)
+    alignas(64) Block<T> diagonal = {}, x = {};
+    for (int i = 0; i < kBlock; ++i) {
+      x[i][i] = 1;
       if (i < width)
         std::copy_n(s + (first + i) * n + first, width, diagonal[i]);
       else
         diagonal[i][i] = largest;  // bordered by what is not the smallest
+    }
     const T pivot = invert_factor(diagonal, x);
     if (!(pivot > 0)) return std::numeric_limits<double>::infinity();
     smallest = std::min(smallest, pivot);
-    for (std::int64_t i = 0; i < width; ++i) std::copy_n(x[i], width, inverse + (first + i) * n + first);
+    for (std::int64_t i = 0; i < width; ++i)
+      for (std::int64_t j = i; j < width; ++j) inverse[(first + i) * n + first + j] = x[j][i];
     T* const right = s + first * n + after;
-    gemm(width, rest, width, Strided<T>{x[0], 1, kBlock}, right, n, panel.get(), rest, false, 1);
+    gemm(width, rest, width, Strided<T>{x[0], kBlock, 1}, right, n, panel.get(), rest, false, 1);
     for (std::int64_t i = 0; i < width; ++i)
       for (std::int64_t j = 0; j < rest; ++j) right[i * n + j] = -panel[i * rest + j];
     for (std::int64_t i = 0; i < rest; i += kBlock)
