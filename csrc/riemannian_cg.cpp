@@ -110,7 +110,7 @@ class Stiefel {
     gemm(d_, l_, l_, Strided<T>{L.data(), l_, 1}, gram_.data(), U.data(), true, 1);
   }
 
-  /// Prepares for steps along D, tangent at the matrix where drift() or retract() was last called or has led to.
+  /// Prepares for steps along D, tangent at the L that drift() has last seen or retract() has led to.
   void set_direction(const std::vector<T>& D) { gemm_symmetric(l_, d_, D.data(), D.data(), along_.data(), 1); }
 
   /// R^-1 of L + step D = QR, or null. Its Gram matrix is L'L + step^2 D'D up to rounding, so that only overflow fails.

@@ -51,7 +51,7 @@ void newton_schulz(const T* L, std::int64_t d, std::int64_t l, T* off, T* polish
 /// The 2l x 2l solve of the header, with L'L = I, collapses to l x l. With B = L'G, W = G - L B the part of G that is
 /// orthogonal to L, a = tau/2 and K = I + a (B - B') + a^2 W'W:
 ///
-///   L(tau) = (2 L - tau W) K^-1 - L = (L - tau W) + (2 L - tau W) (K^-1 - I)
+///   L(tau) = (2 L - tau W) K^-1 - L = (L - tau W) + (2 L - tau W) (I - K) K^-1
 ///
 /// B - B' is skew and W'W positive semidefinite, so K is safely invertible for any step. The second form adds what is
 /// small to what is large, so that short steps cost L hardly a rounding.
@@ -86,12 +86,14 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
   for (std::int64_t first = 0; first < l; first += block)
     for (std::int64_t i = first; i < l; ++i)
       for (std::int64_t j = first; j < std::min(first + block, i + 1); ++j) {
-        const T skew = a * (b[j * l + i] - b[i * l + j]), even = a * a * gram[i * l + j] + (i == j ? T(1) : T(0));
-        k[i * l + j] = even + skew;
-        k[j * l + i] = even - skew;
+        const T skew = a * (b[j * l + i] - b[i * l + j]), even = a * a * gram[i * l + j];
+        b[i * l + j] = -even - skew;  // from now on I - K
+        b[j * l + i] = skew - even;
       }
+  for (std::int64_t e = 0; e < size; ++e) k[e] = -b[e];
+  for (std::int64_t i = 0; i < l; ++i) k[i * l + i] += 1;
   invert(l, k, l, gram);
-  for (std::int64_t i = 0; i < l; ++i) k[i * l + i] -= 1;
+  gemm(l, l, l, Strided<T>{b, l, 1}, k, gram, false, num_threads);
   each_block<T>(d, l, num_threads, [&](std::int64_t first, std::int64_t count, T* left) {
     const T* const from = L + first * l;
     T* const to = updated + first * l;  // where W is
@@ -99,7 +101,7 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
       to[e] = from[e] - tau * to[e];
       left[e] = from[e] + to[e];
     }
-    gemm(count, l, l, Strided<T>{left, l, 1}, k, to, true, 1);
+    gemm(count, l, l, Strided<T>{left, l, 1}, gram, to, true, 1);
   });
 
   // Long steps amplify rounding; short ones, as training takes them, need no second look.
