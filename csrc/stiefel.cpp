@@ -93,7 +93,11 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
   for (std::int64_t e = 0; e < size; ++e) k[e] = -b[e];
   for (std::int64_t i = 0; i < l; ++i) k[i * l + i] += 1;
   invert(l, k, l, gram);
-  gemm(l, l, l, Strided<T>{b, l, 1}, k, gram, false, num_threads);
+  if (is_long)  // K is large, and the product would lose more digits than the difference K^-1 - I
+    for (std::int64_t i = 0; i < l; ++i) k[i * l + i] -= 1;
+  else
+    gemm(l, l, l, Strided<T>{b, l, 1}, k, gram, false, num_threads);
+  const T* const on_right = is_long ? k : gram;
   each_block<T>(d, l, num_threads, [&](std::int64_t first, std::int64_t count, T* left) {
     const T* const from = L + first * l;
     T* const to = updated + first * l;  // where W is
@@ -101,7 +105,7 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
       to[e] = from[e] - tau * to[e];
       left[e] = from[e] + to[e];
     }
-    gemm(count, l, l, Strided<T>{left, l, 1}, gram, to, true, 1);
+    gemm(count, l, l, Strided<T>{left, l, 1}, on_right, to, true, 1);
   });
 
   // Long steps amplify rounding; short ones, as training takes them, need no second look.
