@@ -109,8 +109,8 @@ __global__ void newton_schulz(std::int64_t batch, std::int64_t l, double* gram, 
   raise_to(drift, largest);
 }
 
-/// With B = L'G, a = tau/2, N = a (G'G - B'B) - B' and K = I + a (B + N): L(tau) = L (I - tau N K^-1) - tau G K^-1. From
-/// gg = G'G and bb = B'B: k = K, bb becomes N, and x is set to I.
+/// With B = L'G, a = tau/2, N = a (G'G - B'B) - B' and K = I + a (B + N): L(tau) = L (I - tau N K^-1) - tau G K^-1.
+/// From gg = G'G and bb = B'B: k = K, bb becomes N, and x is set to I.
 __global__ void assemble(std::int64_t batch, std::int64_t l, double a, const double* b, const double* gg, double* bb,
                          double* k, double* x) {
   for (std::int64_t e = thread_id(); e < batch * l * l; e += thread_count()) {
