@@ -242,9 +242,9 @@ def riemannian_cg(
     -----
     Manopt's method and defaults, as in Dutta, Harandi, Sekhar, AAAI 2021: embedded metric, QR retraction, transport by
     projection, the Hestenes-Stiefel rule, an adaptive line search, and stops at a gradient norm of 1e-6 or a step of
-    1e-10. O(M d l + d l²) per iteration, where M is the number of points that occur in triplets. On a CUDA device one kernel takes all
-    the steps and their decisions; the host waits for its result once, at the end. Boumal et al., "Manopt, a Matlab
-    toolbox for optimization on manifolds", JMLR 2014.
+    1e-10. O(M d l + d l²) per iteration, where M is the number of points that occur in triplets. On a CUDA device one
+    kernel takes all the steps and their decisions; the host waits for its result once, at the end. Boumal et al.,
+    "Manopt, a Matlab toolbox for optimization on manifolds", JMLR 2014.
 
     Examples
     --------
