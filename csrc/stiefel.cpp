@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "cholesky_qr.h"
 #include "gemm.h"
+#include "invert.h"
 #include "parallel.h"
 
 namespace ssdml {
@@ -21,120 +23,97 @@ struct Shares {
         inner(batch == 1 ? threads_for(work / 16, num_threads) : 1) {}
 };
 
-constexpr std::int64_t kBase = 32;  // smaller matrices are inverted entry by entry
-
-/// Replaces an n x n matrix, its rows `row` entries apart, by its inverse. No pivoting: meant for matrices whose
-/// symmetric part is at least the identity, on which no pivot can vanish, nor one of the Schur complements below.
-/// scratch: n^2 entries.
-template <typename T>
-void invert(std::int64_t n, T* k, std::int64_t row, T* scratch) {
-  if (n <= kBase) {  // Gauss-Jordan
-    for (std::int64_t pivot = 0; pivot < n; ++pivot) {
-      T* const pivot_row = k + pivot * row;
-      const T inverse = 1 / pivot_row[pivot];
-      pivot_row[pivot] = 1;
-      for (std::int64_t j = 0; j < n; ++j) pivot_row[j] *= inverse;
-      for (std::int64_t i = 0; i < n; ++i) {
-        if (i == pivot) continue;
-        T* const other = k + i * row;
-        const T factor = other[pivot];
-        other[pivot] = 0;
-        for (std::int64_t j = 0; j < n; ++j) other[j] -= factor * pivot_row[j];
-      }
-    }
-    return;
-  }
-  // With k = [A B; C D], S = D - C A^-1 B and P = -A^-1 B, the inverse is [A^-1 + P C', P S^-1; C', S^-1] where
-  // C' = -S^-1 C A^-1.
-  const std::int64_t h = (n / 2 + kBase - 1) / kBase * kBase, m = n - h;
-  T *const A = k, *const B = k + h, *const C = k + h * row, *const D = C + h, *const P = scratch, *const Q = P + h * m;
-  T* const rest = Q + h * m;
-  invert(h, A, row, rest);
-  gemm(h, m, h, Strided<T>{A, row, 1}, B, row, P, m, false, 1);
-  for (std::int64_t e = 0; e < h * m; ++e) P[e] = -P[e];
-  gemm(m, m, h, Strided<T>{C, row, 1}, P, m, D, row, true, 1);
-  invert(m, D, row, rest);
-  gemm(m, h, h, Strided<T>{C, row, 1}, A, row, Q, h, false, 1);
-  for (std::int64_t e = 0; e < h * m; ++e) Q[e] = -Q[e];
-  gemm(h, m, m, Strided<T>{P, m, 1}, D, row, B, row, false, 1);
-  gemm(m, h, m, Strided<T>{D, row, 1}, Q, h, C, row, false, 1);
-  gemm(h, h, m, Strided<T>{P, m, 1}, C, row, A, row, true, 1);
-}
-
-/// gram = L'L, r = (3 I - L'L) / 2; returns the largest |L'L - I|, NaN where L is not finite.
-template <typename T>
-double newton_schulz(const T* L, std::int64_t d, std::int64_t l, T* gram, T* r, int num_threads) {
-  const double drift = orthonormality_error(L, d, l, gram, num_threads);
-  for (std::int64_t i = 0; i < l; ++i)
-    for (std::int64_t j = 0; j < l; ++j) {
-      const T identity = i == j ? 1 : 0;
-      r[i * l + j] = identity - (gram[i * l + j] - identity) / 2;
-    }
-  return drift;
-}
-
-/// The 2l x 2l solve of the header, with L'L = I, collapses to l x l. With B = L'G, a = tau/2, N = a (G'G - B'B) - B'
-/// and K = I + a (B + N):
-///
-///   L(tau) = L (I - tau N K^-1) - tau G K^-1
-///
-/// B - B' is skew and G'G - B'B positive semidefinite, so K is safely invertible for any step. L stands for L R, where
-/// R = (3 I - L'L) / 2 is the Newton-Schulz factor: it is applied through the small matrices, at no cost in d.
-/// In: r, b = L'G and square = G'G. Out: what L and G are to be multiplied by. W: the type to compute in.
-template <typename W, typename T>
-void coefficients(std::int64_t l, W a, const T* r, const T* b, const T* square, T* on_l, T* on_grad) {
-  const std::int64_t size = l * l;
-  std::vector<W> work(6 * size);
-  W *R = &work[0], *B = R + size, *N = B + size, *K = N + size, *X = K + size, *scratch = X + size;
-  std::copy(r, r + size, R);
-  std::copy(b, b + size, X);
-  gemm(l, l, l, Strided<W>{R, l, 1}, X, B, false, 1);
-  gemm_symmetric(l, l, B, B, X, 1);
-  for (std::int64_t i = 0; i < l; ++i)
-    for (std::int64_t j = 0; j < l; ++j) {
-      const std::int64_t e = i * l + j;
-      N[e] = a * (static_cast<W>(square[e]) - X[e]) - B[j * l + i];
-      K[e] = (i == j ? W(1) : W(0)) + a * (B[e] + N[e]);
-    }
-  invert(l, K, l, scratch);
-  gemm(l, l, l, Strided<W>{N, l, 1}, K, X, false, 1);
-  gemm(l, l, l, Strided<W>{R, l, 1}, X, N, false, 1);
-  for (std::int64_t e = 0; e < size; ++e) {
-    on_l[e] = static_cast<T>(R[e] - 2 * a * N[e]);
-    on_grad[e] = static_cast<T>(-2 * a * K[e]);
+/// Calls f(first, count, buffer) for blocks of the rows 0 .. d - 1, with room for one block of l columns.
+template <typename T, typename F>
+void each_block(std::int64_t d, std::int64_t l, int num_threads, F f) {
+  constexpr std::int64_t rows = 64;
+  const std::int64_t blocks = (d + rows - 1) / rows;
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+  {
+    const auto buffer = std::make_unique_for_overwrite<T[]>(rows * l);
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < blocks; ++i) f(i * rows, std::min(rows, d - i * rows), buffer.get());
   }
 }
 
+/// polished (d, l), which may be L itself, = L (I - off / 2), where off = L'L - I, which is overwritten: one
+/// Newton-Schulz step.
+template <typename T>
+void newton_schulz(const T* L, std::int64_t d, std::int64_t l, T* off, T* polished, int num_threads) {
+  for (std::int64_t e = 0; e < l * l; ++e) off[e] /= -2;
+  each_block<T>(d, l, num_threads, [&](std::int64_t first, std::int64_t count, T* buffer) {
+    std::copy_n(L + first * l, count * l, buffer);
+    std::copy_n(buffer, count * l, polished + first * l);
+    gemm(count, l, l, Strided<T>{buffer, l, 1}, off, polished + first * l, true, 1);
+  });
+}
+
+/// The 2l x 2l solve of the header, with L'L = I, collapses to l x l. With B = L'G, W = G - L B the part of G that is
+/// orthogonal to L, a = tau/2 and K = I + a (B - B') + a^2 W'W:
+///
+///   L(tau) = (2 L - tau W) K^-1 - L = (L - tau W) + (2 L - tau W) (I - K) K^-1
+///
+/// B - B' is skew and W'W positive semidefinite, so K is safely invertible for any step. The second form adds what is
+/// small to what is large, so that short steps cost L hardly a rounding.
 template <typename T>
 CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t l, double step, T* updated,
                         int num_threads) {
+  constexpr double tolerated = 8 * std::numeric_limits<T>::epsilon();
   const std::int64_t size = l * l;
-  std::vector<T> work(6 * size);
-  T *gram = &work[0], *r = gram + size, *b = r + size, *square = b + size, *on_l = square + size,
-    *on_grad = on_l + size;
+  const auto work = std::make_unique_for_overwrite<T[]>(3 * size);
+  T *const b = work.get(), *const gram = b + size, *const k = gram + size, *const w = updated;
+  const T tau = static_cast<T>(step), a = tau / 2;
 
-  CayleyReport report{newton_schulz(L, d, l, gram, r, num_threads), 0};
+  CayleyReport report{orthonormality_error(L, d, l, gram, num_threads), 0};
+  // How far the step goes bounds how much the Cayley transform amplifies rounding and the error of L: while it is less
+  // than 1, an error of L grows to 9 times its size at most.
+  const bool is_long = !(step * step / 4 * dot(grad, grad, d * l) < 1);
+  std::unique_ptr<T[]> polished;
+  if (is_long || report.drift > tolerated) {
+    polished = std::make_unique_for_overwrite<T[]>(d * l);
+    newton_schulz(L, d, l, gram, polished.get(), num_threads);
+    L = polished.get();
+  }
+
   gemm(l, l, d, Strided<T>{L, 1, l}, grad, b, false, num_threads);
-  gemm_symmetric(l, d, grad, grad, square, num_threads);
-  const double a = step / 2;
-  double far = 0;  // how far the step goes: the largest entry of a^2 G'G, which lies on the diagonal
-  for (std::int64_t i = 0; i < l; ++i) far = std::max(far, a * a * static_cast<double>(square[i * l + i]));
-  const bool is_long = !(far < 1);
-  if (is_long)  // the difference of large numbers in K needs more digits than they have
-    coefficients<double>(l, a, r, b, square, on_l, on_grad);
+  for (std::int64_t e = 0; e < size; ++e) b[e] = -b[e];
+  each_block<T>(d, l, num_threads, [&](std::int64_t first, std::int64_t count, T*) {
+    std::copy_n(grad + first * l, count * l, w + first * l);
+    gemm(count, l, l, Strided<T>{L + first * l, l, 1}, b, w + first * l, true, 1);
+  });
+  gemm_symmetric(l, d, w, w, gram, num_threads);
+  constexpr std::int64_t block = 16;  // columns of b whose cache lines are kept while its rows are passed
+  for (std::int64_t first = 0; first < l; first += block)
+    for (std::int64_t i = first; i < l; ++i)
+      for (std::int64_t j = first; j < std::min(first + block, i + 1); ++j) {
+        const T skew = a * (b[j * l + i] - b[i * l + j]), even = a * a * gram[i * l + j];
+        b[i * l + j] = -even - skew;  // from now on I - K
+        b[j * l + i] = skew - even;
+      }
+  for (std::int64_t e = 0; e < size; ++e) k[e] = -b[e];
+  for (std::int64_t i = 0; i < l; ++i) k[i * l + i] += 1;
+  invert(l, k, l, gram);
+  if (is_long)  // K is large, and the product would lose more digits than the difference K^-1 - I
+    for (std::int64_t i = 0; i < l; ++i) k[i * l + i] -= 1;
   else
-    coefficients<T>(l, static_cast<T>(a), r, b, square, on_l, on_grad);
-  gemm(d, l, l, Strided<T>{L, l, 1}, on_l, updated, false, num_threads);
-  gemm(d, l, l, Strided<T>{grad, l, 1}, on_grad, updated, true, num_threads);
+    gemm(l, l, l, Strided<T>{b, l, 1}, k, gram, false, num_threads);
+  const T* const on_right = is_long ? k : gram;
+  each_block<T>(d, l, num_threads, [&](std::int64_t first, std::int64_t count, T* left) {
+    const T* const from = L + first * l;
+    T* const to = updated + first * l;  // where W is
+    for (std::int64_t e = 0; e < count * l; ++e) {
+      to[e] = from[e] - tau * to[e];
+      left[e] = from[e] + to[e];
+    }
+    gemm(count, l, l, Strided<T>{left, l, 1}, on_right, to, true, 1);
+  });
 
   // Long steps amplify rounding; short ones, as training takes them, need no second look.
   if (is_long) {
-    std::vector<T> before(static_cast<std::size_t>(d * l));
     for (int polish = 0; polish < 4; ++polish) {
-      report.updated_drift = newton_schulz(updated, d, l, gram, r, num_threads);
-      if (!(report.updated_drift > 16 * std::numeric_limits<T>::epsilon() && report.updated_drift < 0.5)) break;
-      std::copy(updated, updated + d * l, before.begin());
-      gemm(d, l, l, Strided<T>{before.data(), l, 1}, r, updated, false, num_threads);
+      report.updated_drift = orthonormality_error(updated, d, l, gram, num_threads);
+      if (!(report.updated_drift > 2 * tolerated && report.updated_drift < 0.5)) break;
+      newton_schulz(updated, d, l, gram, updated, num_threads);
     }
   }
   return report;
@@ -167,10 +146,13 @@ RetractionReport qr_retraction(const T* L, const T* direction, std::int64_t batc
 #pragma omp parallel for num_threads(shares.outer)
   for (std::int64_t i = 0; i < batch; ++i) {
     const T *const at = L + i * d * l, *const along = direction + i * d * l;
-    std::vector<T> gram(l * l), moved(d * l);
-    reports[i].drift = orthonormality_error(at, d, l, gram.data(), shares.inner);
+    const auto work = std::make_unique_for_overwrite<T[]>(2 * l * l + d * l);
+    T *const gram = work.get(), *const inverse = gram + l * l, *const moved = inverse + l * l;
+    reports[i].drift = orthonormality_error(at, d, l, gram, shares.inner);
     for (std::int64_t e = 0; e < d * l; ++e) moved[e] = at[e] + along[e];
-    reports[i].is_accurate = CholeskyQr<T>(d, l)(moved.data(), q + i * d * l, shares.inner) <= trusted;
+    gemm_symmetric(l, d, moved, moved, gram, shares.inner);
+    reports[i].is_accurate = invert_cholesky(l, gram, inverse) <= trusted;
+    if (reports[i].is_accurate) gemm_triangular(d, l, moved, l, inverse, l, q + i * d * l, l, shares.inner);
   }
   RetractionReport worst{0, true};
   for (const RetractionReport& report : reports) {

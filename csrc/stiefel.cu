@@ -7,7 +7,7 @@ namespace ssdml::cuda {
 namespace {
 
 // Products with L and G are computed in T. What is l x l, and small beside them, is computed in float64, so that a long
-// step, in which large numbers cancel, needs no other way than a short one; see coefficients() in stiefel.cpp.
+// step, in which large numbers cancel, needs no other way than a short one.
 
 constexpr int kTile = 16;   // a block computes kTile x kTile entries of a product, one per thread,
 constexpr int kDepth = 64;  // from slices of kDepth columns of its left factor
@@ -109,7 +109,8 @@ __global__ void newton_schulz(std::int64_t batch, std::int64_t l, double* gram, 
   raise_to(drift, largest);
 }
 
-/// With B, gg = G'G and bb = B'B: k = K, bb becomes N, and x is set to I. See coefficients() in stiefel.cpp.
+/// With B = L'G, a = tau/2, N = a (G'G - B'B) - B' and K = I + a (B + N): L(tau) = L (I - tau N K^-1) - tau G K^-1.
+/// From gg = G'G and bb = B'B: k = K, bb becomes N, and x is set to I.
 __global__ void assemble(std::int64_t batch, std::int64_t l, double a, const double* b, const double* gg, double* bb,
                          double* k, double* x) {
   for (std::int64_t e = thread_id(); e < batch * l * l; e += thread_count()) {
@@ -126,7 +127,7 @@ __global__ void assemble(std::int64_t batch, std::int64_t l, double a, const dou
 constexpr int kBase = 64;  // matrices up to this size are inverted in the registers of one block,
 constexpr int kStripes = kThreads / kBase, kHeld = kBase / kStripes;  // each thread with kHeld entries of a column
 
-/// Replaces each n x n matrix, n <= kBase, by its inverse: Gauss-Jordan without pivoting, see invert() in stiefel.cpp.
+/// Replaces each n x n matrix, n <= kBase, by its inverse: Gauss-Jordan without pivoting, see invert() in invert.h.
 /// One block per matrix. The pivot's row and column pass through shared memory, in one of two places by turns, so that
 /// one barrier per pivot is enough.
 __global__ void __launch_bounds__(kThreads) invert_small(std::int64_t batch, int n, Matrices<double> k) {
@@ -164,7 +165,7 @@ __global__ void __launch_bounds__(kThreads) invert_small(std::int64_t batch, int
   }
 }
 
-/// Replaces each n x n matrix by its inverse, larger ones by halves as invert() in stiefel.cpp does. scratch: n^2
+/// Replaces each n x n matrix by its inverse, larger ones by halves as invert() in invert.h does. scratch: n^2
 /// entries for each, batches k.batch entries apart.
 void invert(cudaStream_t stream, std::int64_t batch, std::int64_t n, Matrices<double> k, double* scratch) {
   if (n <= kBase)

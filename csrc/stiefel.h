@@ -5,8 +5,8 @@
 //   A = G L' - L G',   L(tau) = (I + tau/2 A)^-1 (I - tau/2 A) L
 //
 // A has rank 2 l, so with U = [G, L], V = [L, -G]:  L(tau) = L - tau U (I + tau/2 V'U)^-1 V'L, a 2l x 2l solve that
-// stiefel.cpp reduces to l x l. Rounding lets L'L drift from I; each update begins with one Newton-Schulz step
-// L (3 I - L'L) / 2, which brings L back to within the square of its drift.
+// collapses to l x l (see stiefel.cpp). Rounding lets L'L drift from I; an update begins, where that has happened, with
+// one Newton-Schulz step L (3 I - L'L) / 2, which brings L back to within the square of its drift.
 #pragma once
 
 #include <cstdint>

@@ -130,11 +130,14 @@ def test_conjugate_gradients_agree_with_twin(isa, case, iterations, mean):
         np.testing.assert_allclose([ours.loss, ours.grad_norm], [twin.loss, twin.grad_norm], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("distinct", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_conjugate_gradients_agree_with_pymanopt(isa, dtype):
+def test_conjugate_gradients_agree_with_pymanopt(isa, dtype, distinct):
     pymanopt = pytest.importorskip("pymanopt")
     rng = np.random.default_rng(0)
     z, triplets = mini_batch(rng, dtype)
+    if distinct:
+        triplets = rng.permutation(len(z)).reshape(50, 3)
     L = random_stiefel((64, 16), rng, dtype)
     weight = rng.uniform(0, 2, len(triplets)).astype(dtype)
     manifold = pymanopt.manifolds.Stiefel(64, 16)
@@ -191,6 +194,26 @@ def test_drift_stays_small_over_a_hundred_thousand_steps(d, width):
         if i % 1000 == 999:
             worst = max(worst, drift(L))
     assert worst <= 1e-5
+
+
+@pytest.mark.parametrize("dtype, off", [(np.float32, 2e-4), (np.float64, 2e-7)])
+def test_a_matrix_slightly_off_the_manifold_is_brought_back(isa, dtype, off):
+    rng = np.random.default_rng(0)
+    L, grad = random_stiefel((70, 20), rng, dtype), rng.standard_normal((70, 20)).astype(dtype)
+    updated = sf.cayley_update((1 + off) * L, grad, 0.01)
+    assert drift(updated) <= 4 * off**2 + 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(updated, reference.cayley_update(L, grad, 0.01), rtol=0, atol=2 * off)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_conjugate_gradients_stay_on_the_manifold(isa, dtype):
+    rng = np.random.default_rng(2)
+    z, triplets = mini_batch(rng, dtype)
+    result = sf.riemannian_cg(random_stiefel((64, 20), rng, dtype), z, triplets, iterations=40)
+    assert result.iterations == 40
+    assert drift(result.L) <= 8 * np.finfo(dtype).eps
+    loss = sf.angular_loss(z.astype(np.float64), triplets, result.L.astype(np.float64))
+    np.testing.assert_allclose(result.loss, loss, rtol=100 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -115,10 +115,12 @@ def qr_retraction(L: Any, direction: Any) -> Any:
             arrays.address(q),
             arrays.as_threads(None),
         )
-        _check_drift(drift, dtype)
-        if is_accurate:
+        if is_accurate and drift <= TOLERANCE[dtype]:
             return q
+        _check_finite(L, direction, "direction")
+        _check_drift(drift, dtype)
     else:
+        _check_finite(L, direction, "direction")
         _check_orthonormal(L)
     xp = arrays.namespace(L, "L")
     q, r = xp.linalg.qr(L + direction)
@@ -159,6 +161,7 @@ def polar_retraction(L: Any, direction: Any) -> Any:
            [ 0.7071,  0.7071]])
     """
     L, direction = _matrices(L, direction, "direction")
+    _check_finite(L, direction, "direction")
     _check_orthonormal(L)
     u, _, vh = arrays.namespace(L, "L").linalg.svd(L + direction, full_matrices=False)
     return u @ vh
@@ -239,9 +242,9 @@ def riemannian_cg(
     -----
     Manopt's method and defaults, as in Dutta, Harandi, Sekhar, AAAI 2021: embedded metric, QR retraction, transport by
     projection, the Hestenes-Stiefel rule, an adaptive line search, and stops at a gradient norm of 1e-6 or a step of
-    1e-10. Per evaluation O(M d l + d l²) for the M points that occur in triplets. On a CUDA device one kernel takes all
-    the steps and their decisions; the host waits for its result once, at the end. Boumal et al., "Manopt, a Matlab
-    toolbox for optimization on manifolds", JMLR 2014.
+    1e-10. O(M d l + d l²) per iteration, where M is the number of points that occur in triplets. On a CUDA device one
+    kernel takes all the steps and their decisions; the host waits for its result once, at the end. Boumal et al.,
+    "Manopt, a Matlab toolbox for optimization on manifolds", JMLR 2014.
 
     Examples
     --------
@@ -308,7 +311,7 @@ def _check_drift(drift, dtype) -> None:
 
 
 def _matrices(L, other, name):
-    """Return L and another array of its shape and type, contiguous and finite."""
+    """Return L and another array of its shape and type, contiguous."""
     L = arrays.as_floats(L, "L")
     if L.ndim < 2 or not 1 <= L.shape[-1] <= L.shape[-2]:
         raise ValueError(f"L must have shape (..., d, l) with 1 <= l <= d, found {tuple(L.shape)}")
@@ -316,10 +319,14 @@ def _matrices(L, other, name):
     arrays.check_shape(other, tuple(L.shape), name, "the shape of L")
     if arrays.dtype_name(other) != arrays.dtype_name(L):
         raise TypeError(f"{name} must be of the type of L, {arrays.dtype_name(L)}, found {arrays.dtype_name(other)}")
+    return L, other
+
+
+def _check_finite(L, other, name) -> None:
+    """Refuse NaN and infinities. Kernels of the CPU find out by themselves: no orthonormal result comes of them."""
     if not arrays.is_compiling(L):
         arrays.check_finite(L, "L")
         arrays.check_finite(other, name)
-    return L, other
 
 
 def _check_orthonormal(L) -> None:
@@ -340,6 +347,7 @@ def compute(L, grad, step):
     batch = math.prod(L.shape[:-2])
     arguments = (dtype, arrays.address(L), arrays.address(grad), batch, d, l, step, arrays.address(updated))
     if arrays.is_cuda(L):
+        _check_finite(L, grad, "grad")
         cuda = _core.cuda()
         with arrays.on_device(L) as stream:
             drifts = arrays.empty((2,), "float64", like=L)
@@ -350,6 +358,8 @@ def compute(L, grad, step):
             drift, updated_drift = drifts.tolist()  # waits for the stream: L may have to be refused
     else:
         drift, updated_drift = _core.lib.cayley_update(*arguments, arrays.as_threads(None))
+        if not (drift <= TOLERANCE[dtype] and updated_drift <= TOLERANCE[dtype]):
+            _check_finite(L, grad, "grad")
     _check_drift(drift, dtype)
     if not updated_drift <= TOLERANCE[dtype]:
         raise ValueError(f"step must be small enough for {dtype} with gradients of this size, found {step:g}")
