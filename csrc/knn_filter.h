@@ -22,6 +22,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -153,6 +154,10 @@ class Filter {
   static constexpr int kPanel = 48;
   static_assert(kPanel % kTileColumns == 0 && kPanel % kTileRows == 0);
 
+  /// Depth that a panel of rows goes through at a time, for both sides to stay in the cache nearest to the core. Where
+  /// a step of the product takes as long as its operands take to arrive, there is no need.
+  static constexpr std::int64_t kDepth = vector_registers == 32 ? std::numeric_limits<std::int64_t>::max() : 64;
+
   using Tile = Vec<float>[kTileRows][kTileVectors];
 
   /// A part of the bounds of each point; NaN, and no slack, in the places that fill up the last panel.
@@ -178,15 +183,17 @@ class Filter {
   /// The closest bounds there are.
   const Part& closest() const { return refines() ? refined : tiled; }
 
-  /// tile[a][.] = <y_(row + a), y_j> - g_j for the kTileColumns points j of `columns` from `column` on. Both are
-  /// numbered from the first point of their filter and lie on a tile.
-  void products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const {
+  /// Calls visit(row, tile) for the tiles of the rows from `begin` to `end` against the kTileColumns points of
+  /// `columns` from `column` on: tile[a][.] = <y_(row + a), y_j> - g_j. Points are numbered from the first of their
+  /// filter; both ranges start on a tile, that of rows on a panel.
+  template <typename Visit>
+  void each_tile(std::int64_t begin, std::int64_t end, const Filter& columns, std::int64_t column, Visit visit) const {
     if (has_byte_products && storage_ == Storage::int8)
-      integer_products<std::int8_t>(row, columns, column, tile);
+      each_tile_of<std::int8_t>(begin, end, columns, column, visit);
     else if (has_pair_products && storage_ == Storage::int16)
-      integer_products<std::int16_t>(row, columns, column, tile);
+      each_tile_of<std::int16_t>(begin, end, columns, column, visit);
     else
-      float_products(row, columns, column, tile);
+      each_tile_of<float>(begin, end, columns, column, visit);
   }
 
   /// The closer bound of point `row` and point `column` of `columns`. Those asked for next are read ahead, line by
@@ -218,9 +225,27 @@ class Filter {
     return (d + step - 1) / step * step;
   }
 
-  void float_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const;
+  /// What coordinates of type Q are read and summed as: bytes and int16 lie in groups that fill 32 bits.
   template <typename Q>
-  void integer_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const;
+  using Sum = std::conditional_t<std::is_same_v<Q, float>, float, std::int32_t>;
+  template <typename Q>
+  using Sums = Vec<Sum<Q>>[kTileRows][kTileVectors];
+
+  /// Where the first coordinate, or group, of a point is; the next is kPanel further.
+  template <typename Q>
+  const Sum<Q>* at(std::int64_t point) const {
+    const std::int64_t place = point / kPanel * depth_ * kPanel + point % kPanel;
+    if constexpr (std::is_same_v<Q, float>)
+      return &floats_[place];
+    else
+      return &integers_[place];
+  }
+
+  template <typename Q, typename Visit>
+  void each_tile_of(std::int64_t begin, std::int64_t end, const Filter& columns, std::int64_t column,
+                    Visit visit) const;
+  template <typename Q>
+  static void add_products(const Sum<Q>* left, const Sum<Q>* right, std::int64_t depth, Sums<Q>& sums);
 
   Storage storage_;
   std::int64_t depth_;                        // coordinates, or groups of as many as fill 32 bits
@@ -334,63 +359,91 @@ Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_
   });
 }
 
-inline void Filter::float_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const {
-  const float* left = &floats_[row / kPanel * depth_ * kPanel + row % kPanel];
-  const float* right = &columns.floats_[column / kPanel * depth_ * kPanel + column % kPanel];
-  Vec<float> acc[kTileRows][kTileVectors];
-#pragma GCC unroll 8
-  for (int a = 0; a < kTileRows; ++a)
-#pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) acc[a][v] = -load(&columns.tiled.g[column + v * lanes<float>]);
-  for (std::int64_t p = 0; p < depth_; ++p, left += kPanel, right += kPanel) {
-    Vec<float> b[kTileVectors];
-#pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) b[v] = load(right + v * lanes<float>);
-#pragma GCC unroll 8
-    for (int a = 0; a < kTileRows; ++a) {
-      const Vec<float> value = broadcast(left[a]);
-#pragma GCC unroll 3
-      for (int v = 0; v < kTileVectors; ++v) acc[a][v] = multiply_add<float>(value, b[v], acc[a][v]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int a = 0; a < kTileRows; ++a)
-#pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) tile[a][v] = acc[a][v];
-}
-
+/// Adds the products of `depth` coordinates or groups.
 template <typename Q>
-inline void Filter::integer_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const {
-  constexpr bool bytes = sizeof(Q) == 1;
-  const std::int32_t* left = &integers_[row / kPanel * depth_ * kPanel + row % kPanel];
-  const std::int32_t* right = &columns.integers_[column / kPanel * depth_ * kPanel + column % kPanel];
-  Vec<std::int32_t> acc[kTileRows][kTileVectors];
+inline void Filter::add_products(const Sum<Q>* left, const Sum<Q>* right, std::int64_t depth, Sums<Q>& sums) {
+  Sums<Q> acc;  // in registers
 #pragma GCC unroll 8
   for (int a = 0; a < kTileRows; ++a)
 #pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) acc[a][v] = broadcast(bytes ? -bias_[row + a] : 0);
-  for (std::int64_t p = 0; p < depth_; ++p, left += kPanel, right += kPanel) {
-    Vec<std::int32_t> b[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) acc[a][v] = sums[a][v];
+  for (std::int64_t p = 0; p < depth; ++p, left += kPanel, right += kPanel) {
+    Vec<Sum<Q>> b[kTileVectors];
 #pragma GCC unroll 3
     for (int v = 0; v < kTileVectors; ++v) {
       b[v] = load(right + v * lanes<float>);
-      if (bytes) b[v] ^= static_cast<std::int32_t>(0x80808080u);  // 128 up, as unsigned
+      if constexpr (sizeof(Q) == 1) b[v] ^= static_cast<std::int32_t>(0x80808080u);  // 128 up, as unsigned
     }
 #pragma GCC unroll 8
     for (int a = 0; a < kTileRows; ++a) {
-      const Vec<std::int32_t> value = broadcast(left[a]);
+      const Vec<Sum<Q>> value = broadcast(left[a]);
 #pragma GCC unroll 3
       for (int v = 0; v < kTileVectors; ++v)
-        acc[a][v] = bytes ? multiply_add_bytes(b[v], value, acc[a][v]) : multiply_add_pairs(b[v], value, acc[a][v]);
+        if constexpr (sizeof(Q) == 1)
+          acc[a][v] = multiply_add_bytes(b[v], value, acc[a][v]);
+        else if constexpr (sizeof(Q) == 2)
+          acc[a][v] = multiply_add_pairs(b[v], value, acc[a][v]);
+        else
+          acc[a][v] = multiply_add<float>(value, b[v], acc[a][v]);
     }
   }
+#pragma GCC unroll 8
+  for (int a = 0; a < kTileRows; ++a)
 #pragma GCC unroll 3
-  for (int v = 0; v < kTileVectors; ++v) {
-    const Vec<float> step = load(&columns.step_[column + v * lanes<float>]);
-    const Vec<float> g = load(&columns.tiled.g[column + v * lanes<float>]);
+    for (int v = 0; v < kTileVectors; ++v) sums[a][v] = acc[a][v];
+}
+
+template <typename Q, typename Visit>
+inline void Filter::each_tile_of(std::int64_t begin, std::int64_t end, const Filter& columns, std::int64_t column,
+                                 Visit visit) const {
+  constexpr bool integers = !std::is_same_v<Q, float>;
+  const Sum<Q>* const right = columns.at<Q>(column);
+  Vec<float> g[kTileVectors];
+  for (int v = 0; v < kTileVectors; ++v) g[v] = load(&columns.tiled.g[column + v * lanes<float>]);
+  const auto start = [&](std::int64_t row, Sums<Q>& sums) {
+    const std::int32_t* const bias = sizeof(Q) == 1 ? &bias_[row] : nullptr;
 #pragma GCC unroll 8
     for (int a = 0; a < kTileRows; ++a)
-      tile[a][v] = multiply_add<float>(to_float(acc[a][v]), step * step_[row + a], -g);
+#pragma GCC unroll 3
+      for (int v = 0; v < kTileVectors; ++v)
+        if constexpr (integers)
+          sums[a][v] = broadcast(sizeof(Q) == 1 ? -bias[a] : 0);
+        else
+          sums[a][v] = -g[v];
+  };
+  Sums<Q> partial[kPanel / kTileRows];
+  for (std::int64_t panel = begin; panel < end; panel += kPanel) {
+    const Sum<Q>* const left = at<Q>(panel);
+    const std::int64_t tiles = (std::min<std::int64_t>(kPanel, end - panel) + kTileRows - 1) / kTileRows;
+    std::int64_t done = 0;
+    for (; depth_ - done > kDepth; done += kDepth)
+      for (std::int64_t t = 0; t < tiles; ++t) {
+        if (done == 0) start(panel + t * kTileRows, partial[t]);
+        add_products<Q>(left + t * kTileRows + done * kPanel, right + done * kPanel, kDepth, partial[t]);
+      }
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      const std::int64_t row = panel + t * kTileRows;
+      Sums<Q> sums;
+      if (done == 0)
+        start(row, sums);
+      else
+        std::memcpy(&sums, &partial[t], sizeof sums);
+      add_products<Q>(left + t * kTileRows + done * kPanel, right + done * kPanel, depth_ - done, sums);
+      Tile tile;
+      const float* const row_step = integers ? &step_[row] : nullptr;
+#pragma GCC unroll 3
+      for (int v = 0; v < kTileVectors; ++v) {
+        Vec<float> step{};
+        if constexpr (integers) step = load(&columns.step_[column + v * lanes<float>]);
+#pragma GCC unroll 8
+        for (int a = 0; a < kTileRows; ++a)
+          if constexpr (integers)
+            tile[a][v] = multiply_add<float>(to_float(sums[a][v]), step * row_step[a], -g[v]);
+          else
+            tile[a][v] = sums[a][v];
+      }
+      visit(row, tile);
+    }
   }
 }
 

@@ -24,17 +24,18 @@ double undecided(const Filter& rows, const Filter& columns, bool join, std::int6
   const std::int64_t nearest = std::clamp<std::int64_t>(k * columns.count / n, 1, columns.count - join);
   const float widest = *std::max_element(columns.tiled.slack.begin(), columns.tiled.slack.end());
   const std::int64_t width = columns.count + Filter::kPanel;
-  std::vector<float> bounds(Filter::kTileRows * width);
+  std::vector<float> bounds(Filter::kPanel * width);
   std::int64_t left = 0;
-  Filter::Tile tile;
-  for (std::int64_t first = 0; first < rows.count; first += Filter::kTileRows) {
-    for (std::int64_t c = 0; c < columns.count; c += Filter::kTileColumns) {
-      rows.products(first, columns, c, tile);
-      for (int a = 0; a < Filter::kTileRows; ++a)
-        for (int v = 0; v < Filter::kTileVectors; ++v)
-          store(&bounds[a * width + c + v * lanes<float>], rows.tiled.g[first + a] - tile[a][v]);
-    }
-    for (std::int64_t r = first; r < std::min(rows.count, first + Filter::kTileRows); ++r) {
+  for (std::int64_t first = 0; first < rows.count; first += Filter::kPanel) {
+    for (std::int64_t c = 0; c < columns.count; c += Filter::kTileColumns)
+      rows.each_tile(first, std::min(rows.count, first + Filter::kPanel), columns, c,
+                     [&](std::int64_t row, const Filter::Tile& tile) {
+                       for (int a = 0; a < Filter::kTileRows; ++a)
+                         for (int v = 0; v < Filter::kTileVectors; ++v)
+                           store(&bounds[(row - first + a) * width + c + v * lanes<float>],
+                                 rows.tiled.g[row + a] - tile[a][v]);
+                     });
+    for (std::int64_t r = first; r < std::min(rows.count, first + Filter::kPanel); ++r) {
       const auto begin = bounds.begin() + (r - first) * width, end = begin + columns.count;
       if (join) begin[r] = kInfinity;
       std::nth_element(begin, begin + nearest - 1, end);
