@@ -153,9 +153,7 @@ Outcome search(const Points<X>& rows, const Points<X>& columns, std::int64_t k, 
     for (std::int64_t c = 0; c < (nearest.join ? r : columns.n) && !team.stopped(); c += range)
       meet(filter_of(columns, c), !nearest.join && c == 0);
   }
-  team.each(rows.n, 64, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i) nearest.finish(i, offset);
-  });
+  nearest.finish(offset, team);
   return team.stopped() ? Outcome::stopped : Outcome::complete;
 }
 
