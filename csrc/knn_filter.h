@@ -22,12 +22,12 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
-#include <memory>
 #include <mutex>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "buffer.h"
 #include "gemm.h"
 #include "knn_axes.h"
 #include "knn_points.h"
@@ -229,18 +229,15 @@ class Filter {
       each_tile_of<float>(begin, end, columns, column, visit);
   }
 
-  /// The closer bound of point `row` and point `column` of `columns`. Those asked for next are read ahead, line by
-  /// line: all at once, they would keep this pair waiting.
-  float refine(std::int64_t row, std::int64_t column, const Filter& columns, std::int64_t next_row,
-               std::int64_t next_column) const {
+  /// The closer bound of point `row` and point `column` of `columns`. The column asked for next is read ahead, line by
+  /// line: all at once, it would keep this pair waiting.
+  float refine(std::int64_t row, std::int64_t column, const Filter& columns, std::int64_t next_column) const {
     constexpr int width = lanes<std::int16_t>;
     const auto at = [](const Filter& filter, std::int64_t i) { return &filter.fine_[i * filter.fine_depth_]; };
-    const std::int16_t *a = at(*this, row), *b = at(columns, column);
-    const std::int16_t *next_a = at(*this, next_row), *next_b = at(columns, next_column);
+    const std::int16_t *a = at(*this, row), *b = at(columns, column), *next = at(columns, next_column);
     Vec<std::int32_t> even{}, odd{};
     for (std::int64_t p = 0; p < fine_depth_; p += 2 * width) {
-      for (int r = 0; r < 2 * width; r += 32)
-        for (const std::int16_t* next : {next_a, next_b}) __builtin_prefetch(next + p + r);
+      for (int r = 0; r < 2 * width; r += 32) __builtin_prefetch(next + p + r);
       even = multiply_add_pairs(as_lanes(a + p), as_lanes(b + p), even);
       odd = multiply_add_pairs(as_lanes(a + p + width), as_lanes(b + p + width), odd);
     }
@@ -284,13 +281,13 @@ class Filter {
   static void add_products(const Sum<Q>* left, const Sum<Q>* right, std::int64_t depth, Sums<Q>& sums);
 
   Storage storage_;
-  std::int64_t depth_;                        // coordinates, or groups of as many as fill 32 bits
-  std::unique_ptr<float[]> floats_;           // [panel][coordinate][point], or
-  std::unique_ptr<std::int32_t[]> integers_;  // [panel][group][point]
-  std::vector<float> step_;                   // of integers_
+  std::int64_t depth_;              // coordinates, or groups of as many as fill 32 bits
+  Buffer<float> floats_;            // [panel][coordinate][point], or
+  Buffer<std::int32_t> integers_;   // [panel][group][point]
+  std::vector<float> step_;         // of integers_
   std::vector<std::int32_t> bias_;  // int8: 128 * sum of a point's integers, as one side is unsigned, 128 higher
   std::int64_t fine_depth_;
-  std::unique_ptr<std::int16_t[]> fine_;  // [point][coordinate], filled up with zeros; none unless pairs are refined
+  Buffer<std::int16_t> fine_;  // [point][coordinate], filled up with zeros; none unless pairs are refined
   std::vector<float> fine_step_;
 };
 
@@ -322,7 +319,7 @@ Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_
   };
   // Large arrays are first touched by the threads that fill them; the last panel has places that nobody fills.
   const auto storage_for = [&]<typename Q>(Q) {
-    auto values = std::make_unique_for_overwrite<Q[]>(places * depth_);
+    auto values = make_buffer<Q>(places * depth_);
     if (panels > 0) std::fill_n(&values[(panels - 1) * depth_ * kPanel], depth_ * kPanel, Q(0));
     return values;
   };
@@ -336,7 +333,7 @@ Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_
   if (form.storage == Storage::int8) bias_.assign(places, 0);
   if (form.refines()) {
     fill(refined);
-    fine_ = std::make_unique_for_overwrite<std::int16_t[]>(places * fine_depth_);
+    fine_ = make_buffer<std::int16_t>(places * fine_depth_);
     fine_step_.assign(places, 0.0f);
   }
   // Float32 coordinates and sums: <y_i, y_j> is off by at most e |y_i| |y_j| <= e (|y_i|^2 + |y_j|^2) / 2. Sums of

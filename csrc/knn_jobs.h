@@ -111,8 +111,7 @@ class Jobs {
       const float most = both ? std::max(nearest_.limit[i], nearest_.limit[j]) : nearest_.limit[i];
       if (pair->bound > most) continue;  // it may have come down
       const Pair& next = pair[pair + 1 < end];
-      const float bound =
-          rows_.refines() ? rows_.refine(pair->row, pair->column, columns_, next.row, next.column) : pair->bound;
+      const float bound = rows_.refines() ? rows_.refine(pair->row, pair->column, columns_, next.column) : pair->bound;
       nearest_.add(i, bound, j);
       if (both) nearest_.add(j, bound, i);
     }

@@ -5,10 +5,10 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <memory>
 #include <type_traits>
 #include <vector>
 
+#include "buffer.h"
 #include "knn_filter.h"
 #include "knn_points.h"
 #include "parallel.h"
@@ -40,8 +40,8 @@ class Nearest {
         capacity_((k + std::max(k, kSpare) + lanes<float> - 1) / lanes<float> * lanes<float>),
         indices_(indices),
         distances_(distances),
-        bounds_(std::make_unique_for_overwrite<float[]>(rows.n * capacity_)),
-        columns_of_(std::make_unique_for_overwrite<std::uint32_t[]>(rows.n * capacity_)),
+        bounds_(make_buffer<float>(rows.n * capacity_)),
+        columns_of_(make_buffer<std::uint32_t>(rows.n * capacity_)),
         counts_(rows.n, 0),
         row_slack_(rows.n),
         column_slack_(join ? 0 : columns.n) {
@@ -227,8 +227,8 @@ class Nearest {
   const std::int64_t capacity_;
   std::int64_t* const indices_;
   T* const distances_;
-  const std::unique_ptr<float[]> bounds_;              // of candidates, or in the end distances, and
-  const std::unique_ptr<std::uint32_t[]> columns_of_;  // which columns they are
+  const Buffer<float> bounds_;              // of candidates, or in the end distances, and
+  const Buffer<std::uint32_t> columns_of_;  // which columns they are
   std::vector<std::int64_t> counts_;
   std::vector<float> row_slack_, column_slack_;  // the latter only where columns are another set
 };
