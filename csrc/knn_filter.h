@@ -339,7 +339,7 @@ Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_
   // Float32 coordinates and sums: <y_i, y_j> is off by at most e |y_i| |y_j| <= e (|y_i|^2 + |y_j|^2) / 2. Sums of
   // integers are exact until they become float32.
   const double sum_error = ((form.storage == Storage::float32 ? static_cast<double>(d) : 0.0) + 8) * 0x1p-23;
-  // Coordinates along the axes, too, have rounding errors, and axes are orthonormal but for some.
+  // Coordinates along axes have rounding errors of float64, and axes are orthonormal up to theirs.
   constexpr double axes_error = 0x1p-26;
 
   const std::int64_t batch = form.axes > 0 ? 8 : 1;  // points whose coordinates along the axes are computed together
