@@ -153,8 +153,9 @@ def test_points_near_a_space_of_few_dimensions(isa, kind, metric):
     x = rng.integers(-3, 4, (n, rank)) @ rng.integers(-3, 4, (rank, d)).astype(float)  # has ties, and is of low rank
     if kind != "nothing else":
         x += 0.02 * rng.standard_normal((n, d))
-    if kind == "outliers":  # far from that space, and from each other
+    if kind == "outliers":  # far from that space, where only one other point is near: along the axes, many are
         x[::97] += 30 * rng.standard_normal((n, d))[::97]
+        x[1::97] = x[::97] + 1e-3 * rng.standard_normal((n, d))[::97]
     if kind == "pairs":  # differ by what lies outside that space
         x[1::2] = x[::2] + 1e-3 * rng.standard_normal((n // 2, d))
     x = x.astype(np.float32)
