@@ -17,7 +17,7 @@ namespace ssdml {
 namespace {
 
 constexpr std::int64_t kMostIntegerCoordinates = 1 << 16;  // more could overflow sums of 32 bits
-constexpr double kWorthAxes = 0x1p31;  // coordinates of all pairs together: fewer, and finding axes takes too long
+constexpr double kWorthAxes = 0x1p32;  // coordinates of all pairs together: fewer, and finding axes takes too long
 
 /// The share of pairs that bounds from tiles leave undecided in a search for the k nearest of n columns, seen at
 /// samples of both sets: the k-th nearest column is about as far as the share k / n of the sample.
