@@ -56,7 +56,8 @@ double undecided(const Filter& rows, const Filter& columns, bool join, std::int6
 /// The form that is quickest in the end: what narrow coordinates, or few, save in tiles they may lose where their
 /// bounds do not decide, as between points of tight clusters, or where one coordinate is much larger than the others.
 template <typename X>
-Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k, Frame& frame, Team& team) {
+Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k, Frame& frame,
+                 std::int64_t block_bytes, Team& team) {
   Form best{Storage::float32, 0};
   if (!has_pair_products || rows.d > kMostIntegerCoordinates) return best;
   const bool join = &rows == &columns;
@@ -90,7 +91,8 @@ Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k
   const double refined = (join ? 2 : 1) * (d / 16 + 100);  // within one set, a pair may be undecided for either row
   if (has_byte_products) consider({Storage::int8, 0}, d / 64, refined);
   if (least > d / 32) consider({Storage::int16, 0}, d / 32, d * 0.6 + 40);
-  if (n_rows * n_columns * d < kWorthAxes) return best;
+  const double room_for_axes = 8 * d * static_cast<double>(2 * kBlock + 2 * Frame::kAxes);  // bytes
+  if (n_rows * n_columns * d < kWorthAxes || room_for_axes > static_cast<double>(block_bytes)) return best;
   std::vector<X> other_copy;
   frame.find_axes(sample(columns, other_copy, 1));  // others, which do not lie nearer to the axes than most
   for (std::int64_t axes = 16; axes <= std::min(Frame::kAxes, rows.d / 4) && !frame.axes.empty(); axes *= 2) {
@@ -149,7 +151,7 @@ Outcome search(const Points<X>& rows, const Points<X>& columns, std::int64_t k, 
   Frame frame = &rows == &columns ? Frame({&rows}, team) : Frame({&rows, &columns}, team);
   if (team.stopped()) return Outcome::stopped;
   if (!frame.finite) return Outcome::refused;
-  const Form form = choose_form(rows, columns, k, frame, team);
+  const Form form = choose_form(rows, columns, k, frame, block_bytes, team);
   Nearest<X> nearest(rows, columns, frame, k, indices, distances);
   std::vector<std::mutex> locks((rows.n + kBlock - 1) / kBlock);
   std::vector<Scratch> scratches(team.threads);
