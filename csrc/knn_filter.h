@@ -6,8 +6,10 @@
 //   bound(i, j) = g_i + g_j - <y_i, y_j>   <=   v(i, j)   <=   bound(i, j) + 2 (slack_i + slack_j)
 //
 // where v is half the squared distance (or minus the inner product) of the points themselves in the scaled coordinates.
-// The slack covers every rounding there is: of coordinates to what is stored, and of float32 sums. That of bytes is
-// wide, so a pair that they leave undecided gets a closer bound of the same form from int16 copies of its points.
+// The slack covers every rounding there is: of coordinates to what is stored, and of float32 sums. Where points lie
+// near a space of few dimensions, y are their coordinates along its axes only (knn_axes.h), and the slack also covers
+// what lies outside: |<r_i, r_j>| <= |r_i|^2 / 2 + |r_j|^2 / 2. Slacks of bytes and of axes are wide, so a pair that
+// they leave undecided gets a closer bound of the same form from int16 copies of its points.
 //
 // A register tile is kTileRows points against kTileVectors vectors of points. Points lie in panels of kPanel,
 // coordinate by coordinate, so that one layout serves both sides of the product whatever the width of a vector.
@@ -20,11 +22,14 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
-#include <memory>
 #include <mutex>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "buffer.h"
+#include "gemm.h"
+#include "knn_axes.h"
 #include "knn_points.h"
 #include "parallel.h"
 #include "simd.h"
@@ -33,6 +38,15 @@ namespace ssdml {
 
 /// What the coordinates that tiles multiply are stored as: the narrower, the faster and the coarser.
 enum class Storage { float32, int16, int8 };
+
+/// What tiles multiply: all coordinates, or those along some of the frame's axes, which are stored as int16.
+struct Form {
+  Storage storage;
+  std::int64_t axes;  // 0: all coordinates
+
+  /// Whether bounds from tiles are wide enough for closer ones to pay.
+  bool refines() const { return storage == Storage::int8 || axes > 0; }
+};
 
 /// What a unit of the integers that stand for a point is worth, by its largest coordinate and its norm. Sums of
 /// products must fit 32 bits: those of int16 are at most the product of the norms, 46,000 squared.
@@ -51,6 +65,10 @@ struct Frame {
   bool centred;
   bool finite;  // no coordinate is NaN, infinite or beyond the largest
   std::vector<double> centre;
+  std::vector<double> axes;  // (d, kAxes), the principal ones first; empty unless find_axes found any
+
+  static constexpr std::int64_t kAxes = 64;
+  static constexpr double kBalanceOfAxes = 50000;  // about what balance16 would be for coordinates along axes
 
   template <typename X>
   Frame(std::initializer_list<const Points<X>*> sets, Team& team);
@@ -58,6 +76,23 @@ struct Frame {
   /// The mean of most of a sample, without the farthest, as bounds are the closer the less far points are from it.
   template <typename X>
   void set_centre(const Points<X>& points);
+
+  /// Finds the axes near which some points lie, if there are any.
+  template <typename X>
+  void find_axes(const Points<X>& some) {
+    std::vector<double> y(some.n * some.d);
+    for (std::int64_t i = 0; i < some.n; ++i) place(some, i, &y[i * some.d]);
+    if (some.n >= kAxes) axes = principal_axes(y, some.n, some.d, kAxes);
+  }
+
+  /// Writes the coordinates of a point in this frame to y.
+  template <typename X>
+  void place(const Points<X>& points, std::int64_t i, double* y) const {
+    const X* const row = points.row(i);
+    const double before = points.first_factor(i), after = points.second_factor(i);
+    for (std::int64_t p = 0; p < points.d; ++p)
+      y[p] = (static_cast<double>(row[p]) * before * after - centre[p]) * scale;
+  }
 
   /// A float32 limit that no v exceeds whose exact distance rounds to that of `v`, with room for float32 sums.
   float limit(double v) const { return static_cast<float>(v + std::abs(v) * 0x1p-20 + rounding); }
@@ -153,6 +188,10 @@ class Filter {
   static constexpr int kPanel = 48;
   static_assert(kPanel % kTileColumns == 0 && kPanel % kTileRows == 0);
 
+  /// Depth that a panel of rows goes through at a time, for both sides to stay in the cache nearest to the core. Where
+  /// a step of the product takes as long as its operands take to arrive, there is no need.
+  static constexpr std::int64_t kDepth = vector_registers == 32 ? std::numeric_limits<std::int64_t>::max() : 64;
+
   using Tile = Vec<float>[kTileRows][kTileVectors];
 
   /// A part of the bounds of each point; NaN, and no slack, in the places that fill up the last panel.
@@ -162,15 +201,14 @@ class Filter {
 
   std::int64_t first, count;
   Part tiled;    // of the bounds that products() gives
-  Part refined;  // of those that refine() gives; empty unless int8 is stored
+  Part refined;  // of those that refine() gives; empty unless pairs are refined
 
   template <typename X>
-  Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_, const Frame& frame, Storage storage,
-         Team& team);
+  Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_, const Frame& frame, Form form, Team& team);
 
   /// Bytes that a point of d coordinates takes.
-  static std::int64_t bytes_per_point(std::int64_t d, Storage storage) {
-    return groups(d, storage) * 4 + (storage == Storage::int8 ? padded(d) * 2 + 28 : 12);
+  static std::int64_t bytes_per_point(std::int64_t d, Form form) {
+    return groups(d, form) * 4 + (form.refines() ? padded(d) * 2 + 28 : 12);
   }
 
   bool refines() const { return !refined.g.empty(); }
@@ -178,29 +216,28 @@ class Filter {
   /// The closest bounds there are.
   const Part& closest() const { return refines() ? refined : tiled; }
 
-  /// tile[a][.] = <y_(row + a), y_j> - g_j for the kTileColumns points j of `columns` from `column` on. Both are
-  /// numbered from the first point of their filter and lie on a tile.
-  void products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const {
+  /// Calls visit(row, tile) for the tiles of the rows from `begin` to `end` against the kTileColumns points of
+  /// `columns` from `column` on: tile[a][.] = <y_(row + a), y_j> - g_j. Points are numbered from the first of their
+  /// filter; both ranges start on a tile, that of rows on a panel.
+  template <typename Visit>
+  void each_tile(std::int64_t begin, std::int64_t end, const Filter& columns, std::int64_t column, Visit visit) const {
     if (has_byte_products && storage_ == Storage::int8)
-      integer_products<std::int8_t>(row, columns, column, tile);
+      each_tile_of<std::int8_t>(begin, end, columns, column, visit);
     else if (has_pair_products && storage_ == Storage::int16)
-      integer_products<std::int16_t>(row, columns, column, tile);
+      each_tile_of<std::int16_t>(begin, end, columns, column, visit);
     else
-      float_products(row, columns, column, tile);
+      each_tile_of<float>(begin, end, columns, column, visit);
   }
 
-  /// The closer bound of point `row` and point `column` of `columns`. Those asked for next are read ahead, line by
-  /// line: all at once, they would keep this pair waiting.
-  float refine(std::int64_t row, std::int64_t column, const Filter& columns, std::int64_t next_row,
-               std::int64_t next_column) const {
+  /// The closer bound of point `row` and point `column` of `columns`. The column asked for next is read ahead, line by
+  /// line: all at once, it would keep this pair waiting.
+  float refine(std::int64_t row, std::int64_t column, const Filter& columns, std::int64_t next_column) const {
     constexpr int width = lanes<std::int16_t>;
     const auto at = [](const Filter& filter, std::int64_t i) { return &filter.fine_[i * filter.fine_depth_]; };
-    const std::int16_t *a = at(*this, row), *b = at(columns, column);
-    const std::int16_t *next_a = at(*this, next_row), *next_b = at(columns, next_column);
+    const std::int16_t *a = at(*this, row), *b = at(columns, column), *next = at(columns, next_column);
     Vec<std::int32_t> even{}, odd{};
     for (std::int64_t p = 0; p < fine_depth_; p += 2 * width) {
-      for (const std::int16_t* line : {next_a + p, next_b + p, next_a + p + width, next_b + p + width})
-        __builtin_prefetch(line);
+      for (int r = 0; r < 2 * width; r += 32) __builtin_prefetch(next + p + r);
       even = multiply_add_pairs(as_lanes(a + p), as_lanes(b + p), even);
       odd = multiply_add_pairs(as_lanes(a + p + width), as_lanes(b + p + width), odd);
     }
@@ -209,37 +246,70 @@ class Filter {
   }
 
  private:
-  /// How many 32-bit places d coordinates take.
-  static std::int64_t groups(std::int64_t d, Storage storage) {
-    return storage == Storage::int8 ? (d + 3) / 4 : storage == Storage::int16 ? (d + 1) / 2 : d;
+  /// How many 32-bit places a point of d coordinates takes.
+  static std::int64_t groups(std::int64_t d, Form form) {
+    const std::int64_t stored = form.axes > 0 ? form.axes : d;
+    return form.storage == Storage::int8    ? (stored + 3) / 4
+           : form.storage == Storage::int16 ? (stored + 1) / 2
+                                            : stored;
   }
   static std::int64_t padded(std::int64_t d) {
     constexpr std::int64_t step = 2 * lanes<std::int16_t>;
     return (d + step - 1) / step * step;
   }
 
-  void float_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const;
+  /// What coordinates of type Q are read and summed as: bytes and int16 lie in groups that fill 32 bits.
   template <typename Q>
-  void integer_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const;
+  using Sum = std::conditional_t<std::is_same_v<Q, float>, float, std::int32_t>;
+  template <typename Q>
+  using Sums = Vec<Sum<Q>>[kTileRows][kTileVectors];
+
+  /// Where the first coordinate, or group, of a point is; the next is kPanel further.
+  template <typename Q>
+  const Sum<Q>* at(std::int64_t point) const {
+    const std::int64_t place = point / kPanel * depth_ * kPanel + point % kPanel;
+    if constexpr (std::is_same_v<Q, float>)
+      return &floats_[place];
+    else
+      return &integers_[place];
+  }
+
+  template <typename Q, typename Visit>
+  void each_tile_of(std::int64_t begin, std::int64_t end, const Filter& columns, std::int64_t column,
+                    Visit visit) const;
+  template <typename Q>
+  static void add_products(const Sum<Q>* left, const Sum<Q>* right, std::int64_t depth, Sums<Q>& sums);
 
   Storage storage_;
-  std::int64_t depth_;                        // coordinates, or groups of as many as fill 32 bits
-  std::unique_ptr<float[]> floats_;           // [panel][coordinate][point], or
-  std::unique_ptr<std::int32_t[]> integers_;  // [panel][group][point]
-  std::vector<float> step_;                   // of integers_
+  std::int64_t depth_;              // coordinates, or groups of as many as fill 32 bits
+  Buffer<float> floats_;            // [panel][coordinate][point], or
+  Buffer<std::int32_t> integers_;   // [panel][group][point]
+  std::vector<float> step_;         // of integers_
   std::vector<std::int32_t> bias_;  // int8: 128 * sum of a point's integers, as one side is unsigned, 128 higher
   std::int64_t fine_depth_;
-  std::unique_ptr<std::int16_t[]> fine_;  // [point][coordinate], filled up with zeros, where int8 is stored
+  Buffer<std::int16_t> fine_;  // [point][coordinate], filled up with zeros; none unless pairs are refined
   std::vector<float> fine_step_;
 };
 
+/// The sum of the squares of n numbers, and the largest of their sizes.
+inline void measure(const double* y, std::int64_t n, double& square, double& widest) {
+  double sum = 0, most = 0;
+#pragma omp simd reduction(+ : sum) reduction(max : most)
+  for (std::int64_t p = 0; p < n; ++p) {
+    sum += y[p] * y[p];
+    most = std::max(most, std::abs(y[p]));
+  }
+  square = sum;
+  widest = most;
+}
+
 template <typename X>
-Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_, const Frame& frame, Storage storage,
+Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_, const Frame& frame, Form form,
                Team& team)
     : first(first_),
       count(count_),
-      storage_(storage),
-      depth_(groups(points.d, storage)),
+      storage_(form.storage),
+      depth_(groups(points.d, form)),
       fine_depth_(padded(points.d)) {
   const std::int64_t d = points.d, panels = (count + kPanel - 1) / kPanel;
   const auto places = static_cast<std::size_t>(panels * kPanel);
@@ -249,40 +319,47 @@ Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_
   };
   // Large arrays are first touched by the threads that fill them; the last panel has places that nobody fills.
   const auto storage_for = [&]<typename Q>(Q) {
-    auto values = std::make_unique_for_overwrite<Q[]>(places * depth_);
+    auto values = make_buffer<Q>(places * depth_);
     if (panels > 0) std::fill_n(&values[(panels - 1) * depth_ * kPanel], depth_ * kPanel, Q(0));
     return values;
   };
   fill(tiled);
-  if (storage == Storage::float32) {
+  if (form.storage == Storage::float32) {
     floats_ = storage_for(float{});
   } else {
     integers_ = storage_for(std::int32_t{});
     step_.assign(places, 0.0f);
   }
-  if (storage == Storage::int8) {
-    bias_.assign(places, 0);
+  if (form.storage == Storage::int8) bias_.assign(places, 0);
+  if (form.refines()) {
     fill(refined);
-    fine_ = std::make_unique_for_overwrite<std::int16_t[]>(places * fine_depth_);
+    fine_ = make_buffer<std::int16_t>(places * fine_depth_);
     fine_step_.assign(places, 0.0f);
   }
-  // Float32 coordinates and sums: <y_i, y_j> is off by at most e |y_i| |y_j| <= e (|y_i|^2 + |y_j|^2) / 2.
-  const double sum_error = (static_cast<double>(d) + 8) * 0x1p-23;
+  // Float32 coordinates and sums: <y_i, y_j> is off by at most e |y_i| |y_j| <= e (|y_i|^2 + |y_j|^2) / 2. Sums of
+  // integers are exact until they become float32.
+  const double sum_error = ((form.storage == Storage::float32 ? static_cast<double>(d) : 0.0) + 8) * 0x1p-23;
+  // Coordinates along axes have rounding errors of float64, and axes are orthonormal up to theirs.
+  constexpr double axes_error = 0x1p-26;
 
+  const std::int64_t batch = form.axes > 0 ? 8 : 1;  // points whose coordinates along the axes are computed together
   team.each(panels, 4, [&](std::int64_t first_panel, std::int64_t last_panel) {
-    std::vector<double> y(d);
+    std::vector<double> placed(batch * d), along(batch * form.axes);
     std::vector<std::int8_t> q8(depth_ * 4, 0);
     std::vector<std::int16_t> q16(depth_ * 2, 0);
-    for (std::int64_t i = first_panel * kPanel; i < std::min(count, last_panel * kPanel); ++i) {
-      const X* row = points.row(first + i);
-      const double before = points.first_factor(first + i), after = points.second_factor(first + i);
-      double square = 0, widest = 0;
-#pragma omp simd reduction(+ : square) reduction(max : widest)
-      for (std::int64_t p = 0; p < d; ++p) {
-        y[p] = (static_cast<double>(row[p]) * before * after - frame.centre[p]) * frame.scale;
-        widest = std::max(widest, std::abs(y[p]));
-        square += y[p] * y[p];
+    const std::int64_t end = std::min(count, last_panel * kPanel);
+    for (std::int64_t i = first_panel * kPanel; i < end; ++i) {
+      const std::int64_t in_batch = i % batch;
+      if (in_batch == 0) {
+        const std::int64_t some = std::min(batch, end - i);
+        for (std::int64_t b = 0; b < some; ++b) frame.place(points, first + i + b, &placed[b * d]);
+        if (form.axes > 0)
+          gemm(some, form.axes, d, Strided<double>{placed.data(), d, 1}, frame.axes.data(), Frame::kAxes, along.data(),
+               form.axes, false, 1);
       }
+      const double* const y = &placed[in_batch * d];
+      double square = 0, widest = 0;
+      measure(y, d, square, widest);
       const double norm = std::sqrt(square);
       double own = square * sum_error + frame.raw_error * (norm + frame.raw_error);
       if (points.metric == Metric::cosine && points.inverse_norm[first + i] == 0)
@@ -293,104 +370,144 @@ Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_
         part.g[i] = static_cast<float>((frame.centred ? square / 2 : 0.0) - slack);
       };
       const std::int64_t place = i / kPanel * depth_ * kPanel + i % kPanel;
-      if (storage == Storage::float32) {
+      if (form.storage == Storage::float32) {
         for (std::int64_t p = 0; p < d; ++p) floats_[place + p * kPanel] = static_cast<float>(y[p]);
         set(tiled, 0);
         continue;
       }
-      // Rounds to multiples of a step; returns what is lost. With e the norm of the error, |<y_i, y_j> - <q_i, q_j>| <=
-      // |y_i| e_j + e_i |q_j|, and 2 r e <= b e^2 + r^2 / b splits that into a part of each point; the frame's balance
-      // b makes it nearly sharp for the average point.
-      const auto round = [&]<typename Q>(Q* q, float& step, double balance) {
-        step = static_cast<float>(std::max(step_of<Q>(widest, norm), 0x1p-60));
+      // Rounds the coordinates u to multiples of a step; returns what is lost. With e the norm of the error, |<u_i,
+      // u_j> - <q_i, q_j>| <= |u_i| e_j + e_i |q_j|, and 2 r e <= b e^2 + r^2 / b splits that into a part of each
+      // point; the balance b makes it nearly sharp for the average point.
+      const auto round = [&]<typename Q>(const double* u, std::int64_t n, double u_widest, double u_norm, Q* q,
+                                         float& step, double balance) {
+        step = static_cast<float>(std::max(step_of<Q>(u_widest, u_norm), 0x1p-60));
         const double exactly = step, inverse = 1 / exactly;
         double lost = 0;
 #pragma omp simd reduction(+ : lost)
-        for (std::int64_t p = 0; p < d; ++p) {
-          const double rounded = std::rint(y[p] * inverse);
+        for (std::int64_t p = 0; p < n; ++p) {
+          const double rounded = std::rint(u[p] * inverse);
           q[p] = static_cast<Q>(static_cast<std::int32_t>(rounded));
-          lost += (y[p] - rounded * exactly) * (y[p] - rounded * exactly);
+          lost += (u[p] - rounded * exactly) * (u[p] - rounded * exactly);
         }
-        const double size = norm + std::sqrt(lost);
+        const double size = u_norm + std::sqrt(lost);
         return (balance * lost + size * size / balance) / 2;
       };
       const auto place_groups = [&](const auto* q) {
         constexpr int group = 4 / sizeof *q;
         for (std::int64_t p = 0; p < depth_; ++p) std::memcpy(&integers_[place + p * kPanel], q + p * group, 4);
       };
-      if (storage == Storage::int16) {
-        set(tiled, round(q16.data(), step_[i], frame.balance16));
+      if (form.axes > 0) {
+        const double* const z = &along[in_batch * form.axes];
+        double inside = 0, widest_inside = 0;
+        measure(z, form.axes, inside, widest_inside);
+        const double outside = std::max(square - inside, 0.0) / 2 + square * axes_error;
+        set(tiled, outside + round(z, form.axes, widest_inside, std::sqrt(inside), q16.data(), step_[i],
+                                   Frame::kBalanceOfAxes));
+        place_groups(q16.data());
+      } else if (form.storage == Storage::int16) {
+        set(tiled, round(y, d, widest, norm, q16.data(), step_[i], frame.balance16));
         place_groups(q16.data());
       } else {
-        set(tiled, round(q8.data(), step_[i], frame.balance8));
+        set(tiled, round(y, d, widest, norm, q8.data(), step_[i], frame.balance8));
         place_groups(q8.data());
         std::int32_t total = 0;
         for (std::int64_t p = 0; p < d; ++p) total += q8[p];
         bias_[i] = 128 * total;
-        set(refined, round(&fine_[i * fine_depth_], fine_step_[i], frame.balance16));
-        std::fill(&fine_[i * fine_depth_ + d], &fine_[(i + 1) * fine_depth_], std::int16_t{0});
+      }
+      if (form.refines()) {
+        std::int16_t* const fine = &fine_[i * fine_depth_];
+        set(refined, round(y, d, widest, norm, fine, fine_step_[i], frame.balance16));
+        std::fill(fine + d, fine + fine_depth_, std::int16_t{0});
       }
     }
   });
 }
 
-inline void Filter::float_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const {
-  const float* left = &floats_[row / kPanel * depth_ * kPanel + row % kPanel];
-  const float* right = &columns.floats_[column / kPanel * depth_ * kPanel + column % kPanel];
-  Vec<float> acc[kTileRows][kTileVectors];
-#pragma GCC unroll 8
-  for (int a = 0; a < kTileRows; ++a)
-#pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) acc[a][v] = -load(&columns.tiled.g[column + v * lanes<float>]);
-  for (std::int64_t p = 0; p < depth_; ++p, left += kPanel, right += kPanel) {
-    Vec<float> b[kTileVectors];
-#pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) b[v] = load(right + v * lanes<float>);
-#pragma GCC unroll 8
-    for (int a = 0; a < kTileRows; ++a) {
-      const Vec<float> value = broadcast(left[a]);
-#pragma GCC unroll 3
-      for (int v = 0; v < kTileVectors; ++v) acc[a][v] = multiply_add<float>(value, b[v], acc[a][v]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int a = 0; a < kTileRows; ++a)
-#pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) tile[a][v] = acc[a][v];
-}
-
+/// Adds the products of `depth` coordinates or groups.
 template <typename Q>
-inline void Filter::integer_products(std::int64_t row, const Filter& columns, std::int64_t column, Tile& tile) const {
-  constexpr bool bytes = sizeof(Q) == 1;
-  const std::int32_t* left = &integers_[row / kPanel * depth_ * kPanel + row % kPanel];
-  const std::int32_t* right = &columns.integers_[column / kPanel * depth_ * kPanel + column % kPanel];
-  Vec<std::int32_t> acc[kTileRows][kTileVectors];
+inline void Filter::add_products(const Sum<Q>* left, const Sum<Q>* right, std::int64_t depth, Sums<Q>& sums) {
+  Sums<Q> acc;  // in registers
 #pragma GCC unroll 8
   for (int a = 0; a < kTileRows; ++a)
 #pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) acc[a][v] = broadcast(bytes ? -bias_[row + a] : 0);
-  for (std::int64_t p = 0; p < depth_; ++p, left += kPanel, right += kPanel) {
-    Vec<std::int32_t> b[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) acc[a][v] = sums[a][v];
+  for (std::int64_t p = 0; p < depth; ++p, left += kPanel, right += kPanel) {
+    Vec<Sum<Q>> b[kTileVectors];
 #pragma GCC unroll 3
     for (int v = 0; v < kTileVectors; ++v) {
       b[v] = load(right + v * lanes<float>);
-      if (bytes) b[v] ^= static_cast<std::int32_t>(0x80808080u);  // 128 up, as unsigned
+      if constexpr (sizeof(Q) == 1) b[v] ^= static_cast<std::int32_t>(0x80808080u);  // 128 up, as unsigned
     }
 #pragma GCC unroll 8
     for (int a = 0; a < kTileRows; ++a) {
-      const Vec<std::int32_t> value = broadcast(left[a]);
+      const Vec<Sum<Q>> value = broadcast(left[a]);
 #pragma GCC unroll 3
       for (int v = 0; v < kTileVectors; ++v)
-        acc[a][v] = bytes ? multiply_add_bytes(b[v], value, acc[a][v]) : multiply_add_pairs(b[v], value, acc[a][v]);
+        if constexpr (sizeof(Q) == 1)
+          acc[a][v] = multiply_add_bytes(b[v], value, acc[a][v]);
+        else if constexpr (sizeof(Q) == 2)
+          acc[a][v] = multiply_add_pairs(b[v], value, acc[a][v]);
+        else
+          acc[a][v] = multiply_add<float>(value, b[v], acc[a][v]);
     }
   }
+#pragma GCC unroll 8
+  for (int a = 0; a < kTileRows; ++a)
 #pragma GCC unroll 3
-  for (int v = 0; v < kTileVectors; ++v) {
-    const Vec<float> step = load(&columns.step_[column + v * lanes<float>]);
-    const Vec<float> g = load(&columns.tiled.g[column + v * lanes<float>]);
+    for (int v = 0; v < kTileVectors; ++v) sums[a][v] = acc[a][v];
+}
+
+template <typename Q, typename Visit>
+inline void Filter::each_tile_of(std::int64_t begin, std::int64_t end, const Filter& columns, std::int64_t column,
+                                 Visit visit) const {
+  constexpr bool integers = !std::is_same_v<Q, float>;
+  const Sum<Q>* const right = columns.at<Q>(column);
+  Vec<float> g[kTileVectors];
+  for (int v = 0; v < kTileVectors; ++v) g[v] = load(&columns.tiled.g[column + v * lanes<float>]);
+  const auto start = [&](std::int64_t row, Sums<Q>& sums) {
+    const std::int32_t* const bias = sizeof(Q) == 1 ? &bias_[row] : nullptr;
 #pragma GCC unroll 8
     for (int a = 0; a < kTileRows; ++a)
-      tile[a][v] = multiply_add<float>(to_float(acc[a][v]), step * step_[row + a], -g);
+#pragma GCC unroll 3
+      for (int v = 0; v < kTileVectors; ++v)
+        if constexpr (integers)
+          sums[a][v] = broadcast(sizeof(Q) == 1 ? -bias[a] : 0);
+        else
+          sums[a][v] = -g[v];
+  };
+  Sums<Q> partial[kPanel / kTileRows];
+  for (std::int64_t panel = begin; panel < end; panel += kPanel) {
+    const Sum<Q>* const left = at<Q>(panel);
+    const std::int64_t tiles = (std::min<std::int64_t>(kPanel, end - panel) + kTileRows - 1) / kTileRows;
+    std::int64_t done = 0;
+    for (; depth_ - done > kDepth; done += kDepth)
+      for (std::int64_t t = 0; t < tiles; ++t) {
+        if (done == 0) start(panel + t * kTileRows, partial[t]);
+        add_products<Q>(left + t * kTileRows + done * kPanel, right + done * kPanel, kDepth, partial[t]);
+      }
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      const std::int64_t row = panel + t * kTileRows;
+      Sums<Q> sums;
+      if (done == 0)
+        start(row, sums);
+      else
+        std::memcpy(&sums, &partial[t], sizeof sums);
+      add_products<Q>(left + t * kTileRows + done * kPanel, right + done * kPanel, depth_ - done, sums);
+      Tile tile;
+      const float* const row_step = integers ? &step_[row] : nullptr;
+#pragma GCC unroll 3
+      for (int v = 0; v < kTileVectors; ++v) {
+        Vec<float> step{};
+        if constexpr (integers) step = load(&columns.step_[column + v * lanes<float>]);
+#pragma GCC unroll 8
+        for (int a = 0; a < kTileRows; ++a)
+          if constexpr (integers)
+            tile[a][v] = multiply_add<float>(to_float(sums[a][v]), step * row_step[a], -g[v]);
+          else
+            tile[a][v] = sums[a][v];
+      }
+      visit(row, tile);
+    }
   }
 }
 

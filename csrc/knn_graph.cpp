@@ -17,64 +17,89 @@ namespace ssdml {
 namespace {
 
 constexpr std::int64_t kMostIntegerCoordinates = 1 << 16;  // more could overflow sums of 32 bits
+constexpr double kWorthAxes = 0x1p32;  // coordinates of all pairs together: fewer, and finding axes takes too long
 
-/// The share of pairs that bounds leave undecided in a search for the k nearest of n columns, seen at samples of both
-/// sets: the k-th nearest column is about as far as the share k / n of the sample.
+/// The share of pairs that bounds from tiles leave undecided in a search for the k nearest of n columns, seen at
+/// samples of both sets: the k-th nearest column is about as far as the share k / n of the sample.
 double undecided(const Filter& rows, const Filter& columns, bool join, std::int64_t k, std::int64_t n) {
   const std::int64_t nearest = std::clamp<std::int64_t>(k * columns.count / n, 1, columns.count - join);
-  const float widest = *std::max_element(columns.tiled.slack.begin(), columns.tiled.slack.end());
+  const std::vector<float>& slack = columns.tiled.slack;
+  const float widest = *std::max_element(slack.begin(), slack.end());
   const std::int64_t width = columns.count + Filter::kPanel;
-  std::vector<float> bounds(Filter::kTileRows * width);
+  std::vector<float> middles(Filter::kPanel * width), sorted;  // v lies within the slack of these, and close as a rule
   std::int64_t left = 0;
-  Filter::Tile tile;
-  for (std::int64_t first = 0; first < rows.count; first += Filter::kTileRows) {
-    for (std::int64_t c = 0; c < columns.count; c += Filter::kTileColumns) {
-      rows.products(first, columns, c, tile);
-      for (int a = 0; a < Filter::kTileRows; ++a)
-        for (int v = 0; v < Filter::kTileVectors; ++v)
-          store(&bounds[a * width + c + v * lanes<float>], rows.tiled.g[first + a] - tile[a][v]);
-    }
-    for (std::int64_t r = first; r < std::min(rows.count, first + Filter::kTileRows); ++r) {
-      const auto begin = bounds.begin() + (r - first) * width, end = begin + columns.count;
-      if (join) begin[r] = kInfinity;
-      std::nth_element(begin, begin + nearest - 1, end);
-      const float most = begin[nearest - 1] + 2 * (rows.tiled.slack[r] + widest);
-      left += std::count_if(begin + nearest, end, [most](float bound) { return bound <= most; });
+  for (std::int64_t first = 0; first < rows.count; first += Filter::kPanel) {
+    const std::int64_t last = std::min(rows.count, first + Filter::kPanel);
+    for (std::int64_t c = 0; c < columns.count; c += Filter::kTileColumns)
+      rows.each_tile(first, last, columns, c, [&](std::int64_t row, const Filter::Tile& tile) {
+        for (int a = 0; a < Filter::kTileRows; ++a)
+          for (int v = 0; v < Filter::kTileVectors; ++v) {
+            const std::int64_t column = c + v * lanes<float>;
+            const float own = rows.tiled.g[row + a] + rows.tiled.slack[row + a];
+            store(&middles[(row - first + a) * width + column], own - tile[a][v] + load(&slack[column]));
+          }
+      });
+    for (std::int64_t r = first; r < last; ++r) {
+      float* const middle = &middles[(r - first) * width];
+      if (join) middle[r] = kInfinity;
+      sorted.assign(middle, middle + columns.count);
+      std::nth_element(sorted.begin(), sorted.begin() + nearest - 1, sorted.end());
+      // Limits come from the closest bounds: nearly v itself where pairs are refined.
+      const float limit = sorted[nearest - 1] + (rows.refines() ? 0 : rows.tiled.slack[r] + widest);
+      for (std::int64_t c = 0; c < columns.count; ++c) left += middle[c] - rows.tiled.slack[r] - slack[c] <= limit;
+      left -= nearest;
     }
   }
-  return static_cast<double>(left) / static_cast<double>(rows.count * columns.count);
+  return static_cast<double>(std::max<std::int64_t>(left, 0)) / static_cast<double>(rows.count * columns.count);
 }
 
-/// The storage that is quickest in the end: what narrow coordinates save in tiles they may lose where their bounds do
-/// not decide, as between points of tight clusters, or where one coordinate is much larger than the others.
+/// The form that is quickest in the end: what narrow coordinates, or few, save in tiles they may lose where their
+/// bounds do not decide, as between points of tight clusters, or where one coordinate is much larger than the others.
 template <typename X>
-Storage choose_storage(const Points<X>& rows, const Points<X>& columns, std::int64_t k, const Frame& frame,
-                       Team& team) {
-  if (!has_pair_products || rows.d > kMostIntegerCoordinates) return Storage::float32;
+Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k, Frame& frame,
+                 std::int64_t block_bytes, Team& team) {
+  Form best{Storage::float32, 0};
+  if (!has_pair_products || rows.d > kMostIntegerCoordinates) return best;
   const bool join = &rows == &columns;
-  const auto sample = [&](const Points<X>& points, std::vector<X>& copy) {
+  const auto sample = [&](const Points<X>& points, std::vector<X>& copy, std::int64_t halves = 0) {
     const std::int64_t count = std::min<std::int64_t>(points.n, kBlock);
     copy.resize(count * points.d);
     for (std::int64_t i = 0; i < count; ++i)
-      std::copy_n(points.row(i * points.n / count), points.d, &copy[i * points.d]);
+      std::copy_n(points.row((2 * i + halves) * points.n / (2 * count)), points.d, &copy[i * points.d]);
     return Points<X>(copy.data(), count, points.d, points.metric, team);
   };
   std::vector<X> row_copy, column_copy;
   const Points<X> some_rows = sample(rows, row_copy);
   const Points<X> some_columns = join ? some_rows : sample(columns, column_copy);
-  const auto d = static_cast<double>(rows.d);
-  // Cycles per pair: what a tile saves over one of twice the width, and what an undecided pair costs.
-  const auto pays = [&](Storage storage, double saves, double costs) {
-    const Filter left(some_rows, 0, some_rows.n, frame, storage, team);
+  const auto d = static_cast<double>(rows.d), n_rows = static_cast<double>(rows.n),
+             n_columns = static_cast<double>(columns.n);
+  // In cycles per pair: what the best form takes, beside one that takes `tiles`, and `each` for an undecided pair.
+  double least = d / 16;
+  const auto consider = [&](Form form, double tiles, double each) {
+    if (tiles >= least || team.stopped()) return;
+    const Filter left(some_rows, 0, some_rows.n, frame, form, team);
     const auto share = [&](const Filter& right) {
-      return team.stopped() ? 1.0
-                            : undecided(left, right, join, k, columns.n);  // a stopped team leaves filters unfinished
+      return team.stopped() ? 1.0 : undecided(left, right, join, k, columns.n);  // filters may be unfinished
     };
-    return (join ? share(left) : share(Filter(some_columns, 0, some_columns.n, frame, storage, team))) * costs < saves;
+    const double all =
+        tiles + each * (join ? share(left) : share(Filter(some_columns, 0, some_columns.n, frame, form, team)));
+    if (all < least) {
+      least = all;
+      best = form;
+    }
   };
-  if (has_byte_products && pays(Storage::int8, d / 64, d / 16 + 40)) return Storage::int8;
-  if (pays(Storage::int16, d / 32, d * 0.6 + 40)) return Storage::int16;
-  return Storage::float32;
+  const double refined = (join ? 2 : 1) * (d / 16 + 100);  // within one set, a pair may be undecided for either row
+  if (has_byte_products) consider({Storage::int8, 0}, d / 64, refined);
+  if (least > d / 32) consider({Storage::int16, 0}, d / 32, d * 0.6 + 40);
+  const double room_for_axes = 8 * d * static_cast<double>(2 * kBlock + 2 * Frame::kAxes);  // bytes
+  if (n_rows * n_columns * d < kWorthAxes || room_for_axes > static_cast<double>(block_bytes)) return best;
+  std::vector<X> other_copy;
+  frame.find_axes(sample(columns, other_copy, 1));  // others, which do not lie nearer to the axes than most
+  for (std::int64_t axes = 16; axes <= std::min(Frame::kAxes, rows.d / 4) && !frame.axes.empty(); axes *= 2) {
+    const auto m = static_cast<double>(axes);
+    consider({Storage::int16, axes}, m / 32 + 0.2 * d * m * (1 / n_rows + 1 / n_columns), refined);
+  }
+  return best;
 }
 
 /// Runs the jobs between two filters, each of which is a range of points. They are ordered like the rounds of a
@@ -123,18 +148,18 @@ void run_jobs(const Filter& rows, const Filter& columns, bool open, Nearest<X>& 
 template <typename X>
 Outcome search(const Points<X>& rows, const Points<X>& columns, std::int64_t k, std::int64_t offset,
                std::int64_t* indices, Distance<X>* distances, std::int64_t block_bytes, Team& team) {
-  const Frame frame = &rows == &columns ? Frame({&rows}, team) : Frame({&rows, &columns}, team);
+  Frame frame = &rows == &columns ? Frame({&rows}, team) : Frame({&rows, &columns}, team);
   if (team.stopped()) return Outcome::stopped;
   if (!frame.finite) return Outcome::refused;
-  const Storage storage = choose_storage(rows, columns, k, frame, team);
+  const Form form = choose_form(rows, columns, k, frame, block_bytes, team);
   Nearest<X> nearest(rows, columns, frame, k, indices, distances);
   std::vector<std::mutex> locks((rows.n + kBlock - 1) / kBlock);
   std::vector<Scratch> scratches(team.threads);
 
-  const std::int64_t fit = block_bytes / 2 / Filter::bytes_per_point(rows.d, storage);
+  const std::int64_t fit = block_bytes / 2 / Filter::bytes_per_point(rows.d, form);
   const std::int64_t range = std::max<std::int64_t>(1, fit / kBlock) * kBlock;
   const auto filter_of = [&](const Points<X>& points, std::int64_t first) {
-    return Filter(points, first, std::min(range, points.n - first), frame, storage, team);
+    return Filter(points, first, std::min(range, points.n - first), frame, form, team);
   };
   const double all = static_cast<double>(rows.n) * static_cast<double>(columns.n) / (nearest.join ? 2 : 1);
   double done = 0;
@@ -152,9 +177,7 @@ Outcome search(const Points<X>& rows, const Points<X>& columns, std::int64_t k, 
     for (std::int64_t c = 0; c < (nearest.join ? r : columns.n) && !team.stopped(); c += range)
       meet(filter_of(columns, c), !nearest.join && c == 0);
   }
-  team.each(rows.n, 64, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i) nearest.finish(i, offset);
-  });
+  nearest.finish(offset, team);
   return team.stopped() ? Outcome::stopped : Outcome::complete;
 }
 

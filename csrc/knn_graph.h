@@ -9,10 +9,12 @@
 //   cosine         |x/|x| - y/|y||^2 / 2          inner_product  -<x, y>     (smaller is nearer for every metric)
 //                  (= 1 - cos; 1 if x or y is 0)
 //
-// How: a product of bytes or float32 over register tiles gives every pair a certified lower bound of its distance, and
-// int16 a closer one where bytes do not decide (knn_filter.h). Each pair of points of different blocks is visited once
-// and serves both rows. A row keeps the pairs whose bounds might be among its k smallest; only the distances of those
-// left at the end, little more than k, are computed exactly (knn_points.h). The distance matrix is never stored.
+// How: a product over register tiles, of coordinates as bytes, int16 or float32, or of few along principal axes, gives
+// every pair a certified lower bound of its distance, and int16 of all coordinates a closer one where bytes or axes do
+// not decide (knn_filter.h). Each pair of points of different blocks is visited once and serves both rows. A row keeps
+// the pairs whose bounds might be among its k smallest; only the distances of those left at the end, little more than
+// k, are computed exactly (knn_points.h), once for both rows where they keep each other. The distance matrix is never
+// stored.
 //
 // Points are float64, or float32, float16 or bfloat16 with distances in float32. Requires: x (n, d) row-major;
 // 1 <= k < size of every non-empty segment, itself less than 2^32; ptr (segments + 1) ascending from 0 to n. Memory

@@ -42,14 +42,12 @@ class Jobs {
     const std::int64_t r0 = row_block * kBlock, c0 = column_block * kBlock;
     const std::int64_t rows = size(rows_, r0), columns = size(columns_, c0);
     float* const products = scratch.products.data();
-    Filter::Tile tile;
     for (std::int64_t c = 0; c < columns; c += Filter::kTileColumns)
-      for (std::int64_t r = 0; r < rows; r += Filter::kTileRows) {
-        rows_.products(r0 + r, columns_, c0 + c, tile);
+      rows_.each_tile(r0, r0 + rows, columns_, c0 + c, [&](std::int64_t row, const Filter::Tile& tile) {
         for (int a = 0; a < Filter::kTileRows; ++a)
           for (int v = 0; v < Filter::kTileVectors; ++v)
-            store(&products[(r + a) * kBlock + c + v * lanes<float>], tile[a][v]);
-      }
+            store(&products[(row - r0 + a) * kBlock + c + v * lanes<float>], tile[a][v]);
+      });
 
     // Twice: first the pairs about as near as the k nearest, whose closer bounds then limit the others.
     float none[kBlock + Filter::kPanel], near[kBlock + Filter::kPanel];
@@ -67,11 +65,9 @@ class Jobs {
   void run(std::int64_t row_block, std::int64_t column_block, Scratch& scratch) const {
     const std::int64_t r0 = row_block * kBlock, c0 = column_block * kBlock;
     const std::int64_t rows = size(rows_, r0), columns = size(columns_, c0);
-    Filter::Tile tile;
     for (std::int64_t c = c0; c < c0 + columns; c += Filter::kTileColumns) {
       Pair* end = scratch.pairs.data();  // collected first: products keep their registers, and what follows its own
-      for (std::int64_t r = r0; r < r0 + rows; r += Filter::kTileRows) {
-        rows_.products(r, columns_, c, tile);
+      rows_.each_tile(r0, r0 + rows, columns_, c, [&](std::int64_t r, const Filter::Tile& tile) {
 #pragma GCC unroll 8
         for (int a = 0; a < Filter::kTileRows; ++a) {
           const float g = rows_.tiled.g[r + a];
@@ -86,7 +82,7 @@ class Jobs {
               end = collect(r + a, column, mask, g - tile[a][v], end);
           }
         }
-      }
+      });
       offer<both>(scratch.pairs.data(), end);
     }
   }
@@ -115,8 +111,7 @@ class Jobs {
       const float most = both ? std::max(nearest_.limit[i], nearest_.limit[j]) : nearest_.limit[i];
       if (pair->bound > most) continue;  // it may have come down
       const Pair& next = pair[pair + 1 < end];
-      const float bound =
-          rows_.refines() ? rows_.refine(pair->row, pair->column, columns_, next.row, next.column) : pair->bound;
+      const float bound = rows_.refines() ? rows_.refine(pair->row, pair->column, columns_, next.column) : pair->bound;
       nearest_.add(i, bound, j);
       if (both) nearest_.add(j, bound, i);
     }

@@ -2,13 +2,16 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
-#include <memory>
+#include <type_traits>
 #include <vector>
 
+#include "buffer.h"
 #include "knn_filter.h"
 #include "knn_points.h"
+#include "parallel.h"
 #include "simd.h"
 
 namespace ssdml {
@@ -37,8 +40,8 @@ class Nearest {
         capacity_((k + std::max(k, kSpare) + lanes<float> - 1) / lanes<float> * lanes<float>),
         indices_(indices),
         distances_(distances),
-        bounds_(std::make_unique_for_overwrite<float[]>(rows.n * capacity_)),
-        columns_of_(std::make_unique_for_overwrite<std::uint32_t[]>(rows.n * capacity_)),
+        bounds_(make_buffer<float>(rows.n * capacity_)),
+        columns_of_(make_buffer<std::uint32_t>(rows.n * capacity_)),
         counts_(rows.n, 0),
         row_slack_(rows.n),
         column_slack_(join ? 0 : columns.n) {
@@ -90,11 +93,22 @@ class Nearest {
     counts_[i] = kept;
   }
 
-  /// Turns row i into its result: k neighbours with their distances, nearest first, numbered from `offset`.
-  void finish(std::int64_t i, std::int64_t offset) {
-    drop_far(i);
-    settle(i);
-    for (std::int64_t r = 0; r < k; ++r) indices_[i * k + r] += offset;
+  /// Turns every row into its result: k neighbours with their distances, nearest first, numbered from `offset`.
+  void finish(std::int64_t offset, Team& team) {
+    const auto each_row = [&](auto work) {
+      team.each(rows_.n, 64, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t i = first; i < last; ++i) work(i);
+      });
+    };
+    each_row([this](std::int64_t i) {
+      drop_far(i);
+      forget_bounds(i);
+    });
+    if (join && std::is_same_v<T, float>) each_row([this](std::int64_t i) { share(i); });
+    each_row([this, offset](std::int64_t i) {
+      settle(i);
+      for (std::int64_t r = 0; r < k; ++r) indices_[i * k + r] += offset;
+    });
   }
 
  private:
@@ -112,7 +126,9 @@ class Nearest {
 
   void make_room(std::int64_t i) {
     drop_far(i);
-    if (counts_[i] > capacity_ - kSpare / 2) settle(i);
+    if (counts_[i] <= capacity_ - kSpare / 2) return;
+    forget_bounds(i);
+    settle(i);
   }
 
   /// A number that at least k of the bounds, and hardly more, do not exceed; much quicker to find than the k-th itself.
@@ -139,20 +155,58 @@ class Nearest {
     return high;
   }
 
-  /// Computes the distances of row i's candidates, and keeps the k nearest of them and the neighbours known before.
-  void settle(std::int64_t i) {
-    T* const distances = distances_ + i * k;
-    std::int64_t* const indices = indices_ + i * k;
-    const std::uint32_t* const columns = &columns_of_[i * capacity_];
-    const std::int64_t count = counts_[i];
+  /// Makes room for distances in the place of bounds: NaN stands for one that is not known yet.
+  void forget_bounds(std::int64_t i) {
+    std::fill_n(&bounds_[i * capacity_], counts_[i], std::numeric_limits<float>::quiet_NaN());
+  }
+
+  /// Calls take(c, distance) for the candidates c of row i that `wanted` selects.
+  template <typename Wanted, typename Take>
+  void measure(std::int64_t i, Wanted wanted, Take take) const {
+    thread_local std::vector<std::int64_t> places;
+    places.clear();
+    for (std::int64_t c = 0; c < counts_[i]; ++c)
+      if (wanted(c)) places.push_back(c);
     thread_local std::vector<double> row;
     row.resize(rows_.d);
     for (std::int64_t p = 0; p < rows_.d; ++p) row[p] = static_cast<double>(rows_.row(i)[p]);
+    const std::uint32_t* const columns = &columns_of_[i * capacity_];
+    for (std::size_t c = 0; c < places.size(); ++c) {
+      const std::int64_t ahead = places[std::min(c + 2, places.size() - 1)];
+      take(places[c], exact_distance(rows_, i, row.data(), columns_, columns[places[c]], columns[ahead]));
+    }
+  }
+
+  /// Computes the distances between row i and its candidates further on, for both where each is a candidate of the
+  /// other, as in most pairs of near neighbours.
+  void share(std::int64_t i) {
+    const std::uint32_t* const columns = &columns_of_[i * capacity_];
+    measure(
+        i, [&](std::int64_t c) { return columns[c] > i; },
+        [&](std::int64_t c, T distance) {
+          bounds_[i * capacity_ + c] = static_cast<float>(distance);
+          const std::int64_t j = columns[c];
+          const std::uint32_t* const others = &columns_of_[j * capacity_];
+          std::int64_t place = kNobody;
+          for (std::int64_t r = 0; r < counts_[j]; ++r) place = others[r] == i ? r : place;
+          if (place != kNobody) bounds_[j * capacity_ + place] = static_cast<float>(distance);
+        });
+  }
+
+  /// Computes the distances of row i's candidates that are not known, and keeps the k nearest of them all and the
+  /// neighbours known before.
+  void settle(std::int64_t i) {
+    T* const distances = distances_ + i * k;
+    std::int64_t* const indices = indices_ + i * k;
+    const float* const known = &bounds_[i * capacity_];
+    const std::uint32_t* const columns = &columns_of_[i * capacity_];
     thread_local std::vector<Neighbour> found;
     found.clear();
-    for (std::int64_t c = 0; c < count; ++c)
-      found.push_back({exact_distance(rows_, i, row.data(), columns_, columns[c], columns[std::min(c + 1, count - 1)]),
-                       static_cast<std::int64_t>(columns[c])});
+    measure(
+        i, [&](std::int64_t c) { return std::isnan(known[c]); },
+        [&](std::int64_t c, T distance) { found.push_back({distance, columns[c]}); });
+    for (std::int64_t c = 0; c < counts_[i]; ++c)
+      if (!std::isnan(known[c])) found.push_back({known[c], columns[c]});
     counts_[i] = 0;
     for (std::int64_t r = 0; r < k && indices[r] != kNobody; ++r) found.push_back({distances[r], indices[r]});
     const auto nearest = found.begin() + std::min<std::int64_t>(k, found.size());
@@ -173,8 +227,8 @@ class Nearest {
   const std::int64_t capacity_;
   std::int64_t* const indices_;
   T* const distances_;
-  const std::unique_ptr<float[]> bounds_;              // of candidates, and
-  const std::unique_ptr<std::uint32_t[]> columns_of_;  // which columns they are
+  const Buffer<float> bounds_;              // of candidates, or in the end distances, and
+  const Buffer<std::uint32_t> columns_of_;  // which columns they are
   std::vector<std::int64_t> counts_;
   std::vector<float> row_slack_, column_slack_;  // the latter only where columns are another set
 };

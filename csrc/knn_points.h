@@ -13,14 +13,14 @@ namespace ssdml {
 
 /// Sum of f(a_p, b_p) over d coordinates in float64, in an order that no instruction set changes; knn_graph.cu sums 32
 /// parts in the same order. Reads `next` ahead, which is as long as b and will be wanted soon, line by line: asked for
-/// all at once, it would keep b waiting.
+/// all at once, it would keep b waiting; and not into the nearest cache, which can wait for fewer lines at a time.
 template <typename A, typename X, typename F>
 double sum_over(const A* a, const X* b, const X* next, std::int64_t d, F f) {
   constexpr int width = 32;
   double part[width] = {};
   std::int64_t p = 0;
   for (; p + width <= d; p += width) {
-    for (int r = 0; r < width; r += 64 / static_cast<int>(sizeof(X))) __builtin_prefetch(next + p + r);
+    for (int r = 0; r < width; r += 64 / static_cast<int>(sizeof(X))) __builtin_prefetch(next + p + r, 0, 2);
     for (int r = 0; r < width; ++r) part[r] += f(static_cast<double>(a[p + r]), static_cast<double>(b[p + r]));
   }
   for (int r = 0; p < d; ++p, ++r) part[r] += f(static_cast<double>(a[p]), static_cast<double>(b[p]));

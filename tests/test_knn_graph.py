@@ -143,6 +143,36 @@ def test_near_duplicates_on_the_sphere(isa, spread, metric, dtype):
     assert_same_graph(sf.knn_graph(x, 12, metric), reference.knn_graph(x, 12, metric), x, metric)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["noise", "nothing else", "outliers", "pairs"])
+def test_points_near_a_space_of_few_dimensions(isa, kind, metric):
+    """Enough points for bounds from their principal coordinates; their parts are too few, and read all coordinates."""
+    rng = np.random.default_rng(6)
+    n, d, k = 2100, 1050, 9
+    rank = 3 if kind == "nothing else" else 12
+    x = rng.integers(-3, 4, (n, rank)) @ rng.integers(-3, 4, (rank, d)).astype(float)  # has ties, and is of low rank
+    if kind != "nothing else":
+        x += 0.02 * rng.standard_normal((n, d))
+    if kind == "outliers":  # far from that space, where only one other point is near: along the axes, many are
+        x[::97] += 30 * rng.standard_normal((n, d))[::97]
+        x[1::97] = x[::97] + 1e-3 * rng.standard_normal((n, d))[::97]
+    if kind == "pairs":  # differ by what lies outside that space
+        x[1::2] = x[::2] + 1e-3 * rng.standard_normal((n // 2, d))
+    x = x.astype(np.float32)
+    graph = sf.knn_graph(x, k, metric)
+    for part in np.split(np.arange(n), 5):
+        found = sf.knn_search(x[part], x, k + 1, metric)
+        others = found.indices != part[:, None]
+        others[others.all(1), -1] = False
+        np.testing.assert_array_equal(graph.indices[part], found.indices[others].reshape(-1, k))
+        np.testing.assert_array_equal(graph.distances[part], found.distances[others].reshape(-1, k))
+    rows = np.array([0, 1, 2, 500, 1001])  # the first two are near each other, outliers or a pair
+    distances = pairwise_distances(x[rows], x, metric)
+    distances[np.arange(len(rows)), rows] = np.inf
+    nearest = np.sort(distances, axis=1)[:, :k]
+    np.testing.assert_array_less(np.abs(graph.distances[rows] - nearest), rounding(x, metric, nearest) + 1e-300)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(point_sets(kinds=("grid",), with_ptr=False))
 def test_a_common_offset_changes_nothing(isa, dtype, case):
