@@ -2,6 +2,7 @@
 // both operands are read where they lie.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "simd.h"
@@ -19,14 +20,18 @@ namespace gemm_detail {
 
 inline constexpr int kRows = vector_registers == 32 ? 8 : 4;
 inline constexpr int kVectors = 3;
+inline constexpr std::int64_t kDepth = 512;  // rows of b that stay in the second-level cache from strip to strip
 
+/// `rows` rows of c and the columns of `vectors` vectors, or the `first` columns of one where that is not 0.
 template <typename T, int rows, int vectors>
-inline void tile(std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T* c, std::int64_t c_row, bool add) {
+inline void tile(std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T* c, std::int64_t c_row, bool add,
+                 std::int64_t first = 0) {
   Vec<T> acc[rows][vectors] = {};
   for (std::int64_t q = 0; q < p; ++q) {
     Vec<T> right[vectors];
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v) right[v] = load(b + q * b_row + v * lanes<T>);
+    for (int v = 0; v < vectors; ++v)
+      right[v] = first ? load_first(b + q * b_row, first, T(0)) : load(b + q * b_row + v * lanes<T>);
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) {
       const Vec<T> left = broadcast(a.data[i * a.row + q * a.column]);
@@ -35,12 +40,14 @@ inline void tile(std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T
     }
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < rows; ++i)
+  for (int i = 0; i < rows; ++i) {
+    T* out = c + i * c_row;
+    for (std::int64_t j = 0; j < first; ++j) out[j] = add ? out[j] + acc[i][0][j] : acc[i][0][j];
+    if (first) continue;
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v) {
-      T* out = c + i * c_row + v * lanes<T>;
-      store(out, add ? load(out) + acc[i][v] : acc[i][v]);
-    }
+    for (int v = 0; v < vectors; ++v)
+      store(out + v * lanes<T>, add ? load(out + v * lanes<T>) + acc[i][v] : acc[i][v]);
+  }
 }
 
 /// A strip of `rows` rows and all n columns.
@@ -51,12 +58,7 @@ inline void strip(std::int64_t n, std::int64_t p, Strided<T> a, const T* b, std:
   for (; j + kVectors * lanes<T> <= n; j += kVectors * lanes<T>)
     tile<T, rows, kVectors>(p, a, b + j, b_row, c + j, c_row, add);
   for (; j + lanes<T> <= n; j += lanes<T>) tile<T, rows, 1>(p, a, b + j, b_row, c + j, c_row, add);
-  for (; j < n; ++j)
-    for (int i = 0; i < rows; ++i) {
-      T sum = add ? c[i * c_row + j] : T(0);
-      for (std::int64_t q = 0; q < p; ++q) sum += a.data[i * a.row + q * a.column] * b[q * b_row + j];
-      c[i * c_row + j] = sum;
-    }
+  if (j < n) tile<T, rows, 1>(p, a, b + j, b_row, c + j, c_row, add, n - j);
 }
 
 }  // namespace gemm_detail
@@ -67,15 +69,22 @@ template <typename T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T* c,
           std::int64_t c_row, bool add, [[maybe_unused]] int num_threads) {
   using namespace gemm_detail;
-  const std::int64_t strips = (m + kRows - 1) / kRows;
-#pragma omp parallel for num_threads(num_threads) schedule(static) if (num_threads > 1)
-  for (std::int64_t s = 0; s < strips; ++s) {
-    std::int64_t i = s * kRows;
-    const auto left = [&] { return Strided<T>{a.data + i * a.row, a.row, a.column}; };
-    if (i + kRows <= m)
-      strip<T, kRows>(n, p, left(), b, b_row, c + i * c_row, c_row, add);
-    else
-      for (; i < m; ++i) strip<T, 1>(n, p, left(), b, b_row, c + i * c_row, c_row, add);
+  const std::int64_t strips = (m + kRows - 1) / kRows, pieces = std::max<std::int64_t>((p + kDepth - 1) / kDepth, 1);
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+  for (std::int64_t piece = 0; piece < pieces; ++piece) {
+    const std::int64_t q = piece * kDepth, depth = std::min(p - q, kDepth);
+#pragma omp for schedule(static) nowait  // every thread keeps its strips
+    for (std::int64_t s = 0; s < strips; ++s) {
+      std::int64_t i = s * kRows;
+      const auto strip_at = [&]<int rows>() {
+        strip<T, rows>(n, depth, Strided<T>{a.data + i * a.row + q * a.column, a.row, a.column}, b + q * b_row, b_row,
+                       c + i * c_row, c_row, add || q > 0);
+      };
+      if (i + kRows <= m)
+        strip_at.template operator()<kRows>();
+      else
+        for (; i < m; ++i) strip_at.template operator()<1>();
+    }
   }
 }
 

@@ -176,6 +176,8 @@ def check_like(x: Any, name: str, like: Any) -> None:
     namespace(x, name)
     if isinstance(x, np.ndarray) and isinstance(like, np.ndarray):
         return
+    if is_torch(x) and is_torch(like) and x.device == like.device:
+        return
     if device(x) != device(like):
         raise TypeError(f"{name} must be a {device(like)} like the other arguments, found a {device(x)}")
 
