@@ -63,8 +63,7 @@ void loss_and_slope(const T* y, std::int64_t l, const std::int64_t* triplets, st
   Vec<T> m = sum_each<T>(margins);
   if (!(sum<T>(m * 0) == 0))  // not all finite
     for (std::int64_t t = 0; t < count; ++t)
-      if (!std::isfinite(m[t]))
-        m[t] = static_cast<T>(wide_margin(Rows<const T>(y, l, triplets + 3 * t), l, four_t));
+      if (!std::isfinite(m[t])) m[t] = static_cast<T>(wide_margin(Rows<const T>(y, l, triplets + 3 * t), l, four_t));
   const Softplus<T> loss = softplus<T>(m);
   for (std::int64_t t = 0; t < count; ++t) {
     if (losses) losses[t] = loss.value[t];
@@ -101,10 +100,10 @@ int threads_for_product(std::int64_t multiplications, int num_threads) {
 
 template <typename T>
 bool project(const T* z, std::int64_t n, std::int64_t d, const T* L, std::int64_t l, T* y, int num_threads) {
-  num_threads = threads_for_product(n * d * l, num_threads);
-  gemm(n, l, d, Strided<T>{z, d, 1}, L, y, false, num_threads);
+  gemm(n, l, d, Strided<T>{z, d, 1}, L, y, false, threads_for_product(n * d * l, num_threads));
   constexpr std::int64_t piece = 1 << 14;
   bool finite = true;
+  num_threads = threads_for(n * l / 8, num_threads);
 #pragma omp parallel for num_threads(num_threads) schedule(static) reduction(&& : finite) if (num_threads > 1)
   for (std::int64_t first = 0; first < n * l; first += piece)
     finite = finite && std::isfinite(largest_magnitude(y + first, std::min(piece, n * l - first)));
@@ -181,11 +180,11 @@ void angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t
   }
 }
 
-#define SSDML_INSTANTIATE(T)                                                                                           \
-  template bool project(const T*, std::int64_t, std::int64_t, const T*, std::int64_t, T*, int);                        \
-  template void project_backward(const T*, std::int64_t, std::int64_t, const T*, std::int64_t, const T*, T, T*, T*,    \
-                                 int);                                                                                 \
-  template void angular_loss(const T*, std::int64_t, std::int64_t, const std::int64_t*, std::int64_t, double,          \
+#define SSDML_INSTANTIATE(T)                                                                                        \
+  template bool project(const T*, std::int64_t, std::int64_t, const T*, std::int64_t, T*, int);                     \
+  template void project_backward(const T*, std::int64_t, std::int64_t, const T*, std::int64_t, const T*, T, T*, T*, \
+                                 int);                                                                              \
+  template void angular_loss(const T*, std::int64_t, std::int64_t, const std::int64_t*, std::int64_t, double,       \
                              const T*, T*, T*, int);
 SSDML_INSTANTIATE(float)
 SSDML_INSTANTIATE(double)

@@ -45,8 +45,7 @@ inline void tile(std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T
     for (std::int64_t j = 0; j < first; ++j) out[j] = add ? out[j] + acc[i][0][j] : acc[i][0][j];
     if (first) continue;
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v)
-      store(out + v * lanes<T>, add ? load(out + v * lanes<T>) + acc[i][v] : acc[i][v]);
+    for (int v = 0; v < vectors; ++v) store(out + v * lanes<T>, add ? load(out + v * lanes<T>) + acc[i][v] : acc[i][v]);
   }
 }
 

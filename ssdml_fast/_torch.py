@@ -144,12 +144,18 @@ _library.define("angular_losses_backward(Tensor grad_losses, Tensor y, Tensor tr
 
 def angular_loss(z, triplets, L, alpha, reduction, weight):
     """Angular loss as a differentiable function of z, L and weight; see ops/angular_loss.py."""
+    is_compiling, is_transformed = arrays.is_compiling(z), torch._C._are_functorch_transforms_active()
+    is_autocast = torch.is_autocast_enabled(z.device.type)
+    is_plain = not (is_compiling or is_transformed or is_autocast)
+    is_differentiated = torch.is_grad_enabled() and any(
+        isinstance(x, torch.Tensor) and x.requires_grad for x in (z, L, weight)
+    )
+    if is_plain and not is_differentiated:
+        return angular_loss_op.compute(z, triplets, L, alpha, reduction, weight, grad=False)[0]
     arrays.as_choice(reduction, "reduction", angular_loss_op.REDUCTIONS)
     z, L = arrays.check_floats(z, "z", ndim=2), arrays.check_floats(L, "L", ndim=2, like=z)
     arrays.check_like(triplets, "triplets", like=z)
     alpha = arrays.as_float(alpha, "alpha", 0, 90)
-    is_compiling, is_transformed = arrays.is_compiling(z), torch._C._are_functorch_transforms_active()
-    is_autocast = torch.is_autocast_enabled(z.device.type)
     if not is_autocast:
         z, L = arrays.at_least_float32(z), arrays.at_least_float32(L)
         angular_loss_op.check_operands(z, L)
@@ -159,19 +165,14 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
         weight = weight.to(torch.float32 if is_autocast else z.dtype)
         if not (is_compiling or is_transformed):
             arrays.check_finite(weight.detach(), "weight")
-    is_differentiated = (z.requires_grad or L.requires_grad) and torch.is_grad_enabled()
     is_reduced, mean = reduction != "none" and is_differentiated, reduction == "mean"
-    if is_reduced and not (is_compiling or is_transformed or is_autocast):
+    if is_plain and is_reduced:
         return _EagerAngularLoss.apply(z, L, triplets, weight, alpha, mean)
     y = arrays.at_least_float32(z @ L)
     if is_reduced:
         run = ops.angular_loss if is_compiling else _AngularLoss.apply
         return run(y, triplets, weight, alpha, mean)[0]
-    if is_compiling:
-        losses = ops.angular_losses(y, triplets, alpha)
-    else:
-        run = _AngularLosses.apply if is_differentiated or is_transformed else _angular_losses
-        losses = run(y, triplets, alpha)
+    losses = (ops.angular_losses if is_compiling else _AngularLosses.apply)(y, triplets, alpha)
     if weight is not None:
         losses = losses * weight
     return angular_loss_op.reduce(losses, reduction)
@@ -281,7 +282,10 @@ class _EagerAngularLoss(torch.autograd.Function):
         if ctx.count > 1:
             scale = scale / ctx.count
         operands = arrays.contiguous(z), arrays.contiguous(L)
-        grads = [*angular_loss_op.backproject(*operands, grad_y, scale, wanted[:2]), scale * losses if wanted[3] else None]
+        grads = (
+            *angular_loss_op.backproject(*operands, grad_y, scale, wanted[:2]),
+            scale * losses if wanted[3] else None,
+        )
         if torch.is_grad_enabled():  # for a second derivative, which then reaches _no_double_backward
             grads = [grad if grad is None else _DifferentiableOnce.apply(grad, z, L) for grad in grads]
         return grads[0], grads[1], None, grads[2], None, None

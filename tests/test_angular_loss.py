@@ -244,7 +244,7 @@ def test_any_integer_type_of_triplets(case):
 @pytest.mark.parametrize("num_threads", [2, 3])
 def test_same_bits_for_any_thread_count(isa, num_threads, dtype):
     rng = np.random.default_rng(0)
-    z, L = rng.standard_normal((400, 24)).astype(dtype), random_stiefel((24, 12), rng, dtype)
+    z, L = rng.standard_normal((400, 240)).astype(dtype), random_stiefel((240, 60), rng, dtype)  # products share too
     triplets = rng.integers(0, 400, (20_000, 3)) // 5 * 5  # every row in hundreds of triplets
     with threadpool_limits(1):
         alone = sf.angular_loss_and_grad(z, triplets, L)
@@ -476,6 +476,17 @@ def with_entry(x, value):
 def test_refuses(refuses, library, function, error, name, changed):
     arguments = LIBRARIES[library]({"z": Z, "triplets": TRIPLETS, "L": L, **changed})
     refuses(error, name, getattr(sf, function), **arguments)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("function", ["angular_loss", "angular_loss_and_grad"])
+@pytest.mark.parametrize("shape", [(10, 4, 3), (3000, 40, 32)])  # the larger is looked at by several threads
+def test_refuses_projections_that_overflow(refuses, library, function, shape):
+    n, d, l = shape
+    z, L = np.ones((n, d), np.float32), np.ones((d, l), np.float32)
+    z[-1], L[:, -1] = 1e30, 1e30
+    arguments = LIBRARIES[library]({"z": z, "triplets": np.array([[0, 1, 2]]), "L": L})
+    refuses(ValueError, "z @ L", getattr(sf, function), **arguments)
 
 
 def test_refuses_gradients_of_each_loss(refuses):

@@ -165,15 +165,15 @@ def project(z, L):
     """Return z @ L of contiguous operands; refuses any that are not finite."""
     if arrays.is_cuda(z):
         y = z @ L
-        arrays.check_finite(y, "z @ L")
-        return y
-    dtype = arrays.dtype_name(z)
-    (n, d), l = z.shape, L.shape[1]
-    y = arrays.empty((n, l), dtype, like=z)
-    addresses = arrays.address(z), n, d, arrays.address(L), l, arrays.address(y)
-    if not _core.lib.project(dtype, *addresses, arrays.as_threads(None)):
-        for operand, name in ((z, "z"), (L, "L"), (y, "z @ L")):
-            arrays.check_finite(operand, name)
+        is_finite = arrays.is_finite(y)
+    else:
+        dtype, (n, d), l = arrays.dtype_name(z), z.shape, L.shape[1]
+        y = arrays.empty((n, l), dtype, like=z)
+        addresses = arrays.address(z), n, d, arrays.address(L), l, arrays.address(y)
+        is_finite = _core.lib.project(dtype, *addresses, arrays.as_threads(None))
+    if not is_finite:
+        for x, name in ((z, "z"), (L, "L"), (y, "z @ L")):
+            arrays.check_finite(x, name)
     return y
 
 
@@ -182,16 +182,16 @@ def backproject(z, L, grad_y, scale, wanted=(True, True)):
     if arrays.is_cuda(z):
         return grad_y @ (scale * L).T if wanted[0] else None, scale * (z.T @ grad_y) if wanted[1] else None
     dtype = arrays.dtype_name(z)
-    grad_z, grad_L = (
-        arrays.empty(tuple(x.shape), dtype, like=z) if is_wanted else None
-        for x, is_wanted in zip((z, L), wanted, strict=True)
-    )
+    (n, d), l = z.shape, L.shape[1]
+    grad_z = arrays.empty((n, d), dtype, like=z) if wanted[0] else None
+    grad_L = arrays.empty((d, l), dtype, like=z) if wanted[1] else None
     _core.lib.project_backward(
         dtype,
         arrays.address(z),
-        *z.shape,
+        n,
+        d,
         arrays.address(L),
-        L.shape[1],
+        l,
         arrays.address(grad_y),
         float(scale),
         arrays.address(grad_z),
