@@ -19,8 +19,8 @@ namespace ssdml {
 template <typename T>
 bool project(const T* z, std::int64_t n, std::int64_t d, const T* L, std::int64_t l, T* y, int num_threads);
 
-/// What grad_y (n, l) becomes on its way back through `project`, times `scale`: grad_z (n, d) = grad_y L', grad_L (d,
-/// l) = z' grad_y, each overwritten, or null.
+/// The gradients that follow from grad_y (n, l), times `scale`; each is overwritten, or null:
+/// grad_z (n, d) = scale grad_y L',   grad_L (d, l) = scale z' grad_y.
 template <typename T>
 void project_backward(const T* z, std::int64_t n, std::int64_t d, const T* L, std::int64_t l, const T* grad_y, T scale,
                       T* grad_z, T* grad_L, int num_threads);

@@ -282,10 +282,9 @@ class _EagerAngularLoss(torch.autograd.Function):
         if ctx.count > 1:
             scale = scale / ctx.count
         operands = arrays.contiguous(z), arrays.contiguous(L)
-        grads = (
-            *angular_loss_op.backproject(*operands, grad_y, scale, wanted[:2]),
-            scale * losses if wanted[3] else None,
-        )
+        grads = [*angular_loss_op.backproject(*operands, grad_y, scale, wanted[:2]), None]
+        if wanted[3]:
+            grads[2] = scale * losses
         if torch.is_grad_enabled():  # for a second derivative, which then reaches _no_double_backward
             grads = [grad if grad is None else _DifferentiableOnce.apply(grad, z, L) for grad in grads]
         return grads[0], grads[1], None, grads[2], None, None

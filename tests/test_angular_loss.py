@@ -299,6 +299,15 @@ def test_gradient_of_one_argument_only(which):
     assert case["L" if which == "z" else "z"].grad is None
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+def test_gradient_of_the_weight_only(reduction):
+    z, L, triplets = torch.randn(8, 4), torch.eye(4, 2), torch.randint(0, 8, (10, 3))
+    weight = torch.rand(10, requires_grad=True)
+    sf.angular_loss(z, triplets, L, 40.0, reduction, weight).sum().backward()
+    each = sf.angular_loss(z, triplets, L, reduction="none")
+    torch.testing.assert_close(weight.grad, each / 10 if reduction == "mean" else each)
+
+
 def test_chain_rule_through_a_network():
     torch.manual_seed(0)
     net = torch.nn.Linear(7, 5).double()
