@@ -147,9 +147,7 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
     is_compiling, is_transformed = arrays.is_compiling(z), torch._C._are_functorch_transforms_active()
     is_autocast = torch.is_autocast_enabled(z.device.type)
     is_plain = not (is_compiling or is_transformed or is_autocast)
-    is_differentiated = torch.is_grad_enabled() and any(
-        isinstance(x, torch.Tensor) and x.requires_grad for x in (z, L, weight)
-    )
+    is_differentiated = torch.is_grad_enabled() and any(arrays.is_torch(x) and x.requires_grad for x in (z, L, weight))
     if is_plain and not is_differentiated:
         return angular_loss_op.compute(z, triplets, L, alpha, reduction, weight, grad=False)[0]
     arrays.as_choice(reduction, "reduction", angular_loss_op.REDUCTIONS)
