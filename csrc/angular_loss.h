@@ -1,4 +1,4 @@
-// Angular triplet loss of projected points, with its gradient, in one pass over the triplets.
+// Angular triplet loss of projected points y = z L, with its gradient, in one pass over the triplets.
 //
 // For a triplet (i, p, q) of rows of y, with t = tan^2(alpha), a = y_i - y_p and b = y_q - (y_i + y_p) / 2:
 //
@@ -14,6 +14,16 @@
 #include <cstdint>
 
 namespace ssdml {
+
+/// y (n, l) = z (n, d) L (d, l); whether all of y is finite, which it is not where z or L is not.
+template <typename T>
+bool project(const T* z, std::int64_t n, std::int64_t d, const T* L, std::int64_t l, T* y, int num_threads);
+
+/// The gradients that follow from grad_y (n, l), times `scale`; each is overwritten, or null:
+/// grad_z (n, d) = scale grad_y L',   grad_L (d, l) = scale z' grad_y.
+template <typename T>
+void project_backward(const T* z, std::int64_t n, std::int64_t d, const T* L, std::int64_t l, const T* grad_y, T scale,
+                      T* grad_z, T* grad_L, int num_threads);
 
 /// losses (n_triplets), or null; grad_y (n, l), overwritten, or null.
 template <typename T>

@@ -162,6 +162,31 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       py::arg("num_threads"));
 
   m.def(
+      "project",
+      [](const std::string& dtype, Address z, std::int64_t n, std::int64_t d, Address L, std::int64_t l, Address y,
+         int num_threads) {
+        return by_dtype(dtype, [&]<typename T>(T) {
+          const py::gil_scoped_release nogil;
+          return project(at<const T>(z), n, d, at<const T>(L), l, at<T>(y), num_threads);
+        });
+      },
+      py::arg("dtype"), py::arg("z"), py::arg("n"), py::arg("d"), py::arg("L"), py::arg("l"), py::arg("y"),
+      py::arg("num_threads"));
+
+  m.def(
+      "project_backward",
+      [](const std::string& dtype, Address z, std::int64_t n, std::int64_t d, Address L, std::int64_t l, Address grad_y,
+         double scale, Address grad_z, Address grad_L, int num_threads) {
+        by_dtype(dtype, [&]<typename T>(T) {
+          const py::gil_scoped_release nogil;
+          project_backward(at<const T>(z), n, d, at<const T>(L), l, at<const T>(grad_y), static_cast<T>(scale),
+                           at<T>(grad_z), at<T>(grad_L), num_threads);
+        });
+      },
+      py::arg("dtype"), py::arg("z"), py::arg("n"), py::arg("d"), py::arg("L"), py::arg("l"), py::arg("grad_y"),
+      py::arg("scale"), py::arg("grad_z"), py::arg("grad_L"), py::arg("num_threads"));
+
+  m.def(
       "angular_loss",
       [](const std::string& dtype, Address y, std::int64_t n, std::int64_t l, Address triplets, std::int64_t n_triplets,
          double tan2_alpha, Address weight, Address losses, Address grad_y, int num_threads) {

@@ -2,6 +2,7 @@
 // both operands are read where they lie.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "parallel.h"
@@ -20,15 +21,18 @@ namespace gemm_detail {
 
 inline constexpr int kRows = vector_registers == 32 ? 8 : 4;
 inline constexpr int kVectors = 3;
-inline constexpr std::int64_t kDepth = 256;  // rows of b that all strips pass before the next ones: they stay in L2
+inline constexpr std::int64_t kDepth = 512;  // rows of b that stay in the second-level cache from strip to strip
 
+/// `rows` rows of c and the columns of `vectors` vectors, or the `first` columns of one where that is not 0.
 template <typename T, int rows, int vectors>
-inline void tile(std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T* c, std::int64_t c_row, bool add) {
+inline void tile(std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T* c, std::int64_t c_row, bool add,
+                 std::int64_t first = 0) {
   Vec<T> acc[rows][vectors] = {};
   for (std::int64_t q = 0; q < p; ++q) {
     Vec<T> right[vectors];
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v) right[v] = load(b + q * b_row + v * lanes<T>);
+    for (int v = 0; v < vectors; ++v)
+      right[v] = first ? load_first(b + q * b_row, first, T(0)) : load(b + q * b_row + v * lanes<T>);
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) {
       const Vec<T> left = broadcast(a.data[i * a.row + q * a.column]);
@@ -37,12 +41,13 @@ inline void tile(std::int64_t p, Strided<T> a, const T* b, std::int64_t b_row, T
     }
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < rows; ++i)
+  for (int i = 0; i < rows; ++i) {
+    T* out = c + i * c_row;
+    for (std::int64_t j = 0; j < first; ++j) out[j] = add ? out[j] + acc[i][0][j] : acc[i][0][j];
+    if (first) continue;
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v) {
-      T* out = c + i * c_row + v * lanes<T>;
-      store(out, add ? load(out) + acc[i][v] : acc[i][v]);
-    }
+    for (int v = 0; v < vectors; ++v) store(out + v * lanes<T>, add ? load(out + v * lanes<T>) + acc[i][v] : acc[i][v]);
+  }
 }
 
 /// A strip of `rows` rows and all n columns.
@@ -53,12 +58,7 @@ inline void strip(std::int64_t n, std::int64_t p, Strided<T> a, const T* b, std:
   for (; j + kVectors * lanes<T> <= n; j += kVectors * lanes<T>)
     tile<T, rows, kVectors>(p, a, b + j, b_row, c + j, c_row, add);
   for (; j + lanes<T> <= n; j += lanes<T>) tile<T, rows, 1>(p, a, b + j, b_row, c + j, c_row, add);
-  for (; j < n; ++j)
-    for (int i = 0; i < rows; ++i) {
-      T sum = add ? c[i * c_row + j] : T(0);
-      for (std::int64_t q = 0; q < p; ++q) sum += a.data[i * a.row + q * a.column] * b[q * b_row + j];
-      c[i * c_row + j] = sum;
-    }
+  if (j < n) tile<T, rows, 1>(p, a, b + j, b_row, c + j, c_row, add, n - j);
 }
 
 /// Calls f(thread, team), and without the cost of a parallel region, which small products would feel, for a team of
@@ -80,8 +80,8 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t p, Strided<T> a, const T*
   using namespace gemm_detail;
   const std::int64_t strips = (m + kRows - 1) / kRows;
   on_threads(num_threads, [=](std::int64_t thread, std::int64_t team) {
-    for (std::int64_t q = 0; q < p; q += kDepth) {
-      const std::int64_t depth = p - q < kDepth ? p - q : kDepth;
+    for (std::int64_t q = 0; q == 0 || q < p; q += kDepth) {  // once at least: a sum of nothing is zero
+      const std::int64_t depth = std::min(p - q, kDepth);
       const T* const right = b + q * b_row;
       for (std::int64_t s = strips * thread / team; s < strips * (thread + 1) / team; ++s) {
         std::int64_t i = s * kRows;
@@ -120,7 +120,7 @@ void gemm_symmetric(std::int64_t n, std::int64_t p, const T* a, const T* b, T* c
   const std::int64_t strips = (n + kRows - 1) / kRows;
   on_threads(num_threads, [=](std::int64_t thread, std::int64_t team) {
     for (std::int64_t q = 0; q < p; q += kDepth) {
-      const std::int64_t depth = p - q < kDepth ? p - q : kDepth;
+      const std::int64_t depth = std::min(p - q, kDepth);
       for (std::int64_t s = thread; s < strips; s += team) {  // in turn, for strips get shorter
         std::int64_t i = s * kRows;
         const std::int64_t j = i / lanes<T> * lanes<T>;  // loads stay aligned to the rows

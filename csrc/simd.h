@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -105,6 +106,31 @@ inline T sum(typename VecOf<T, bytes>::type v) {
     const auto [low, high] = std::bit_cast<std::array<typename VecOf<T, bytes / 2>::type, 2>>(v);
     return sum<T, bytes / 2>(low + high);
   }
+}
+
+namespace simd_detail {
+
+/// Lane j: a[j] + a[j ^ half] where bit `half` of j is not set, the same of b where it is.
+template <typename T, int half, std::size_t... j>
+inline Vec<T> fold(Vec<T> a, Vec<T> b, std::index_sequence<j...>) {
+  return __builtin_shufflevector(a, b, (j & half ? lanes<T> + j : j)...) +
+         __builtin_shufflevector(a, b, (j & half ? lanes<T> + (j ^ half) : j ^ half)...);
+}
+
+template <typename T, int count>
+inline void fold_all(Vec<T>* v) {
+  constexpr int half = count / 2;
+  for (int i = 0; i < half; ++i) v[i] = fold<T, half>(v[i], v[i + half], std::make_index_sequence<lanes<T>>{});
+  if constexpr (half > 1) fold_all<T, half>(v);
+}
+
+}  // namespace simd_detail
+
+/// Lane r is sum(v[r]), to the same bits, in a third of the steps. Overwrites v, of as many vectors as they have lanes.
+template <typename T>
+inline Vec<T> sum_each(Vec<T>* v) {
+  simd_detail::fold_all<T, lanes<T>>(v);
+  return v[0];
 }
 
 /// Bit r is set where a[r] >= b[r]; never for NaN.

@@ -201,16 +201,21 @@ def _is_plain(x: Any, dtypes: tuple[str, ...]) -> bool:
     return x.is_contiguous() if is_torch(x) else x.flags.c_contiguous and x.flags.aligned
 
 
-def check_finite(x: Any, name: str, limit: float | None = None) -> None:
-    """Refuse NaN, infinities and, where a limit is given, entries of larger magnitude."""
+def is_finite(x: Any, limit: float = math.inf) -> bool:
+    """Whether no entry is NaN, infinite or of larger magnitude than `limit`; taken for granted while capturing."""
     if 0 in x.shape or is_capturing(x):
-        return
+        return True
     if _is_plain(x, FLOATS):
         largest = _core.lib.largest_magnitude(dtype_name(x), address(x), math.prod(x.shape))
     else:
         low, high = x.detach().aminmax() if is_torch(x) else (x.min(), x.max())
         largest = max(float(high), -float(low))  # NaN and infinities reach here, without a temporary
-    if math.isfinite(largest) and largest <= (math.inf if limit is None else limit):
+    return math.isfinite(largest) and largest <= limit
+
+
+def check_finite(x: Any, name: str, limit: float = math.inf) -> None:
+    """Refuse NaN, infinities and, where a limit is given, entries of larger magnitude."""
+    if is_finite(x, limit):
         return
     host = to_numpy(at_least_float32(x))
     wrong = ~np.isfinite(host)
@@ -258,7 +263,7 @@ def as_integers(x: Any, name: str, ndim: int, like: Any = None) -> Any:
     check_ndim(x, ndim, name)
     if kind == "uint64" and 0 not in x.shape and int(to_numpy(x).max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name} must fit int64, found {int(to_numpy(x).max())}")
-    return contiguous(astype(x, "int64"))
+    return contiguous(x if kind == "int64" else astype(x, "int64"))
 
 
 def check_indices(x: Any, n: int, name: str, what: str) -> None:

@@ -132,7 +132,8 @@ torch.library.register_fake("ssdml_fast::mine_class_triplets", _mine_class_tripl
 # ---- angular_loss ----------------------------------------------------------------------------------------------------
 # Operators see projected points only: autograd's own backward of z @ L is the two matrix products that remain.
 # `angular_loss` finds the sum and its gradient in one pass; `angular_losses` are for those who want the loss of each
-# triplet, whose gradient waits for that of the losses, and for those who want no gradient.
+# triplet, whose gradient waits for that of the losses, and for those who want no gradient. Eager calls need no
+# operator: _EagerAngularLoss takes them from z and L to their gradients, products included.
 _library.define(
     "angular_loss(Tensor y, Tensor triplets, Tensor? weight, float alpha, bool mean) "
     "-> (Tensor loss, Tensor losses, Tensor grad_y)"
@@ -143,32 +144,33 @@ _library.define("angular_losses_backward(Tensor grad_losses, Tensor y, Tensor tr
 
 def angular_loss(z, triplets, L, alpha, reduction, weight):
     """Angular loss as a differentiable function of z, L and weight; see ops/angular_loss.py."""
+    is_compiling, is_transformed = arrays.is_compiling(z), torch._C._are_functorch_transforms_active()
+    is_autocast = torch.is_autocast_enabled(z.device.type)
+    is_plain = not (is_compiling or is_transformed or is_autocast)
+    is_differentiated = torch.is_grad_enabled() and any(arrays.is_torch(x) and x.requires_grad for x in (z, L, weight))
+    if is_plain and not is_differentiated:
+        return angular_loss_op.compute(z, triplets, L, alpha, reduction, weight, grad=False)[0]
     arrays.as_choice(reduction, "reduction", angular_loss_op.REDUCTIONS)
     z, L = arrays.check_floats(z, "z", ndim=2), arrays.check_floats(L, "L", ndim=2, like=z)
     arrays.check_like(triplets, "triplets", like=z)
     alpha = arrays.as_float(alpha, "alpha", 0, 90)
-    if not torch.is_autocast_enabled(z.device.type):
+    if not is_autocast:
         z, L = arrays.at_least_float32(z), arrays.at_least_float32(L)
         angular_loss_op.check_operands(z, L)
-    y = arrays.at_least_float32(z @ L)
     if weight is not None:
         weight = arrays.check_floats(weight, "weight", ndim=1, like=z)
         arrays.check_shape(weight, (triplets.shape[0],), "weight", "one per triplet")
-        weight = weight.to(y.dtype)
-    is_compiling, is_transformed = arrays.is_compiling(y), torch._C._are_functorch_transforms_active()
-    if weight is not None and not (is_compiling or is_transformed):
-        arrays.check_finite(weight.detach(), "weight")
-    is_differentiated = y.requires_grad and torch.is_grad_enabled()
-    if reduction != "none" and is_differentiated:
-        inputs = y, triplets, weight, alpha, reduction == "mean"
-        if is_compiling:
-            return ops.angular_loss(*inputs)[0]
-        return _AngularLoss.apply(*inputs)[0] if is_transformed else _EagerAngularLoss.apply(*inputs)
-    if is_compiling:
-        losses = ops.angular_losses(y, triplets, alpha)
-    else:
-        run = _AngularLosses.apply if is_differentiated or is_transformed else _angular_losses
-        losses = run(y, triplets, alpha)
+        weight = weight.to(torch.float32 if is_autocast else z.dtype)
+        if not (is_compiling or is_transformed):
+            arrays.check_finite(weight.detach(), "weight")
+    is_reduced, mean = reduction != "none" and is_differentiated, reduction == "mean"
+    if is_plain and is_reduced:
+        return _EagerAngularLoss.apply(z, L, triplets, weight, alpha, mean)
+    y = arrays.at_least_float32(z @ L)
+    if is_reduced:
+        run = ops.angular_loss if is_compiling else _AngularLoss.apply
+        return run(y, triplets, weight, alpha, mean)[0]
+    losses = (ops.angular_losses if is_compiling else _AngularLosses.apply)(y, triplets, alpha)
     if weight is not None:
         losses = losses * weight
     return angular_loss_op.reduce(losses, reduction)
@@ -176,6 +178,10 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
 
 def _angular_loss(y, triplets, weight, alpha, mean):
     y, triplets = _angular_loss_operands(y, triplets)
+    return _loss_and_parts(y, triplets, weight, alpha, mean)
+
+
+def _loss_and_parts(y, triplets, weight, alpha, mean):
     losses, grad_y = angular_loss_op.run(y, triplets, alpha, weight, losses=True, grad=True)
     loss = losses.sum() if weight is None else losses.dot(weight)
     return loss / max(len(triplets), 1) if mean else loss, losses, grad_y
@@ -253,21 +259,39 @@ class _AngularLossesBackward(torch.autograd.Function):
 
 
 class _EagerAngularLoss(torch.autograd.Function):
-    """_AngularLoss outside of torch.func: calling a Function with a setup_context takes longer than a small kernel."""
+    """The whole loss of z and L for plain eager calls, where every node of the graph costs as much as a small kernel.
+
+    No setup_context: calling a Function that has one takes longer still.
+    """
 
     @staticmethod
-    def forward(ctx, *inputs):
-        outputs = _angular_loss(*inputs)
-        _angular_loss_context(ctx, inputs, outputs)
-        return outputs[0]
+    def forward(ctx, z, L, triplets, weight, alpha, mean):
+        y = angular_loss_op.project(arrays.contiguous(z), arrays.contiguous(L))
+        triplets = angular_loss_op.as_triplets(triplets, y)
+        loss, losses, grad_y = _loss_and_parts(y, triplets, weight, alpha, mean)
+        ctx.count = max(len(triplets), 1) if mean else 1
+        ctx.save_for_backward(z, L, grad_y, None if weight is None else losses)
+        return loss
 
-    backward = staticmethod(_angular_loss_backward)
+    @staticmethod
+    def backward(ctx, grad_loss):
+        z, L, grad_y, losses = ctx.saved_tensors
+        scale, wanted = grad_loss.detach(), ctx.needs_input_grad
+        if ctx.count > 1:
+            scale = scale / ctx.count
+        operands = arrays.contiguous(z), arrays.contiguous(L)
+        grads = [*angular_loss_op.backproject(*operands, grad_y, scale, wanted[:2]), None]
+        if wanted[3]:
+            grads[2] = scale * losses
+        if torch.is_grad_enabled():  # for a second derivative, which then reaches _no_double_backward
+            grads = [grad if grad is None else _DifferentiableOnce.apply(grad, z, L) for grad in grads]
+        return grads[0], grads[1], None, grads[2], None, None
 
 
 class _DifferentiableOnce(torch.autograd.Function):
-    """A gradient as it is, known to depend on y in a way that cannot be differentiated."""
+    """A gradient as it is, known to depend on the inputs in a way that cannot be differentiated."""
 
-    forward = staticmethod(lambda grad, y: grad.view_as(grad))
+    forward = staticmethod(lambda grad, *inputs: grad.view_as(grad))
     setup_context = staticmethod(_no_context)
     backward = staticmethod(_no_double_backward)
 

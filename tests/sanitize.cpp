@@ -75,8 +75,12 @@ void partition(std::int64_t n, std::int64_t d, std::int64_t k, const Indices& pt
   mine_triplets(indices.data(), distances.data(), values.data(), k, anchors.data(), n, triplets.data(), threads);
 
   const auto count = static_cast<std::int64_t>(triplets.size()) / 3;
-  std::vector<T> losses(count), grad(n * d);
+  std::vector<T> losses(count), grad(n * d), grad_x(n * d), grad_metric(d * d);
   angular_loss<T>(x.data(), n, d, triplets.data(), count, 0.7, nullptr, losses.data(), grad.data(), threads);
+  const std::vector<T> metric = points<T>(d, d, 1);
+  std::vector<T> y(n * d);
+  if (!project(x.data(), n, d, metric.data(), d, y.data(), threads)) std::abort();
+  project_backward(x.data(), n, d, metric.data(), d, grad.data(), T(2), grad_x.data(), grad_metric.data(), threads);
 }
 
 /// Stops a search at every poll there is, and lets it refuse a point.

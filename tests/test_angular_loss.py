@@ -244,7 +244,7 @@ def test_any_integer_type_of_triplets(case):
 @pytest.mark.parametrize("num_threads", [2, 3])
 def test_same_bits_for_any_thread_count(isa, num_threads, dtype):
     rng = np.random.default_rng(0)
-    z, L = rng.standard_normal((400, 24)).astype(dtype), random_stiefel((24, 12), rng, dtype)
+    z, L = rng.standard_normal((400, 240)).astype(dtype), random_stiefel((240, 60), rng, dtype)  # products share too
     triplets = rng.integers(0, 400, (20_000, 3)) // 5 * 5  # every row in hundreds of triplets
     with threadpool_limits(1):
         alone = sf.angular_loss_and_grad(z, triplets, L)
@@ -297,6 +297,15 @@ def test_gradient_of_one_argument_only(which):
     _, grad_z, grad_L = sf.angular_loss_and_grad(**detached, triplets=triplets)
     torch.testing.assert_close(case[which].grad, {"z": grad_z, "L": grad_L}[which])
     assert case["L" if which == "z" else "z"].grad is None
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+def test_gradient_of_the_weight_only(reduction):
+    z, L, triplets = torch.randn(8, 4), torch.eye(4, 2), torch.randint(0, 8, (10, 3))
+    weight = torch.rand(10, requires_grad=True)
+    sf.angular_loss(z, triplets, L, 40.0, reduction, weight).sum().backward()
+    each = sf.angular_loss(z, triplets, L, reduction="none")
+    torch.testing.assert_close(weight.grad, each / 10 if reduction == "mean" else each)
 
 
 def test_chain_rule_through_a_network():
@@ -476,6 +485,17 @@ def with_entry(x, value):
 def test_refuses(refuses, library, function, error, name, changed):
     arguments = LIBRARIES[library]({"z": Z, "triplets": TRIPLETS, "L": L, **changed})
     refuses(error, name, getattr(sf, function), **arguments)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("function", ["angular_loss", "angular_loss_and_grad"])
+@pytest.mark.parametrize("shape", [(10, 4, 3), (3000, 40, 32)])  # the larger is looked at by several threads
+def test_refuses_projections_that_overflow(refuses, library, function, shape):
+    n, d, l = shape
+    z, L = np.ones((n, d), np.float32), np.ones((d, l), np.float32)
+    z[-1], L[:, -1] = 1e30, 1e30
+    arguments = LIBRARIES[library]({"z": z, "triplets": np.array([[0, 1, 2]]), "L": L})
+    refuses(ValueError, "z @ L", getattr(sf, function), **arguments)
 
 
 def test_refuses_gradients_of_each_loss(refuses):

@@ -95,6 +95,20 @@ def mine_class_triplets(
     triplets: int,
     num_threads: int,
 ) -> None: ...
+def project(dtype: str, z: int, n: int, d: int, L: int, l: int, y: int, num_threads: int) -> bool: ...
+def project_backward(
+    dtype: str,
+    z: int,
+    n: int,
+    d: int,
+    L: int,
+    l: int,
+    grad_y: int,
+    scale: float,
+    grad_z: int,
+    grad_L: int,
+    num_threads: int,
+) -> None: ...
 def angular_loss(
     dtype: str,
     y: int,

@@ -110,16 +110,18 @@ def angular_loss_and_grad(
     """
     arrays.as_choice(reduction, "reduction", ("sum", "mean"))
     loss, grad_y, z, L = compute(z, triplets, L, alpha, reduction, weight, grad=True)
-    return loss, grad_y @ L.T, z.T @ grad_y
+    count = max(len(triplets), 1) if reduction == "mean" else 1
+    return loss, *backproject(z, L, grad_y, 1 / count)
 
 
 def compute(z, triplets, L, alpha, reduction, weight, grad):
-    """Validate, project and run the kernel; returns the loss, grad_y (None unless asked for) and the validated z, L."""
+    """Validate, project and run the kernel.
+
+    Returns the loss, the gradient in y of the losses' sum (None unless asked for), and z and L validated.
+    """
     z = arrays.as_floats(z, "z", ndim=2, halves=True)
     L = arrays.as_floats(L, "L", ndim=2, like=z, halves=True)
     check_operands(z, L)
-    arrays.check_finite(z, "z")
-    arrays.check_finite(L, "L")
     triplets = as_triplets(triplets, z)
     reduction = arrays.as_choice(reduction, "reduction", REDUCTIONS)
     if weight is not None:
@@ -127,11 +129,9 @@ def compute(z, triplets, L, alpha, reduction, weight, grad):
         arrays.check_shape(weight, (len(triplets),), "weight", "one per triplet")
         arrays.check_finite(weight, "weight")
         weight = arrays.astype(weight, arrays.dtype_name(z))
-    losses, grad_y = run(z @ L, triplets, alpha, weight, losses=True, grad=grad)
+    losses, grad_y = run(project(z, L), triplets, alpha, weight, losses=True, grad=grad)
     if weight is not None:
         losses = losses * weight
-    if grad and reduction == "mean":
-        grad_y /= max(len(triplets), 1)
     return reduce(losses, reduction), grad_y, z, L
 
 
@@ -159,6 +159,46 @@ def as_triplets(triplets, points):
         raise ValueError(f"triplets must have 3 columns, found shape {tuple(triplets.shape)}")
     arrays.check_indices(triplets, len(points), "triplets", "rows of z")
     return triplets
+
+
+def project(z, L):
+    """Return z @ L of contiguous operands; refuses any that are not finite."""
+    if arrays.is_cuda(z):
+        y = z @ L
+        is_finite = arrays.is_finite(y)
+    else:
+        dtype, (n, d), l = arrays.dtype_name(z), z.shape, L.shape[1]
+        y = arrays.empty((n, l), dtype, like=z)
+        addresses = arrays.address(z), n, d, arrays.address(L), l, arrays.address(y)
+        is_finite = _core.lib.project(dtype, *addresses, arrays.as_threads(None))
+    if not is_finite:
+        for x, name in ((z, "z"), (L, "L"), (y, "z @ L")):
+            arrays.check_finite(x, name)
+    return y
+
+
+def backproject(z, L, grad_y, scale, wanted=(True, True)):
+    """Return the gradients in z and L that follow from that in y = z @ L, times `scale`; None for one not wanted."""
+    if arrays.is_cuda(z):
+        return grad_y @ (scale * L).T if wanted[0] else None, scale * (z.T @ grad_y) if wanted[1] else None
+    dtype = arrays.dtype_name(z)
+    (n, d), l = z.shape, L.shape[1]
+    grad_z = arrays.empty((n, d), dtype, like=z) if wanted[0] else None
+    grad_L = arrays.empty((d, l), dtype, like=z) if wanted[1] else None
+    _core.lib.project_backward(
+        dtype,
+        arrays.address(z),
+        n,
+        d,
+        arrays.address(L),
+        l,
+        arrays.address(grad_y),
+        float(scale),
+        arrays.address(grad_z),
+        arrays.address(grad_L),
+        arrays.as_threads(None),
+    )
+    return grad_z, grad_L
 
 
 def run(y, triplets, alpha, weight, losses, grad):
