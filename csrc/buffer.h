@@ -12,26 +12,42 @@
 
 namespace ssdml {
 
-struct Free {
-  void operator()(void* p) const { std::free(p); }
+/// Gives back what make_buffer took.
+struct Release {
+  std::size_t mapped = 0;  // bytes; 0: from the heap
+
+  void operator()(void* p) const {
+#ifdef __linux__
+    if (mapped > 0) {
+      munmap(p, mapped);
+      return;
+    }
+#endif
+    std::free(p);
+  }
 };
 
 /// An array of a trivial type, its entries undefined at first.
 template <typename T>
-using Buffer = std::unique_ptr<T[], Free>;
+using Buffer = std::unique_ptr<T[], Release>;
 
-/// In huge pages, as far as it fills them and where the system has them: a kernel may well be done before some thousand
-/// small ones have been touched for the first time.
+/// Starts on a cache line. Large ones are mapped, where the system can, lest the heap keep holes of their size; and in
+/// huge pages, as far as these fit, for a kernel may well be done before some thousand small ones have been touched.
 template <typename T>
 Buffer<T> make_buffer(std::size_t count) {
-  constexpr std::size_t huge = 2 << 20, line = 64;
-  const std::size_t bytes = count * sizeof(T), alignment = bytes < 2 * huge ? line : huge;
-  void* const p = std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
-  if (p == nullptr) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-  if (alignment == huge) madvise(p, bytes / huge * huge, MADV_HUGEPAGE);  // no more than a wish
+  constexpr std::size_t line = 64;
+  const std::size_t bytes = (count * sizeof(T) / line + 1) * line;
+#ifdef __linux__
+  if (bytes >= 1 << 18) {
+    void* const p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    if (bytes >= 4 << 20) madvise(p, bytes, MADV_HUGEPAGE);  // no more than a wish
+    return Buffer<T>(static_cast<T*>(p), Release{bytes});
+  }
 #endif
-  return Buffer<T>(static_cast<T*>(p));
+  void* const p = std::aligned_alloc(line, bytes);
+  if (p == nullptr) throw std::bad_alloc();
+  return Buffer<T>(static_cast<T*>(p), Release{0});
 }
 
 }  // namespace ssdml

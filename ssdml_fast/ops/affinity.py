@@ -78,8 +78,8 @@ def propagate_affinity(
     graphs of images, at worst log(tol)/log(gamma). Only points whose residual is above `tol` are swept where those are
     few: in clustered graphs, and the more so the larger `tol` is. Memory O(N (k + C + M)); on a CUDA device, besides,
     what its blocks work in: 227 KiB for each multiprocessor or, for components of more than some 28,000 points, 128 N
-    bytes. The library's current stream is waited for, and no other, to know the components, to orthonormalise modes, now
-    and then between panels of columns, and for the bound.
+    bytes. The library's current stream is waited for, and no other, to know the components, to orthonormalise modes,
+    now and then between panels of columns, and for the bound.
 
     Examples
     --------
