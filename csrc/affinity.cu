@@ -18,7 +18,7 @@ namespace {
 using namespace walk;
 
 // As in affinity.cpp, but that modes pay in larger components only: a device has done many sweeps before the host has
-// seen a few small matrices.
+// seen a few small matrices; and whatever the tolerance.
 constexpr std::int64_t kFewestForModes = 1024;
 std::int64_t modes_for(std::int64_t n) {
   if (n < kFewestForModes) return 0;
@@ -375,7 +375,7 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
   std::sort(parts.begin(), parts.end(), [](const Large& a, const Large& b) { return a.begin < b.begin; });
 
   bool proceeding = true;
-  /// Solves the columns of `tickets` in panels of P; false if it should stop. Returns the width of a panel.
+  /// Solves the columns of `tickets` in panels of P, until `proceeding` is false. Returns the width of a panel.
   const auto solve = [&]<typename P>(P, std::int64_t largest, const Modes& modes, const Tickets& tickets, double tol) {
     int width = 0;
     with_panel<P>(device, largest, modes.m, [&](auto shape, const Layout& layout) {

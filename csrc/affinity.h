@@ -23,7 +23,7 @@
 // Requires: indices (n, k) valid neighbours, weights (n, k) finite, none negative, some of each row positive, or null,
 // label in [-1, classes), 0 < gamma < 1, tol > 0. propagate_affinity needs no segments: connected components are found
 // and solved one by one.
-// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes about 0.6 sqrt(n).
+// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes about sqrt(n) / 2.
 #pragma once
 
 #include <cstdint>

@@ -133,7 +133,6 @@ class Panel {
   __device__ double error() const { return error_; }
 
   // ---- for modes: sweeps of kWidth columns of a (size, m) matrix from `column` on
-  // -------------------------------------
 
   __device__ void load(const P* from, std::int64_t m, std::int64_t column) {
     for (std::int64_t e = threadIdx.x; e < n_ * kWidth; e += blockDim.x)
@@ -271,7 +270,6 @@ class Panel {
   }
 
   // ---- the steps of affinity_solve.h
-  // ----------------------------------------------------------------------------------
 
   __device__ bool source(std::int64_t p, std::int64_t c) const {
     if (c >= count_) return false;

@@ -64,13 +64,12 @@ class Modes {
   const T* solved(std::int64_t p) const { return &solved_[p * m_]; }
   double solved_norm() const { return solved_norm_; }
 
-  /// v <- v - V c for a panel, c as (count(), kWidth<P>). Returns the range. Summed in Sum, which may have to be
-  /// float64: the entries of V c cancel where the slow modes of a popular point overlap.
+  /// v <- v - V c for a panel, c as (count(), kWidth<P>). Returns the range. Summed in Sum, the type of c, which may
+  /// have to be float64: the entries of V c cancel where the slow modes of a popular point overlap.
   template <typename Sum, typename P>
-  Range<P> remove(const P* c, Line<P>* v) const {
+  Range<P> remove(const Sum* c, Line<P>* v) const {
     constexpr std::int64_t kRows = vector_registers == 32 ? 8 : 4;
     constexpr int kVectors = kWidth<P> / lanes<Sum>, kTogether = kVectors % 2 == 0 ? 2 : 1;
-    const std::vector<Sum> factors(c, c + m_ * kWidth<P>);
     Range<P> range = empty_range<P>();
     for (std::int64_t p = 0; p < n_; p += kRows) {
       const auto row = [&](std::int64_t i) { return &basis_[std::min(p + i, n_ - 1) * m_]; };
@@ -84,7 +83,7 @@ class Modes {
         for (int q = 0; q < kVectors; q += kTogether) {
           Vec<Sum> sum[kRows][kTogether] = {};
           for (std::int64_t a = 0; a < kChunk; ++a) {
-            const Sum* factor = &factors[(first + a) * kWidth<P> + q * lanes<Sum>];
+            const Sum* const factor = c + (first + a) * kWidth<P> + q * lanes<Sum>;
 #pragma GCC unroll 8
             for (std::int64_t i = 0; i < kRows; ++i)
 #pragma GCC unroll 2

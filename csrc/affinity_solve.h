@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -33,7 +34,12 @@ class PanelSolver {
  public:
   /// Allocates all that a panel with up to `wanted` wanted entries needs.
   PanelSolver(const Graph& graph, std::int64_t wanted, std::int64_t modes)
-      : graph_(graph), v_(graph.n), swept_(graph.n), coefficients_(modes * kWidth<P>), reached_(graph.n) {
+      : graph_(graph),
+        v_(graph.n),
+        swept_(graph.n),
+        coefficients_(modes * kWidth<P>),
+        wide_(modes * kWidth<P>),
+        reached_(graph.n) {
     places_.reserve(graph.n);
     wanted_.reserve(wanted);
     entries_.reserve(wanted);
@@ -140,7 +146,15 @@ class PanelSolver {
   template <typename Sum, typename T>
   void remove_by(const Modes<T>& modes, const double* norm) {
     for (std::size_t e = 0; e < wanted_.size(); ++e) entries_[e] += scale_ * slow_entry(modes, e);
-    const Range<P> range = modes.template remove<Sum>(coefficients_.data(), v_.data());
+    const auto coefficients = [&]() -> const Sum* {
+      if constexpr (std::is_same_v<Sum, P>) {
+        return coefficients_.data();
+      } else {
+        std::copy(coefficients_.begin(), coefficients_.end(), wide_.begin());
+        return wide_.data();
+      }
+    };
+    const Range<P> range = modes.template remove<Sum, P>(coefficients(), v_.data());
     for (int c = 0; c < kWidth<P>; ++c) {
       rounding_[c] += scale_ * (modes.template remove_rounding<Sum, P>(std::max(size_[c], range.size(c)), norm[c]) +
                                 0x1p-52 * static_cast<double>(modes.count() + 4) * modes.solved_norm() * norm[c]);
@@ -253,7 +267,8 @@ class PanelSolver {
   double rounding_[kWidth<P>] = {};  // error of the entries of each column by rounding so far
   double size_[kWidth<P>] = {};      // largest |v|
   Lines<P> v_, swept_;
-  std::vector<P> coefficients_;  // (modes, kWidth) of the panel; the same in Z c and V c, so exact as rounded
+  std::vector<P> coefficients_;  // (modes, kWidth) of the panel; the same in Z c and V c, so exact as rounded,
+  std::vector<double> wide_;     // and as float64
   std::vector<char> reached_;    // points that any column of the panel has reached
   std::vector<std::int32_t> places_;
   std::vector<std::int64_t> wanted_;  // place * kWidth + column

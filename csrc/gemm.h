@@ -1,5 +1,6 @@
-// Product of small row-major matrices that fit the second-level cache, as the orthogonal updates need it. No packing:
-// both operands are read where they lie.
+// Products of row-major matrices, one of them narrow, for the orthogonal updates, the angular loss, slow modes and
+// principal axes. No packing: both operands are read where they lie, in slices of depth that stay in the second-level
+// cache.
 #pragma once
 
 #include <algorithm>
@@ -119,7 +120,7 @@ void gemm_symmetric(std::int64_t n, std::int64_t p, const T* a, const T* b, T* c
   using namespace gemm_detail;
   const std::int64_t strips = (n + kRows - 1) / kRows;
   on_threads(num_threads, [=](std::int64_t thread, std::int64_t team) {
-    for (std::int64_t q = 0; q < p; q += kDepth) {
+    for (std::int64_t q = 0; q == 0 || q < p; q += kDepth) {
       const std::int64_t depth = std::min(p - q, kDepth);
       for (std::int64_t s = thread; s < strips; s += team) {  // in turn, for strips get shorter
         std::int64_t i = s * kRows;

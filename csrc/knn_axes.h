@@ -2,7 +2,6 @@
 // tell them apart nearly as well as all their own.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -14,22 +13,16 @@ namespace ssdml {
 /// Makes the rows of v (m, d) orthonormal, in order (Gram and Schmidt, twice, which is enough for rounding errors); a
 /// row that the rows before it span becomes zero.
 inline void orthonormalise(std::vector<double>& v, std::int64_t m, std::int64_t d) {
-  const auto dot = [d](const double* a, const double* b) {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t p = 0; p < d; ++p) sum += a[p] * b[p];
-    return sum;
-  };
   for (std::int64_t i = 0; i < m; ++i) {
     double* const row = &v[i * d];
-    const double before = std::sqrt(dot(row, row));
+    const double before = std::sqrt(dot(row, row, d));
     for (int pass = 0; pass < 2; ++pass)
       for (std::int64_t j = 0; j < i; ++j) {
         const double* const other = &v[j * d];
-        const double along = dot(row, other);
+        const double along = dot(row, other, d);
         for (std::int64_t p = 0; p < d; ++p) row[p] -= along * other[p];
       }
-    const double after = std::sqrt(dot(row, row)), inverse = after > 1e-10 * before ? 1 / after : 0.0;
+    const double after = std::sqrt(dot(row, row, d)), inverse = after > 1e-10 * before ? 1 / after : 0.0;
     for (std::int64_t p = 0; p < d; ++p) row[p] *= inverse;
   }
 }

@@ -392,7 +392,7 @@ void find(const X* rows, std::int64_t n_rows, const X* columns, std::int64_t n_c
     if constexpr (std::is_same_v<X, double>) return exactly(SquaredDifference{});
     return by_estimates(rows, columns);
   }
-  const bool same = rows == columns;
+  const bool same = rows == columns && n_rows == n_columns;  // a search may be among the first of its own queries
   double* const unit_columns = Workspace(workspace).take<double>(((same ? 0 : n_rows) + n_columns) * d);
   double* const unit = same ? unit_columns : unit_columns + n_columns * d;
   launch("knn: unit_rows", stream, warps_for(n_columns), unit_rows<X>, columns, n_columns, d, unit_columns);

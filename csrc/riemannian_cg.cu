@@ -183,7 +183,6 @@ struct Objective {
   }
 
   // ---- the manifold
-  // ---------------------------------------------------------------------------------------------------
 
   /// `tangents` matrices U, of which there are one or two, become tangent at L: U - L sym(L'U). What is written is seen
   /// after the next barrier.
@@ -193,8 +192,7 @@ struct Objective {
     const auto of = [&](std::int64_t i, std::int64_t j) -> T& {
       return (j < l ? U0 : U1)[i * l + (j < l ? j : j - l)];
     };
-    // Entry (i, j) is half the sum of L'U at (i, j) and (j, i). Rows d .. 2 d - 1 of the factors are for the latter,
-    // where the left one also depends on which U it is.
+    // Entry (i, j) is half the sum of L'U at (i, j) and (j, i).
     const std::int64_t across = ceil_div(columns, kWarp);
     for (std::int64_t unit = warp_id(); unit < l * across; unit += warp_count()) {
       const std::int64_t i = unit / across, j = unit % across * kWarp + lane_id();

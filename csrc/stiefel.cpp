@@ -14,13 +14,14 @@
 namespace ssdml {
 namespace {
 
-/// Threads over the matrices of a batch, and within each: one matrix is shared out where its products are long enough.
+/// Threads over the matrices of a batch, and within each: one matrix is shared out where its products are so long that
+/// they are worth the starts of several parallel regions.
 struct Shares {
   int outer, inner;
 
   Shares(std::int64_t batch, std::int64_t work, int num_threads)
       : outer(batch == 1 ? 1 : threads_for(batch * work / 16, num_threads)),
-        inner(batch == 1 ? threads_for(work / 16, num_threads) : 1) {}
+        inner(batch == 1 ? threads_for(work / 512, num_threads) : 1) {}
 };
 
 /// Calls f(first, count, buffer) for blocks of the rows 0 .. d - 1, with room for one block of l columns.

@@ -182,6 +182,7 @@ def _angular_loss(y, triplets, weight, alpha, mean):
 
 
 def _loss_and_parts(y, triplets, weight, alpha, mean):
+    weight = None if weight is None else arrays.contiguous(weight)
     losses, grad_y = angular_loss_op.run(y, triplets, alpha, weight, losses=True, grad=True)
     loss = losses.sum() if weight is None else losses.dot(weight)
     return loss / max(len(triplets), 1) if mean else loss, losses, grad_y

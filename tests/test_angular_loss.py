@@ -509,3 +509,20 @@ def test_refuses_mixed_libraries(refuses, function):
     for name in ("triplets", "L", "weight"):
         refuses(TypeError, name, getattr(sf, function), **{**arguments, name: tensors[name]})
         refuses(TypeError, name, getattr(sf, function), **{**tensors, name: arguments[name]})
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_weight_of_any_layout(reduction):
+    rng = np.random.default_rng(0)
+    z, L = torch.from_numpy(rng.standard_normal((20, 6))), torch.from_numpy(rng.standard_normal((6, 3)))
+    triplets = torch.from_numpy(rng.integers(0, 20, (40, 3)))
+
+    def gradient(weight):
+        points = z.clone().requires_grad_()
+        sf.angular_loss(points, triplets, L, reduction=reduction, weight=weight).backward()
+        return points.grad
+
+    every_other = torch.from_numpy(rng.uniform(0, 2, 80))[::2]
+    torch.testing.assert_close(gradient(every_other), gradient(every_other.clone()), rtol=0, atol=0)
+    one = torch.full((1,), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(gradient(one.expand(40)), gradient(one.repeat(40)), rtol=0, atol=0)

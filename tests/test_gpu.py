@@ -188,6 +188,15 @@ def test_knn_search(library, case, n_queries, metric):
     np.testing.assert_array_equal(arrays.to_numpy(found.distances), right.distances)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_knn_search_in_the_first_of_its_queries(library, metric):
+    x = np.random.default_rng(0).standard_normal((40, 7))
+    right, there = sf.knn_search(x, x[:9], 3, metric), on(library, x)
+    found = sf.knn_search(there, there[:9], 3, metric)
+    np.testing.assert_array_equal(arrays.to_numpy(found.indices), right.indices)
+    np.testing.assert_array_equal(arrays.to_numpy(found.distances), right.distances)
+
+
 def assert_affinities_agree(library, graph, y, gamma=0.9, tol=1e-6):
     """Within both bounds, which are as good as was asked for; returns what was found."""
     with warnings.catch_warnings():

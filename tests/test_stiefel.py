@@ -210,7 +210,7 @@ def test_conjugate_gradients_stay_on_the_manifold(isa, dtype):
     rng = np.random.default_rng(2)
     z, triplets = mini_batch(rng, dtype)
     result = sf.riemannian_cg(random_stiefel((64, 20), rng, dtype), z, triplets, iterations=40)
-    assert result.iterations >= 30  # in float32, no step lowers the loss any more towards the end
+    assert result.iterations >= (30 if dtype == np.float32 else 40)  # no step lowers it further in float32
     assert drift(result.L) <= 8 * np.finfo(dtype).eps
     loss = sf.angular_loss(z.astype(np.float64), triplets, result.L.astype(np.float64))
     np.testing.assert_allclose(result.loss, loss, rtol=100 * np.finfo(dtype).eps)

@@ -31,10 +31,28 @@ def knn_search(
     workspace: int,
     stream: int,
 ) -> None: ...
-def propagate_affinity_workspace(n: int, k: int, segments: int, classes: int) -> int: ...
+def propagate_affinity_workspace(n: int, k: int, weighted: bool, classes: int) -> int: ...
 def propagate_affinity(
     dtype: str,
     indices: int,
+    weights: int,
+    n: int,
+    k: int,
+    labels: int,
+    classes: int,
+    gamma: float,
+    tol: float,
+    values: int,
+    class_mass: int,
+    workspace: int,
+    stream: int,
+    progress: Callable[[float], object] | None,
+) -> tuple[int, float]: ...
+def propagate_labels_workspace(n: int, k: int, weighted: bool, segments: int, classes: int) -> int: ...
+def propagate_labels(
+    dtype: str,
+    indices: int,
+    weights: int,
     n: int,
     k: int,
     ptr: int,
@@ -43,8 +61,7 @@ def propagate_affinity(
     classes: int,
     gamma: float,
     tol: float,
-    values: int,
-    class_mass: int,
+    posteriors: int,
     workspace: int,
     stream: int,
     progress: Callable[[float], object] | None,
