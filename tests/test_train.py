@@ -171,6 +171,14 @@ def test_recipes_are_of_known_settings(recipe, shape):
     Config(**recipes.settings(recipe, shape))
 
 
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_a_recipe_is_the_callers_to_change(recipe):
+    first = recipes.settings(recipe, (1, 28, 28))
+    kept = dict(first)
+    first["metric_update"] = "unconstrained"
+    assert recipes.settings(recipe, (1, 28, 28)) == kept != first
+
+
 # ---- settings
 
 
