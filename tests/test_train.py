@@ -359,6 +359,18 @@ def test_an_infinite_network_is_reported_and_never_returned(tiny, tmp_path):
     assert again.stopped == "diverged" and again.history == result.history
 
 
+class TrainsToNaN(SmallNet):
+    def forward(self, images):
+        return super().forward(images) * (torch.nan if self.training else 1)
+
+
+@pytest.mark.parametrize("warmup", [0, 20])
+def test_an_embedding_that_is_not_finite_stops_any_step(tiny, warmup):
+    result = fit(TrainsToNaN(), *tiny, dataclasses.replace(TINY, warmup=warmup))
+    assert (result.stopped, len(result.history)) == ("diverged", 1)
+    assert np.isfinite(result.model.embed(tiny[2])).all()
+
+
 @pytest.mark.parametrize(
     ("position", "change", "message"),
     [
