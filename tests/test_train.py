@@ -301,6 +301,14 @@ def test_patience_stops_early(tiny):
     assert (result.stopped, result.best["epoch"], len(result.history)) == ("patience", 0, 2)
 
 
+def test_the_warm_up_does_not_try_ones_patience(tiny, monkeypatch):
+    monkeypatch.setattr(loop, "WARMUP_EPOCH", 5)
+    still = dataclasses.replace(TINY, patience=2, learning_rate=1e-12, warmup_rate=1e-12, metric_step=1e-12)
+    result = fit(small_net(), *tiny, still)
+    assert [record["round"] for record in result.history[1:]] == [0, 0, 0, 0, 1, 1]
+    assert (result.stopped, result.best["epoch"]) == ("patience", 0)
+
+
 def test_what_moves_L_decides_whether_it_stays_orthogonal(tiny):
     for update in ("conjugate", "unconstrained"):
         config = dataclasses.replace(TINY, rounds=1, metric_update=update)

@@ -396,7 +396,7 @@ class _Training:
             self.best_model = _copy(self.average.state_dict())
         elif score < best["score"] - COLLAPSE_DROP:
             self.stopped = "collapsed"
-        elif record["epoch"] - best["epoch"] >= self.config.patience:
+        elif record["epoch"] - max(best["epoch"], self.warmups) >= self.config.patience:
             self.stopped = "patience"
         if record["epoch"] == self.epochs and self.stopped is None:
             self.stopped = "finished"
