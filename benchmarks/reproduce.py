@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,29 +42,31 @@ PAPER = {  # NMI and Recall@1, %
 
 
 def train(data: str, recipe: str, method: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Train one cell and return its test figures."""
+    """Train one cell and return its test figures, and the seconds that its epochs took, interrupted or not."""
     kind = data.partition(":")[0]
     dataset = prepared(load(data, seed, LABELS_PER_CLASS[kind]))
     choice = choose(dataset.images.shape[1:])
-    own = settings(recipe, dataset.images.shape[1:])
-    if method == "unconstrained":
-        own["metric_update"] = "unconstrained"
-    config = Config(**own | {"seed": seed})
+    own = {"metric_update": "unconstrained"} if method == "unconstrained" else {}
+    config = Config(**settings(recipe, dataset.images.shape[1:]) | own | {"seed": seed})
     network = seeded(choice.network, seed)
-    began = time.perf_counter()
     if method == "initial":
         model, told = untrained(network, dataset.images, config.metric_dim, seed), {}
     else:
         run = RunFolder(folder)
+        if not run.resumable:  # cut off before its first checkpoint, if it was begun at all: nothing to go on with
+            shutil.rmtree(folder, ignore_errors=True)
         fitted = fit(
             network, dataset.images, dataset.labels, dataset.val_images, dataset.val_labels, config, run, run.resumable,
             lambda record: print(f"  epoch {record['epoch']}: {100 * record['score']:.1f}", flush=True),
         )  # fmt: skip
         model = fitted.model
-        told = {"stopped": fitted.stopped, "best_epoch": fitted.best["epoch"], "validation": fitted.best["score"]}
-    seconds = round(time.perf_counter() - began, 1)
+        seconds = sum(sum(record["seconds"].values()) for record in fitted.history)
+        told = {
+            "stopped": fitted.stopped, "best_epoch": fitted.best["epoch"], "validation": fitted.best["score"],
+            "seconds": round(seconds, 1),
+        }  # fmt: skip
     figures = score_embedding(model.embed(dataset.test_images), dataset.test_labels)
-    return {"data": kind, "recipe": recipe, "method": method, "seed": seed, **figures, **told, "seconds": seconds}
+    return {"data": kind, "recipe": recipe, "method": method, "seed": seed, **figures, **told}
 
 
 def table(cells: list[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from ssdml_fast.report import sections as sections_module
@@ -156,6 +156,11 @@ def change_propagated(path):
     save_file({"propagated": np.zeros((1, 3))}, path / "propagated.safetensors")
 
 
+def propagate_nothing(path):
+    propagated = load_file(path / "propagated.safetensors")["propagated"]
+    save_file({"propagated": np.full_like(propagated, -1)}, path / "propagated.safetensors")
+
+
 def change_data(path):
     content = json.loads((path / "config.json").read_text())
     content["dataset"]["name"] = "mnist:/nowhere"
@@ -171,6 +176,7 @@ def change_data(path):
         (lambda path: (path / "model.safetensors").write_bytes(b"x"), [MAPS, RETRIEVAL], "model.safetensors is dam"),
         (lambda path: (path / "propagated.safetensors").write_bytes(b"x"), [PROPAGATED], "safetensors is damaged"),
         (change_propagated, [PROPAGATED], "their number differs"),
+        (propagate_nothing, [PROPAGATED], "Every training example is labelled"),
         (lambda path: (path / "results.json").unlink(), ["Figures on test examples"], "has no results.json"),
         (change_data, [MAPS, RETRIEVAL, PROPAGATED], "data cannot be loaded: expected train-images"),
     ],

@@ -171,6 +171,14 @@ def test_recipes_are_of_known_settings(recipe, shape):
     Config(**recipes.settings(recipe, shape))
 
 
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_a_recipe_is_the_callers_to_change(recipe):
+    first = recipes.settings(recipe, (1, 28, 28))
+    kept = dict(first)
+    first["metric_update"] = "unconstrained"
+    assert recipes.settings(recipe, (1, 28, 28)) == kept != first
+
+
 # ---- settings
 
 
@@ -293,6 +301,14 @@ def test_patience_stops_early(tiny):
     assert (result.stopped, result.best["epoch"], len(result.history)) == ("patience", 0, 2)
 
 
+def test_the_warm_up_does_not_try_ones_patience(tiny, monkeypatch):
+    monkeypatch.setattr(loop, "WARMUP_EPOCH", 5)
+    still = dataclasses.replace(TINY, patience=2, learning_rate=1e-12, warmup_rate=1e-12, metric_step=1e-12)
+    result = fit(small_net(), *tiny, still)
+    assert [record["round"] for record in result.history[1:]] == [0, 0, 0, 0, 1, 1]
+    assert (result.stopped, result.best["epoch"]) == ("patience", 0)
+
+
 def test_what_moves_L_decides_whether_it_stays_orthogonal(tiny):
     for update in ("conjugate", "unconstrained"):
         config = dataclasses.replace(TINY, rounds=1, metric_update=update)
@@ -349,6 +365,18 @@ def test_an_infinite_network_is_reported_and_never_returned(tiny, tmp_path):
     assert np.isfinite(result.model.embed(tiny[2])).all()
     again = fit(OverflowingNet(), *tiny, run.read_config(), run=run, resume=True)
     assert again.stopped == "diverged" and again.history == result.history
+
+
+class TrainsToNaN(SmallNet):
+    def forward(self, images):
+        return super().forward(images) * (torch.nan if self.training else 1)
+
+
+@pytest.mark.parametrize("warmup", [0, 20])
+def test_an_embedding_that_is_not_finite_stops_any_step(tiny, warmup):
+    result = fit(TrainsToNaN(), *tiny, dataclasses.replace(TINY, warmup=warmup))
+    assert (result.stopped, len(result.history)) == ("diverged", 1)
+    assert np.isfinite(result.model.embed(tiny[2])).all()
 
 
 @pytest.mark.parametrize(

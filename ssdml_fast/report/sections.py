@@ -173,6 +173,8 @@ def _retrieval(section: Section, runs: list[Run]) -> None:
 def _propagated(section: Section, runs: list[Run]) -> None:
     run = runs[0]
     truth, classes = run.data.truth, run.data.classes
+    if not (run.propagated >= 0).any():
+        raise Missing("Every training example is labelled: nothing was propagated.")
     section.text = (
         "What labels the unlabelled examples of each round got along the graph, against their true labels. True labels "
         "are used here alone; training never sees them."

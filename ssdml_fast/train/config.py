@@ -42,12 +42,16 @@ class Config:
     warmup: int = _setting(
         0, "Mini-batches of labelled examples alone to begin with, before the first graph, by softmax."
     )
-    warmup_rate: float = _setting(1e-3, "Step on the network at the start of the warm-up; follows the schedule.")
+    warmup_rate: float = _setting(
+        1e-3, "Step on the network in the warm-up, to which it grows over 50 mini-batches; follows the schedule."
+    )
     rounds: int = _setting(8, "Passes over the unlabelled examples.")
     partition_size: int = _setting(500, "Unlabelled examples per partition; all labelled ones join each partition.")
     epochs: int = _setting(2, "Passes over a partition: its triplets, or its confidently classed examples.")
     max_epochs: int = _setting(0, "Most epochs in all, the warm-up's left out; 0: no limit.")
-    patience: int = _setting(8, "Stop after this many epochs without a better validation score.")
+    patience: int = _setting(
+        8, "Stop after this many epochs without a better validation score; the warm-up's do not count."
+    )
     batch_size: int = _setting(100, "Per mini-batch: triplets, or with mining 'class' the examples to draw them among.")
     neighbors: int = _setting(4, "Neighbours of each example in the graph (k), at least 2.")
     gamma: float = _setting(0.9, "Share of the affinity that propagates at each step of the walk, in (0, 1).")

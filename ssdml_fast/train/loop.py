@@ -91,7 +91,8 @@ def fit(
     config : Config, optional
         Settings; the defaults if not given.
     run : RunFolder, optional
-        Where to write metrics, the best model, and after every partition a checkpoint.
+        Where to write metrics, the best model, and after every partition, and every 250 mini-batches of the warm-up, a
+        checkpoint.
     resume : bool
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
     on_epoch : callable, optional
@@ -306,9 +307,14 @@ class _Training:
             yield loss
 
     def warmup_step(self, rows: Tensor, rate: float) -> float:
-        """Move the network and L so that a softmax tells the labelled examples' classes; return its loss."""
+        """Move the network and L so that a softmax tells the labelled examples' classes; return its loss.
+
+        One that is not finite, as of an embedding that is not, moves nothing.
+        """
         z, L = self.embedded(self.images[rows]), self.model.metric.L
         loss = self.softmax(z @ L, self.classes[rows])
+        if not torch.isfinite(loss):
+            return math.nan
         L.grad = None
         self.move_network(loss, rate)
         self.metric_optimizer.step()
@@ -390,7 +396,7 @@ class _Training:
             self.best_model = _copy(self.average.state_dict())
         elif score < best["score"] - COLLAPSE_DROP:
             self.stopped = "collapsed"
-        elif record["epoch"] - best["epoch"] >= self.config.patience:
+        elif record["epoch"] - max(best["epoch"], self.warmups) >= self.config.patience:
             self.stopped = "patience"
         if record["epoch"] == self.epochs and self.stopped is None:
             self.stopped = "finished"

@@ -44,7 +44,7 @@ def settings(recipe: str, shape: tuple[int, ...]) -> dict[str, Any]:
     Returns
     -------
     dict
-        Of fields of :class:`~ssdml_fast.train.Config`.
+        Of fields of :class:`~ssdml_fast.train.Config`; the caller's to change.
 
     Raises
     ------
@@ -60,4 +60,4 @@ def settings(recipe: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
     arrays.as_choice(recipe, "recipe", RECIPES)
     choice = choose(shape)
-    return choice.settings if recipe == "default" else PAPER | choice.paper
+    return dict(choice.settings) if recipe == "default" else PAPER | choice.paper

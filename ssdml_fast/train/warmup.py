@@ -47,7 +47,9 @@ class CosineSoftmax(nn.Module):
 
 
 def warmup_batches(labels: np.ndarray, size: int, n_batches: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """Yield mini-batches of labelled examples, all of which are gone through in random order before any comes again.
+    """Yield mini-batches of labelled examples in random order, none twice in a pass.
+
+    What does not fill a last mini-batch waits for another pass's order.
 
     Parameters
     ----------
