@@ -13,8 +13,8 @@
 // every pair a certified lower bound of its distance, and int16 of all coordinates a closer one where bytes or axes do
 // not decide (knn_filter.h). Each pair of points of different blocks is visited once and serves both rows. A row keeps
 // the pairs whose bounds might be among its k smallest; only the distances of those left at the end, little more than
-// k, are computed exactly (knn_points.h), float32 ones once for both rows where they keep each other. The distance matrix
-// is never stored.
+// k, are computed exactly (knn_points.h), float32 ones once for both rows where they keep each other. The distance
+// matrix is never stored.
 //
 // Points are float64, or float32, float16 or bfloat16 with distances in float32. Requires: x (n, d) row-major;
 // 1 <= k < size of every non-empty segment, itself less than 2^32; ptr (segments + 1) ascending from 0 to n. Memory
