@@ -260,7 +260,7 @@ AffinityReport propagate_labels(const std::int64_t* indices, const double* weigh
     propagation.improve(target);
     if (!propagation.proceeding) return {propagation.steps, 1.0, false};
     bound = propagation.normalise(ptr, segments, posteriors);
-    if (bound <= tol || propagation.error > before / 2) break;
+    if (bound <= tol || !(propagation.error < before / 2)) break;  // rounding of T alone may exceed tol
     before = propagation.error;
     target = std::min(propagation.error, target) * std::max(tol / bound, 1e-6) / 4;
   }

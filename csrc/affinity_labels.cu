@@ -370,7 +370,7 @@ AffinityReport propagate_labels(const std::int64_t* indices, const double* weigh
     bound =
         read(&work.number[2], on) + (sizeof(T) == 4 ? 0x1p-24 : 0x1p-53) + 0x1p-52 * static_cast<double>(classes + 4);
     bound = std::min(bound, 1.0);
-    if (bound <= tol || error > before / 2) break;
+    if (bound <= tol || !(error < before / 2)) break;  // rounding of T alone may exceed tol
     before = error;
     target = std::min(error, target) * std::max(tol / bound, 1e-6) / 4;
   }

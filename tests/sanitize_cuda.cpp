@@ -325,7 +325,7 @@ void update(std::int64_t batch, std::int64_t d, std::int64_t l, double step) {
     Workspace workspace(cuda::cayley_update_workspace<T>(batch, l));
     cuda::cayley_update(L.data(), grad.data(), batch, d, l, step, updated.data(), drift.data(), workspace.get(),
                         nullptr);
-    const double tolerance = sizeof(T) == 4 ? 5e-5 : 1e-11;
+    const double tolerance = (sizeof(T) == 4 ? 5e-5 : 1e-11) * std::max(1.0, step / 30);  // long steps amplify rounding
     expect("cayley_update", updated, right, tolerance);
     expect("cayley_update drift", drift, std::vector{report.drift, report.updated_drift}, tolerance);
   });
