@@ -61,8 +61,11 @@ Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k
   Form best{Storage::float32, 0};
   if (!has_pair_products || rows.d > kMostIntegerCoordinates) return best;
   const bool join = &rows == &columns;
+  // A block of points, or as many as fit half of the memory for copies.
+  const std::int64_t fit = block_bytes / 2 / std::max<std::int64_t>(rows.d * sizeof(X), 1);
+  const std::int64_t most = std::clamp<std::int64_t>(fit, Filter::kPanel, kBlock);
   const auto sample = [&](const Points<X>& points, std::vector<X>& copy, std::int64_t halves = 0) {
-    const std::int64_t count = std::min<std::int64_t>(points.n, kBlock);
+    const std::int64_t count = std::min(points.n, most);
     copy.resize(count * points.d);
     for (std::int64_t i = 0; i < count; ++i)
       std::copy_n(points.row((2 * i + halves) * points.n / (2 * count)), points.d, &copy[i * points.d]);

@@ -365,7 +365,7 @@ else:
 op.BLOCK_BYTES = 2 << 20
 sf.knn_graph(np.zeros((2000, 4)), 3)  # threads are started before the limit
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-limit = int(status["VmData"].split()[0]) * 1024 + (14 << 20)
+limit = int(status["VmData"].split()[0]) * 1024 + (12 << 20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # counts what is allocated, not what is mapped from a file
 graph = sf.knn_graph(x, 4)
 found = sf.knn_search(x[:50], x, 4)
@@ -380,7 +380,7 @@ np.savez(path + ".npz", graph=graph.indices, found=found.indices)
 def test_points_on_disk_are_not_brought_into_memory(tmp_path, library, dtype):
     n, d = 3000, 3000
     x = torch.from_numpy(make_points("clusters", n, d, np.random.default_rng(0))).to(getattr(torch, dtype))
-    x.view(torch.uint8).numpy().tofile(tmp_path / "points")  # 18 or 36 MB; 14 MB beyond what is in use are allowed
+    x.view(torch.uint8).numpy().tofile(tmp_path / "points")  # 18 or 36 MB; 12 MB beyond what is in use are allowed
     arguments = [str(tmp_path / "points"), library, dtype, str(n), str(d)]
     subprocess.run([sys.executable, "-c", FROM_DISK, *arguments], check=True, timeout=300)
     found = np.load(tmp_path / "points.npz")
