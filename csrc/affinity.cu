@@ -95,6 +95,8 @@ void with_panel(const Device& device, std::int64_t n, std::int64_t modes, F f) {
   call(Shape<kLanes, 4>{}, false);
 }
 
+/// Lets launches of a kernel ask for so much shared memory. As this holds for launches by other threads too, it must be
+/// the same number whatever the call.
 template <typename Kernel>
 void admit_shared(Kernel kernel, std::int64_t bytes) {
   check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -301,7 +303,7 @@ class ModesOf {
   void sweep(double* x, int sweeps, bool back, bool steps) {
     with_panel<double>(device_, part_.size, 0, [&](auto shape, const Layout& layout) {
       const auto kernel = sweep_all<double, shape.kLanes, shape.kParts>;
-      admit_shared(kernel, layout.shared);
+      admit_shared(kernel, device_.shared_bytes);
       launch("affinity: sweep_all", stream_, layout.grid(m_ / (shape.kLanes * shape.kParts)), kernel, work_.build.graph,
              part_.begin, m_, relaxation_, sweeps, back, steps, layout.in_shared, reinterpret_cast<double*>(work_.room),
              x);
@@ -381,7 +383,7 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
     with_panel<P>(device, largest, modes.m, [&](auto shape, const Layout& layout) {
       const auto kernel = solve_columns<P, shape.kLanes, shape.kParts>;
       width = shape.kLanes * shape.kParts;
-      admit_shared(kernel, layout.shared);
+      admit_shared(kernel, device.shared_bytes);
       const std::int64_t total = tickets.of_classes ? tickets.count * ceil_div(classes + 1, width) : tickets.count;
       const std::int64_t together = layout.blocks * kPanelsPerBlock * width;
       for (std::int64_t done = 0; done < total && proceeding; done += together) {

@@ -7,6 +7,7 @@
 #include "affinity.h"
 #include "angular_loss.h"
 #include "bindings.h"
+#include "cuda_device.h"
 #include "knn_graph.h"
 #include "mine_class_triplets.h"
 #include "mine_triplets.h"
@@ -18,6 +19,8 @@ using namespace ssdml;
 
 PYBIND11_MODULE(cuda_kernels, m) {
   m.doc() = "Kernels of ssdml_fast for CUDA devices.";
+
+  m.def("device_of", &cuda::device_of, py::arg("address"));
 
   m.def(
       "knn_workspace",

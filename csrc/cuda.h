@@ -19,10 +19,22 @@ namespace ssdml::cuda {
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
+/// Whether an error is one of a kernel that runs, which is told to whoever calls next.
+inline bool is_late(cudaError_t status) {
+  for (const cudaError_t late : {cudaErrorIllegalAddress, cudaErrorLaunchTimeout, cudaErrorAssert,
+                                 cudaErrorHardwareStackError, cudaErrorIllegalInstruction, cudaErrorMisalignedAddress,
+                                 cudaErrorInvalidAddressSpace, cudaErrorInvalidPc, cudaErrorLaunchFailure})
+    if (status == late) return true;
+  return false;
+}
+
 inline void check(cudaError_t status, const char* kernel) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // so that the next call is not blamed for it
-  throw std::runtime_error(std::string("CUDA kernel ") + kernel + " failed: " + cudaGetErrorString(status));
+  std::string message = std::string("CUDA kernel ") + kernel + " failed: " + cudaGetErrorString(status);
+  if (is_late(status))
+    message += " (or what ran on the device before it: CUDA_LAUNCH_BLOCKING=1 in the environment tells)";
+  throw std::runtime_error(message);
 }
 
 __host__ __device__ inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

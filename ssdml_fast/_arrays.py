@@ -1,14 +1,15 @@
 """Tells NumPy, torch and CuPy arrays apart, and validates them; the only file that does either.
 
 Every check raises before anything is computed or changed. A message names the argument, what was expected and what
-was found. Checks of values in device memory wait for the current stream; while it records a CUDA graph there are no
-values yet, and these checks are left out. torch and CuPy are never imported here: an array of theirs proves that its
-library is already loaded.
+was found. Checks of values in device memory are made there and wait for the current stream; while it records a CUDA graph
+there are no values yet, and these checks are left out. torch and CuPy need no import here, as an array of theirs proves
+that its library is loaded; but :func:`adopt` loads torch for arrays of other libraries.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import operator
 import sys
@@ -54,6 +55,82 @@ def is_capturing(x: Any) -> bool:
     return is_cupy(x) and sys.modules["cupy"].cuda.get_current_stream().is_capturing()
 
 
+def check_not_capturing(x: Any, what: str) -> None:
+    """Refuse what looks at values on the host while a CUDA graph is recorded, before that spoils the recording."""
+    if is_capturing(x):
+        raise RuntimeError(f"{what} cannot be recorded in a CUDA graph: it needs values on the host; call it before")
+
+
+@functools.cache
+def _is_foreign(kind: type) -> bool:
+    """Whether arrays of that type belong to none of the three libraries, but speak a protocol that these read."""
+    if issubclass(kind, (np.ndarray, np.generic)) or kind.__module__.partition(".")[0] in ("torch", "cupy"):
+        return False
+    torch = sys.modules.get("torch")
+    if torch is not None and issubclass(kind, torch.Tensor):
+        return False
+    return hasattr(kind, "__dlpack__") or hasattr(kind, "__cuda_array_interface__")
+
+
+def adopt(like: Any = None, /, **arrays: Any) -> tuple[Any, ...]:
+    """Return arrays, named for messages, with those of other libraries read in place.
+
+    They become arrays of the library of `like` or, without one, of the first argument that is of NumPy, torch or CuPy;
+    of torch if there is none. Their producers' streams are waited for as the protocols say: the current stream of that
+    library waits, the host does not (but CuPy's does for ``__cuda_array_interface__``).
+    """
+    values = tuple(arrays.values())
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return values
+    for value in values:
+        if _is_foreign(type(value)):
+            break
+    else:
+        return values
+    if like is None:
+        like = next((x for x in values if isinstance(x, np.ndarray) or is_torch(x) or is_cupy(x)), None)
+    return tuple(_read(x, name, like) if _is_foreign(type(x)) else x for name, x in arrays.items())
+
+
+def _read(x: Any, name: str, like: Any) -> Any:
+    """Read an array of another library by DLPack or, where it has no such method, ``__cuda_array_interface__``."""
+    library = np if isinstance(like, np.ndarray) else sys.modules["cupy"] if is_cupy(like) else _torch()
+    try:
+        if hasattr(x, "__dlpack__"):
+            return library.from_dlpack(x)  # type: ignore[attr-defined]
+        if library is np:
+            raise TypeError("its memory is a device's")
+        if is_cupy(like):
+            return library.asarray(x)  # type: ignore[attr-defined]
+        return _read_by_interface(x)
+    except (BufferError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be an array that {library.__name__} can read, found {type(x).__name__}: {error}"
+        ) from error
+
+
+def _torch() -> Any:
+    return importlib.import_module("torch")
+
+
+def _read_by_interface(x: Any) -> Any:
+    """View device memory that is described by ``__cuda_array_interface__`` as a torch tensor.
+
+    torch reads neither `mask` nor `stream` of version 3: data that a stream has yet to write are waited for here.
+    """
+    torch, interface = _torch(), x.__cuda_array_interface__
+    if interface.get("mask") is not None:
+        raise TypeError("it is masked")
+    pointer = interface["data"][0]
+    device = torch.device("cuda", _core.cuda().device_of(pointer) if pointer else torch.cuda.current_device())
+    tensor, stream = torch.as_tensor(x, device=device), interface.get("stream")
+    if stream is not None:
+        producer = torch.cuda.default_stream(device) if stream == 1 else torch.cuda.ExternalStream(stream, device)
+        torch.cuda.current_stream(device).wait_stream(producer)
+    return tensor
+
+
 def namespace(x: Any, name: str) -> ModuleType:
     """Return the library that `x` belongs to: numpy, torch or cupy."""
     if isinstance(x, np.ndarray):
@@ -65,8 +142,17 @@ def namespace(x: Any, name: str) -> ModuleType:
             raise TypeError(f"{name} must be a dense tensor, found layout {x.layout}")
         return sys.modules["torch"]
     if is_cupy(x):
-        return sys.modules["cupy"]
-    raise TypeError(f"{name} must be a NumPy array, torch tensor or CuPy array, found {type(x).__name__}")
+        cupy = sys.modules["cupy"]
+        if x.device.id != cupy.cuda.runtime.getDevice():
+            raise TypeError(
+                f"{name} must be on CuPy's current device, {cupy.cuda.runtime.getDevice()}, found device {x.device.id}: "
+                "make that current, as in `with x.device:`"
+            )
+        return cupy
+    raise TypeError(
+        f"{name} must be a NumPy array, torch tensor, CuPy array or speak DLPack or __cuda_array_interface__, found "
+        f"{type(x).__name__}"
+    )
 
 
 def device(x: Any) -> str:
@@ -105,6 +191,16 @@ def from_numpy(x: np.ndarray, like: Any) -> Any:
         return sys.modules["cupy"].asarray(x)
 
 
+def native(x: Any) -> Any:
+    """View a CPU array as NumPy, whose functions are the quickest there; `x` itself on a device, to be worked on there."""
+    return x if is_cuda(x) else to_numpy(x)
+
+
+def of_native(x: Any, like: Any) -> Any:
+    """Give what was computed from :func:`native` arrays to the library of `like`."""
+    return from_numpy(x, like) if isinstance(x, np.ndarray) else x
+
+
 @contextmanager
 def on_device(x: Any) -> Iterator[int]:
     """Make the CUDA device of `x` current, and yield the address of its library's current stream there."""
@@ -138,6 +234,26 @@ def full(shape: tuple[int, ...], value: float, dtype: str, like: Any) -> Any:
     x = empty(shape, dtype, like)
     x[...] = value
     return x
+
+
+def arange(n: int, like: Any) -> Any:
+    """Return 0, 1, ..., n - 1 in int64, made where `like` is."""
+    if is_torch(like):
+        return sys.modules["torch"].arange(n, device=like.device)
+    if is_cupy(like):
+        with like.device:
+            return sys.modules["cupy"].arange(n, dtype=np.int64)
+    return np.arange(n, dtype=np.int64)
+
+
+def sort(x: Any) -> Any:
+    """Return the entries in ascending order along the last axis."""
+    return x.sort(-1).values if is_torch(x) else namespace(x, "x").sort(x, -1)
+
+
+def stable_argsort(x: Any) -> Any:
+    """Return the order of the entries of a vector, ascending; equal ones keep theirs."""
+    return x.argsort(stable=True) if is_torch(x) else x.argsort(kind="stable")
 
 
 def copy(x: Any) -> Any:
@@ -208,9 +324,16 @@ def is_finite(x: Any, limit: float = math.inf) -> bool:
     if _is_plain(x, FLOATS):
         largest = _core.lib.largest_magnitude(dtype_name(x), address(x), math.prod(x.shape))
     else:
-        low, high = x.detach().aminmax() if is_torch(x) else (x.min(), x.max())
-        largest = max(float(high), -float(low))  # NaN and infinities reach here, without a temporary
+        low, high = _extremes(x)
+        largest = max(high, -low)  # NaN and infinities reach here, without a temporary
     return math.isfinite(largest) and largest <= limit
+
+
+def _extremes(x: Any) -> list[Any]:
+    """Return the least and the greatest entry, NaN if there is one, for one wait where they are on a device."""
+    if is_torch(x):
+        return sys.modules["torch"].stack(x.detach().aminmax()).tolist()
+    return (np if isinstance(x, np.ndarray) else sys.modules["cupy"]).stack((x.min(), x.max())).tolist()
 
 
 def check_finite(x: Any, name: str, limit: float = math.inf) -> None:
@@ -261,9 +384,10 @@ def as_integers(x: Any, name: str, ndim: int, like: Any = None) -> Any:
     if not kind.removeprefix("u").startswith("int"):
         raise TypeError(f"{name} must be of an integer type, found {kind}")
     check_ndim(x, ndim, name)
-    if kind == "uint64" and 0 not in x.shape and int(to_numpy(x).max()) > np.iinfo(np.int64).max:
+    integers = contiguous(x if kind == "int64" else astype(x, "int64"))
+    if kind == "uint64" and 0 not in x.shape and not is_capturing(x) and _extremes(native(integers))[0] < 0:
         raise ValueError(f"{name} must fit int64, found {int(to_numpy(x).max())}")
-    return contiguous(x if kind == "int64" else astype(x, "int64"))
+    return integers
 
 
 def check_indices(x: Any, n: int, name: str, what: str) -> None:
@@ -274,8 +398,10 @@ def check_indices(x: Any, n: int, name: str, what: str) -> None:
         if _core.lib.all_indices(address(x), math.prod(x.shape), n):
             return
     else:
-        view = x if is_cuda(x) else to_numpy(x)
-        if 0 in view.shape or (int(view.min()) >= 0 and int(view.max()) < n):
+        if 0 in x.shape:
+            return
+        low, high = _extremes(native(x))
+        if low >= 0 and high < n:
             return
     host = to_numpy(x)
     where = tuple(int(i) for i in np.argwhere((host < 0) | (host >= n))[0])
@@ -287,6 +413,7 @@ def as_ptr(ptr: Any, n: int, like: Any) -> Any:
     """Return segment boundaries as int64 (or None); refuses any that do not run from 0 to `n` without descending."""
     if ptr is None:
         return None
+    check_not_capturing(like, "a graph in segments, ptr,")
     ptr = as_integers(ptr, "ptr", ndim=1, like=like)
     host = to_numpy(ptr)
     if host.size == 0 or host[0] != 0 or host[-1] != n:

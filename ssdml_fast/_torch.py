@@ -48,7 +48,7 @@ _library.define(
 
 
 def _propagate_affinity(indices, distances, ptr, weights, labels, gamma, tol, num_threads):
-    graph = KnnGraph(indices, distances, ptr, weights)
+    graph = KnnGraph(indices, distances, ptr, weights, _validated=arrays.is_capturing(indices))
     values, mass, classes, iterations, bound = affinity_op.compute(graph, labels, gamma, tol, num_threads)
     return values, mass, classes, torch.tensor(iterations), torch.tensor(bound, dtype=torch.float64)
 
@@ -76,7 +76,7 @@ _library.define(
 
 
 def _propagate_labels(indices, distances, ptr, weights, labels, gamma, tol, num_threads):
-    graph = KnnGraph(indices, distances, ptr, weights)
+    graph = KnnGraph(indices, distances, ptr, weights, _validated=arrays.is_capturing(indices))
     posteriors, classes, iterations, bound = affinity_op.compute_labels(graph, labels, gamma, tol, num_threads)
     return posteriors, classes, torch.tensor(iterations), torch.tensor(bound, dtype=torch.float64)
 
@@ -101,7 +101,8 @@ _library.define("mine_triplets(Tensor indices, Tensor? distances, Tensor affinit
 
 
 def _mine_triplets(indices, distances, affinity, anchors):
-    return mine_triplets_op.compute(KnnGraph(indices, distances), affinity, anchors)
+    graph = KnnGraph(indices, distances, _validated=arrays.is_capturing(indices))  # looks at no value while recording
+    return mine_triplets_op.compute(graph, affinity, anchors)
 
 
 def _mine_triplets_fake(indices, distances, affinity, anchors):

@@ -62,13 +62,16 @@ class KnnGraph:
     def __post_init__(self, _validated: bool) -> None:
         if _validated:
             return
-        xp = arrays.namespace(self.indices, "indices")
-        indices = arrays.as_integers(self.indices, "indices", ndim=2)
+        indices, distances, ptr, weights = arrays.adopt(
+            indices=self.indices, distances=self.distances, ptr=self.ptr, weights=self.weights
+        )
+        xp = arrays.namespace(indices, "indices")
+        arrays.check_not_capturing(indices, "making a KnnGraph")
+        indices = arrays.as_integers(indices, "indices", ndim=2)
         n, k = indices.shape
         if n and k == 0:
             raise ValueError("indices must have at least one column, found shape " + str(tuple(indices.shape)))
-        ptr = arrays.as_ptr(self.ptr, n, like=indices)
-        distances = self.distances
+        ptr = arrays.as_ptr(ptr, n, like=indices)
         if distances is not None:
             distances = arrays.as_floats(distances, "distances", ndim=2, like=indices)
             arrays.check_shape(distances, (n, k), "distances", "the shape of indices")
@@ -76,12 +79,12 @@ class KnnGraph:
             if k > 1 and bool((distances[:, 1:] < distances[:, :-1]).any()):
                 row = int(xp.nonzero((distances[:, 1:] < distances[:, :-1]).any(1))[0][0])
                 raise ValueError(f"distances must ascend along every row, found row {row}: {distances[row]}")
-        weights = self.weights
         if weights is not None:
             weights = arrays.as_floats(weights, "weights", ndim=2, like=indices)
             arrays.check_shape(weights, (n, k), "weights", "the shape of indices")
             check_weights(weights)
-        _check_neighbours(arrays.to_numpy(indices), None if ptr is None else arrays.to_numpy(ptr))
+        if not (arrays.is_cuda(indices) and _are_neighbours(indices, ptr)):
+            _check_neighbours(arrays.to_numpy(indices), None if ptr is None else arrays.to_numpy(ptr))
         object.__setattr__(self, "indices", indices)
         object.__setattr__(self, "distances", distances)
         object.__setattr__(self, "ptr", ptr)
@@ -175,6 +178,7 @@ class KnnGraph:
         array([[1],
                [0]])
         """
+        indices, distances = arrays.adopt(indices=indices, distances=distances)
         found = arrays.to_numpy(arrays.as_integers(indices, "indices", ndim=2))
         lengths = arrays.to_numpy(arrays.as_floats(distances, "distances", ndim=2, like=indices))
         arrays.check_shape(lengths, found.shape, "distances", "the shape of indices")
@@ -322,6 +326,19 @@ def check_weights(weights: Any) -> None:
         raise ValueError(f"weights must be at least 0, found {host[i, r]} at weights[{i}, {r}]")
     i = int(np.flatnonzero(~(host > 0).any(axis=1))[0])
     raise ValueError(f"weights must be positive at one edge of every point at least, found weights[{i}] all 0")
+
+
+def _are_neighbours(indices: Any, ptr: Any) -> bool:
+    """Whether _check_neighbours has nothing to refuse, found out where the arrays are."""
+    if 0 in indices.shape:
+        return True
+    points, low, high = arrays.arange(len(indices), like=indices)[:, None], 0, len(indices)
+    if ptr is not None:
+        segment = arrays.namespace(indices, "indices").searchsorted(ptr, points, side="right")
+        low, high = ptr[segment - 1], ptr[segment]
+    ordered = arrays.sort(indices)
+    wrong = ((indices < low) | (indices >= high) | (indices == points)).any()
+    return not bool(wrong | (ordered[:, 1:] == ordered[:, :-1]).any())
 
 
 def _check_neighbours(indices: np.ndarray, ptr: np.ndarray | None) -> None:

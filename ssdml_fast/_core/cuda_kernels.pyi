@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+def device_of(address: int) -> int: ...
 def knn_workspace(n: int, d: int, metric: str) -> int: ...
 def knn_graph(
     dtype: str,

@@ -96,6 +96,7 @@ def propagate_affinity(
     """
     if not isinstance(graph, KnnGraph):
         raise TypeError(f"graph must be a KnnGraph, found {type(graph).__name__}")
+    (labels,) = arrays.adopt(graph.indices, labels=labels)
     if arrays.is_compiling(graph.indices):
         from .. import _torch
 
@@ -179,6 +180,7 @@ def propagate_labels(
     """
     if not isinstance(graph, KnnGraph):
         raise TypeError(f"graph must be a KnnGraph, found {type(graph).__name__}")
+    (labels,) = arrays.adopt(graph.indices, labels=labels)
     if arrays.is_compiling(graph.indices):
         from .. import _torch
 
@@ -229,7 +231,7 @@ def compute(graph, labels, gamma, tol, num_threads, progress=None):
             progress,
         )
     _warn_above(tol, bound, gamma, "affinities")
-    return values, mass, arrays.from_numpy(classes, like=graph.indices), iterations, bound
+    return values, mass, classes, iterations, bound
 
 
 def compute_labels(graph, labels, gamma, tol, num_threads, progress=None):
@@ -237,7 +239,7 @@ def compute_labels(graph, labels, gamma, tol, num_threads, progress=None):
     n, k = graph.n, graph.k
     classes, column, weights, gamma, tol, num_threads = _prepare(graph, labels, gamma, tol, num_threads)
     dtype = _dtype(graph)
-    ptr = arrays.from_numpy(np.array([0, n]), like=graph.indices) if graph.ptr is None else graph.ptr
+    ptr = arrays.arange(2, like=graph.indices) * n if graph.ptr is None else graph.ptr
     posteriors = arrays.empty((n, len(classes)), dtype, like=graph.indices)
     operands = (
         dtype,
@@ -262,19 +264,21 @@ def compute_labels(graph, labels, gamma, tol, num_threads, progress=None):
     else:
         iterations, bound = _core.lib.propagate_labels(*operands, num_threads, progress)
     _warn_above(tol, bound, gamma, "posteriors")
-    return posteriors, arrays.from_numpy(classes, like=graph.indices), iterations, bound
+    return posteriors, classes, iterations, bound
 
 
 def _prepare(graph, labels, gamma, tol, num_threads):
-    """Validate what both have in common; returns classes on the host, columns, float64 weights and the scalars."""
+    """Validate what both have in common; returns classes, columns, float64 weights and the scalars."""
     n = graph.n
+    arrays.check_not_capturing(graph.indices, "propagation along a graph")
     arrays.check_indices(graph.indices, n, "graph.indices", "points")  # validated once, but writable since
     labels = arrays.as_integers(labels, "labels", ndim=1, like=graph.indices)
     arrays.check_shape(labels, (n,), "labels", "one per point of the graph")
-    host_labels = arrays.to_numpy(labels)
-    if (host_labels < -1).any():
-        i = int(np.flatnonzero(host_labels < -1)[0])
-        raise ValueError(f"labels must be at least 0, or -1 where unlabelled, found {host_labels[i]} at labels[{i}]")
+    labels = arrays.native(labels)
+    if bool((labels < -1).any()):
+        host = arrays.to_numpy(labels)
+        i = int(np.flatnonzero(host < -1)[0])
+        raise ValueError(f"labels must be at least 0, or -1 where unlabelled, found {host[i]} at labels[{i}]")
     gamma = arrays.as_float(gamma, "gamma", 0, 1)
     tol = arrays.as_float(tol, "tol", 0)
     num_threads = arrays.as_threads(num_threads)
@@ -283,10 +287,12 @@ def _prepare(graph, labels, gamma, tol, num_threads):
     if graph.weights is not None:
         check_weights(graph.weights)
         weights = arrays.contiguous(arrays.astype(graph.weights, "float64"))
-    classes = np.unique(host_labels[host_labels >= 0])
-    column = np.searchsorted(classes, host_labels)
-    column[host_labels < 0] = -1
-    return classes, arrays.from_numpy(column, like=graph.indices), weights, gamma, tol, num_threads
+    xp = arrays.namespace(labels, "labels")
+    classes = xp.unique(labels[labels >= 0])
+    column = xp.searchsorted(classes, labels)
+    column[labels < 0] = -1
+    classes, column = (arrays.of_native(x, like=graph.indices) for x in (classes, column))
+    return classes, column, weights, gamma, tol, num_threads
 
 
 def _dtype(graph):

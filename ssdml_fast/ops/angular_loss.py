@@ -68,6 +68,7 @@ def angular_loss(z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: 
     >>> z.grad.sum(0)  # the three gradients of a triplet cancel
     tensor([0., 0.])
     """
+    z, triplets, L, weight = arrays.adopt(z=z, triplets=triplets, L=L, weight=weight)
     if arrays.is_torch(z):
         from .. import _torch
 
@@ -110,6 +111,7 @@ def angular_loss_and_grad(
     ((3, 2), (2, 2))
     """
     arrays.as_choice(reduction, "reduction", ("sum", "mean"))
+    z, triplets, L, weight = arrays.adopt(z=z, triplets=triplets, L=L, weight=weight)
     loss, grad_y, z, L = compute(z, triplets, L, alpha, reduction, weight, grad=True)
     count = max(len(triplets), 1) if reduction == "mean" else 1
     return loss, *backproject(z, L, grad_y, 1 / count)

@@ -69,6 +69,7 @@ def graph_modes(graph: KnnGraph, n: int | None = None, metric: str = "sqeuclidea
         raise TypeError(f"graph must be a KnnGraph, found {type(graph).__name__}")
     if graph.distances is None:
         raise ValueError("graph must have distances, which its edges are weighted by, found none")
+    arrays.check_not_capturing(graph.indices, "graph_modes")
     if n is not None:
         n = arrays.as_int(n, "n", 1)
     cosine_of = COSINES[arrays.as_choice(metric, "metric", tuple(COSINES))]

@@ -83,6 +83,7 @@ def knn_graph(
            [0.25, 4.  ],
            [0.25, 6.25]])
     """
+    x, ptr = arrays.adopt(x=x, ptr=ptr)
     if arrays.is_compiling(x):
         from .. import _torch
 
@@ -137,6 +138,7 @@ def knn_search(
            [1, 0]]), distances=array([[ 0.,  1.],
            [ 1., 16.]]))
     """
+    queries, base = arrays.adopt(queries=queries, base=base)
     queries = as_points(queries, "queries")
     base = as_points(base, "base", like=queries)
     dtype = arrays.dtype_name(queries)
@@ -227,7 +229,7 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
         check_coordinates(x, "x")
         cuda = _core.cuda()
         with arrays.on_device(x) as stream:
-            device_bounds = arrays.from_numpy(bounds, like=x)
+            device_bounds = arrays.arange(2, like=x) * n if ptr is None else ptr
             work = arrays.workspace(cuda.knn_workspace(n, d, metric), like=x)
             cuda.knn_graph(
                 *arguments, arrays.address(device_bounds), len(sizes), *results, arrays.address(work), stream

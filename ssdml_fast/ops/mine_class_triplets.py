@@ -76,6 +76,7 @@ def mine_class_triplets(
     array([[0, 2, 1],
            [2, 0, 1]])
     """
+    posteriors, z = arrays.adopt(posteriors=posteriors, z=z)
     if arrays.is_compiling(posteriors):
         from .. import _torch
 
@@ -87,6 +88,7 @@ def mine_class_triplets(
 
 def compute(posteriors, n_triplets, min_confidence, seed, balanced, z, n_nearest, num_threads):
     """Validate, group by class, allocate and run the kernel."""
+    arrays.check_not_capturing(posteriors, "mine_class_triplets")
     posteriors = arrays.as_floats(posteriors, "posteriors", ndim=2, halves=True)
     if posteriors.shape[1] == 0:
         raise ValueError(f"posteriors must have at least one column, found shape {tuple(posteriors.shape)}")
@@ -104,11 +106,11 @@ def compute(posteriors, n_triplets, min_confidence, seed, balanced, z, n_nearest
         if len(z) != len(posteriors):
             raise ValueError(f"z must have {len(posteriors)} rows like posteriors, found shape {tuple(z.shape)}")
 
-    points, starts, n_anchor_groups = _group(arrays.to_numpy(posteriors), min_confidence)
+    points, starts, n_anchor_groups = _group(arrays.native(posteriors), min_confidence)
     if len(starts) < 3 or n_anchor_groups == 0:
         return arrays.empty((0, 3), "int64", like=posteriors)
     nearest = None if z is None else _nearest_outside(z, points, starts, n_anchor_groups, n_nearest, num_threads)
-    points, starts = (arrays.from_numpy(x, like=posteriors) for x in (points, starts))
+    points, starts = arrays.of_native(points, like=posteriors), arrays.from_numpy(starts, like=posteriors)
     triplets = arrays.empty((n_triplets, 3), "int64", like=posteriors)
     arguments = (
         arrays.address(points),
@@ -133,17 +135,21 @@ def compute(posteriors, n_triplets, min_confidence, seed, balanced, z, n_nearest
 def _group(posteriors, min_confidence):
     """Order the confident points by class; classes of a single one, which cannot be an anchor, come last.
 
-    Returns the points, where each class starts (and the last ends), and the number of classes of two points or more.
+    Returns the points, where they are, and on the host where each class starts (and the last ends), and the number of
+    classes of two points or more.
     """
+    xp = arrays.namespace(posteriors, "posteriors")
     classes = posteriors.argmax(1)
-    confidence = posteriors[np.arange(len(classes)), classes]
-    points = np.flatnonzero(confidence.astype(np.float64) >= min_confidence)  # float32 would round min_confidence
+    confidence = posteriors[arrays.arange(len(classes), like=posteriors), classes]
+    points = xp.argwhere(arrays.astype(confidence, "float64") >= min_confidence).ravel()  # float32 would round the bound
     classes = classes[points]
-    sizes = np.bincount(classes, minlength=posteriors.shape[1])
+    sizes = arrays.to_numpy(xp.bincount(classes, minlength=posteriors.shape[1]))
     kept = np.concatenate([np.flatnonzero(sizes > 1), np.flatnonzero(sizes == 1)])
     place = np.empty(len(sizes), np.min_scalar_type(len(sizes)))  # the narrower, the faster NumPy sorts
     place[kept] = np.arange(len(kept))
-    points = points[np.argsort(place[classes], kind="stable")]  # within a class by index
+    if arrays.is_cuda(posteriors):
+        place = arrays.from_numpy(place.astype(np.int64), like=posteriors)
+    points = points[arrays.stable_argsort(place[classes])]  # within a class by index
     sizes = sizes[kept]
     return points, np.concatenate([[0], np.cumsum(sizes)]), int((sizes > 1).sum())
 
@@ -151,10 +157,11 @@ def _group(posteriors, min_confidence):
 def _nearest_outside(z, points, starts, n_anchor_groups, width, num_threads):
     """For each possible anchor, the `width` points of other groups nearest to it, or as many as there are."""
     width = min(width, len(points))
-    nearest = arrays.from_numpy(np.zeros((starts[n_anchor_groups], width), np.int64), like=z)
+    nearest = arrays.full((int(starts[n_anchor_groups]), width), 0, "int64", like=z)
+    xp = arrays.namespace(points, "points")
     for low, high in pairwise(starts[: n_anchor_groups + 1]):
-        others = arrays.from_numpy(np.sort(np.concatenate([points[:low], points[high:]])), like=z)
-        own = arrays.from_numpy(points[low:high], like=z)
+        others = arrays.of_native(arrays.sort(xp.concatenate([points[:low], points[high:]])), like=z)
+        own = arrays.of_native(points[low:high], like=z)
         found = knn_search(z[own], z[others], min(width, len(others)), num_threads=num_threads).indices
         nearest[low:high, : found.shape[1]] = others[found]
     return nearest

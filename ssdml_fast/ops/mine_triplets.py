@@ -55,6 +55,7 @@ def mine_triplets(graph: KnnGraph, affinity: EdgeAffinity, anchors: Any = None) 
         raise TypeError(f"graph must be a KnnGraph, found {type(graph).__name__}")
     if not isinstance(affinity, EdgeAffinity):
         raise TypeError(f"affinity must be an EdgeAffinity, found {type(affinity).__name__}")
+    (anchors,) = arrays.adopt(graph.indices, anchors=anchors)
     if arrays.is_compiling(graph.indices):
         from .. import _torch
 

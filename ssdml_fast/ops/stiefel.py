@@ -58,6 +58,7 @@ def cayley_update(L: Any, grad: Any, step: float) -> Any:
     array([[0.],
            [1.]])
     """
+    L, grad = arrays.adopt(L=L, grad=grad)
     if arrays.is_compiling(L):
         from .. import _torch
 
@@ -100,6 +101,7 @@ def qr_retraction(L: Any, direction: Any) -> Any:
     array([[0.7071],
            [0.7071]])
     """
+    L, direction = arrays.adopt(L=L, direction=direction)
     L, direction = _matrices(L, direction, "direction")
     if not (arrays.is_cuda(L) or arrays.is_compiling(L)):
         dtype = arrays.dtype_name(L)
@@ -160,6 +162,7 @@ def polar_retraction(L: Any, direction: Any) -> Any:
     array([[ 0.7071, -0.7071],
            [ 0.7071,  0.7071]])
     """
+    L, direction = arrays.adopt(L=L, direction=direction)
     L, direction = _matrices(L, direction, "direction")
     _check_finite(L, direction, "direction")
     _check_orthonormal(L)
@@ -229,6 +232,8 @@ def riemannian_cg(
     -------
     CgResult
         The metric reached, its loss and gradient norm, and the work done. The loss is no greater than at the start.
+        While a CUDA graph is recorded the four numbers are 0-dimensional arrays on the device, and L is taken to be
+        orthonormal.
 
     Raises
     ------
@@ -255,6 +260,7 @@ def riemannian_cg(
     array([[1.],
            [0.]])
     """
+    L, z, triplets, weight = arrays.adopt(L=L, z=z, triplets=triplets, weight=weight)
     L = arrays.as_floats(L, "L", ndim=2)
     if not 1 <= L.shape[1] <= L.shape[0]:
         raise ValueError(f"L must have shape (d, l) with 1 <= l <= d, found {tuple(L.shape)}")
@@ -296,6 +302,8 @@ def riemannian_cg(
             n_bytes = cuda.riemannian_cg_workspace(dtype, *z.shape, L.shape[1], len(triplets))
             work = arrays.workspace(n_bytes, like=L)
             cuda.riemannian_cg(*arguments, arrays.address(report), arrays.address(work), stream)
+            if arrays.is_capturing(L):
+                return CgResult(result, *report[:4])
             loss, grad_norm, steps, evaluations, drift = report.tolist()  # waits for the stream
     else:
         loss, grad_norm, steps, evaluations, drift = _core.lib.riemannian_cg(*arguments, arrays.as_threads(None))
@@ -330,7 +338,7 @@ def _check_finite(L, other, name) -> None:
 
 
 def _check_orthonormal(L) -> None:
-    if not arrays.is_compiling(L) and 0 not in L.shape:
+    if not (arrays.is_compiling(L) or arrays.is_capturing(L)) and 0 not in L.shape:
         gram = arrays.namespace(L, "L").swapaxes(L, -1, -2) @ L
         identity = arrays.from_numpy(np.eye(L.shape[-1]), like=L)
         _check_drift(float(abs(gram - identity).max()), arrays.dtype_name(L))
