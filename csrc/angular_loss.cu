@@ -49,6 +49,7 @@ class RowGradient {
   struct Shared {
     std::int64_t entry[kBatch + kThreads];
     const T *anchor[kBatch + kThreads], *positive[kBatch + kThreads], *negative[kBatch + kThreads];
+    double margin[kBatch + kThreads];
     T on_a[kBatch + kThreads], on_b[kBatch + kThreads];
   };
 
@@ -64,14 +65,18 @@ class RowGradient {
   __device__ void add(Shared& shared, int count, T* grad) const {
     __syncthreads();  // all entries are there
     for (int q = threadIdx.x / kWarp; q < count; q += kWarps) {
-      const std::int64_t t = shared.entry[q] / 3, role = shared.entry[q] % 3;
-      const Triplet<T> triplet(y, l, triplets + 3 * t);
+      const Triplet<T> triplet(y, l, triplets + shared.entry[q] / 3 * 3);
       const double m = triplet.margin(l, four_t);
       if (lane_id() != 0) continue;
-      const double slope = (weight ? static_cast<double>(weight[t]) : 1.0) * sigmoid(m);
+      shared.margin[q] = m;
       shared.anchor[q] = triplet.anchor;
       shared.positive[q] = triplet.positive;
       shared.negative[q] = triplet.negative;
+    }
+    __syncthreads();
+    for (int q = threadIdx.x; q < count; q += kThreads) {  // exponentials in float64: one thread each, not one warp
+      const std::int64_t t = shared.entry[q] / 3, role = shared.entry[q] % 3;
+      const double m = shared.margin[q], slope = (weight ? static_cast<double>(weight[t]) : 1.0) * sigmoid(m);
       shared.on_a[q] = on_a<T>(role, slope);
       shared.on_b[q] = on_b<T>(role, slope, four_t);
       if (role == 0 && losses) losses[t] = static_cast<T>(softplus(m));

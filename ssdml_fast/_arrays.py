@@ -143,10 +143,11 @@ def namespace(x: Any, name: str) -> ModuleType:
         return sys.modules["torch"]
     if is_cupy(x):
         cupy = sys.modules["cupy"]
-        if x.device.id != cupy.cuda.runtime.getDevice():
+        current = cupy.cuda.runtime.getDevice()
+        if x.device.id != current:
             raise TypeError(
-                f"{name} must be on CuPy's current device, {cupy.cuda.runtime.getDevice()}, found device {x.device.id}: "
-                "make that current, as in `with x.device:`"
+                f"{name} must be on CuPy's current device, {current}, found device {x.device.id}: make that current, as "
+                "in `with x.device:`"
             )
         return cupy
     raise TypeError(
@@ -192,7 +193,7 @@ def from_numpy(x: np.ndarray, like: Any) -> Any:
 
 
 def native(x: Any) -> Any:
-    """View a CPU array as NumPy, whose functions are the quickest there; `x` itself on a device, to be worked on there."""
+    """View a CPU array as NumPy, whose functions are the quickest there; return an array on a device as it is."""
     return x if is_cuda(x) else to_numpy(x)
 
 

@@ -3,8 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from foreign import Foreign, OnDevice
 from strategies import LAYOUTS, relayout
 
+import ssdml_fast as sf
 from ssdml_fast import _arrays as arrays
 
 # --- which library ----------------------------------------------------------------------------------------------------
@@ -44,6 +46,49 @@ def test_crosses_to_numpy_and_back_without_a_copy():
     assert arrays.from_numpy(view, like=x).data_ptr() == x.data_ptr()
     y = np.zeros(3)
     assert arrays.to_numpy(y) is y and arrays.from_numpy(y, like=y) is y
+
+
+def test_adopts_arrays_of_other_libraries_without_a_copy():
+    x, y = torch.zeros(3), np.zeros(3)
+    found, none, number = arrays.adopt(x=Foreign(x), y=None, z=3)
+    assert arrays.is_torch(found) and found.data_ptr() == x.data_ptr() and none is None and number == 3
+    assert arrays.adopt(x=x, y=y) == (x, y)
+    _, found = arrays.adopt(y=y, x=Foreign(y))
+    assert isinstance(found, np.ndarray) and found.ctypes.data == y.ctypes.data
+    (found,) = arrays.adopt(y, x=Foreign(y))
+    assert isinstance(found, np.ndarray)
+
+
+def test_every_operation_takes_arrays_of_other_libraries():
+    rng = np.random.default_rng(0)
+    x, y, posteriors = rng.standard_normal((30, 4)), rng.integers(-1, 2, 30), rng.dirichlet((1, 1), 30)
+    L, triplets, anchors = np.linalg.qr(x[:4])[0][:, :2].copy(), rng.integers(0, 30, (9, 3)), rng.integers(0, 30, 5)
+
+    def results(of):
+        graph = sf.knn_graph(of(x), 3, ptr=of(np.array([0, 10, 30])))
+        affinity = sf.propagate_affinity(graph, of(y), gamma=0.5)
+        yield from (graph.indices, affinity.values, sf.propagate_labels(graph, of(y), gamma=0.5).posteriors)
+        yield sf.KnnGraph(of(arrays.to_numpy(graph.indices)), of(arrays.to_numpy(graph.distances))).indices
+        yield from sf.knn_search(of(x[:3]), of(x), 2)
+        yield sf.KnnGraph.from_search(*map(of, map(arrays.to_numpy, sf.knn_search(x, x, 3)))).indices
+        yield sf.mine_triplets(graph, affinity, of(anchors))
+        yield sf.mine_class_triplets(of(posteriors), 20, z=of(x))
+        yield sf.angular_loss(of(x), of(triplets), of(L), weight=of(np.ones(9)))
+        yield from sf.angular_loss_and_grad(of(x), of(triplets), of(L))
+        yield from (move(of(L), of(L)) for move in (sf.qr_retraction, sf.polar_retraction))
+        yield sf.cayley_update(of(L), of(x[:4, :2].copy()), 0.1)
+        yield sf.riemannian_cg(of(L), of(x), of(triplets), iterations=2).L
+
+    for found, right in zip(results(lambda a: Foreign(torch.from_numpy(a))), results(torch.from_numpy), strict=True):
+        assert arrays.is_torch(found) and torch.equal(found, right)
+
+
+def test_says_why_an_array_of_another_library_cannot_be_read():
+    masked = OnDevice(None, mask=np.zeros(3), data=(0, False))
+    with pytest.raises(TypeError, match=r"x must be an array that torch can read, found OnDevice: it is masked"):
+        sf.knn_graph(masked, 1)
+    with pytest.raises(TypeError, match=r"z must be an array that numpy can read, found OnDevice: its memory is a dev"):
+        sf.mine_class_triplets(np.ones((3, 2)), 1, z=masked)
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

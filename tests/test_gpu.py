@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from foreign import Foreign, OnDevice
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from stand_in import build, installed
@@ -412,6 +414,86 @@ def test_riemannian_cg_of_the_papers_sizes(n, d, l, count):
     close(found.L, right.L, 1e-6)
 
 
+# --- values stay where they are ---------------------------------------------------------------------------------------
+
+
+def small_calls(library):
+    """One call of every operation on 60 points in `library`."""
+    rng = np.random.default_rng(0)
+    x, y, posteriors = rng.standard_normal((60, 5)), rng.integers(-1, 3, 60), rng.dirichlet((1, 1, 1), 60)
+    L, triplets = np.linalg.qr(rng.standard_normal((5, 2)))[0], rng.integers(0, 60, (40, 3))
+    graph = sf.knn_graph(x, 4)
+    affinity = EdgeAffinity(rng.random((60, 4)), None, None, 0, 0.0)
+    x, y, posteriors, L, triplets, graph, affinity = on(library, (x, y, posteriors, L, triplets, graph, affinity))
+    indices = graph.indices
+    return {
+        "knn_graph": lambda: sf.knn_graph(x, 4).indices,
+        "knn_search": lambda: sf.knn_search(x[:9], x, 4).indices,
+        "KnnGraph": lambda: KnnGraph(indices).indices,
+        "propagate_affinity": lambda: sf.propagate_affinity(graph, y, gamma=0.5).values,
+        "propagate_labels": lambda: sf.propagate_labels(graph, y, gamma=0.5).posteriors,
+        "mine_triplets": lambda: sf.mine_triplets(graph, affinity),
+        "mine_class_triplets": lambda: sf.mine_class_triplets(posteriors, 50, z=x),
+        "angular_loss": lambda: sf.angular_loss(x, triplets, L),
+        "cayley_update": lambda: sf.cayley_update(L, L, 0.1),
+        "riemannian_cg": lambda: sf.riemannian_cg(L, x, triplets, iterations=2).L,
+    }
+
+
+NEEDS_THE_HOST = ("KnnGraph", "propagate_affinity", "propagate_labels", "mine_class_triplets")
+
+
+@pytest.mark.parametrize("name", ["KnnGraph", *OPERATIONS])
+def test_brings_no_array_of_points_to_the_host(library, name, monkeypatch):
+    call = small_calls(library)[name]
+    to_numpy = arrays.to_numpy
+
+    def of_few(x):
+        assert len(x) < 9
+        return to_numpy(x)
+
+    monkeypatch.setattr(arrays, "to_numpy", of_few)
+    call()
+
+
+@pytest.mark.parametrize("name", ["KnnGraph", *OPERATIONS])
+def test_looks_at_no_value_while_recording_or_refuses(library, name, monkeypatch):
+    call = small_calls(library)[name]
+    right = call()
+
+    def look(x):
+        raise AssertionError("a value was looked at")
+
+    monkeypatch.setattr(arrays, "is_capturing", arrays.is_cuda)
+    monkeypatch.setattr(arrays, "_extremes", look)
+    monkeypatch.setattr(arrays, "to_numpy", look)
+    if name in NEEDS_THE_HOST:
+        with pytest.raises(RuntimeError, match="cannot be recorded in a CUDA graph"):
+            call()
+    else:
+        assert (call() == right).all()
+
+
+@pytest.mark.parametrize("ptr", [[0, 5], [0, 0, 2, 5], [0, 5, 5]])
+@pytest.mark.parametrize("wrong", [None, -1, 5, 1, 3])
+def test_graphs_are_validated_as_on_the_cpu(library, ptr, wrong):
+    indices = np.array([[1], [0], [3], [4], [2]])
+    if wrong is not None:
+        indices[1] = wrong
+
+    def outcome(case):
+        try:
+            return arrays.to_numpy(KnnGraph(*case[:1], ptr=case[1]).indices).tolist()
+        except ValueError as error:
+            return str(error)
+
+    case = (indices, np.array(ptr))
+    assert outcome(on(library, case)) == outcome(case)
+    twice = np.array([[1, 2], [2, 2], [0, 1]])
+    with pytest.raises(ValueError, match="must not repeat a neighbour"):
+        KnnGraph(on(library, twice))
+
+
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
@@ -478,6 +560,30 @@ def test_streams_run_side_by_side():
 
 
 @gpu
+def test_threads_run_side_by_side(operations):
+    """Each on a stream of its own, some of them with the same kernels on graphs of other sizes."""
+    small = partition(300, 8, 5)[1:3]
+
+    def affinity():
+        return (sf.propagate_affinity(*small, gamma=0.5, tol=1e-4).values,)
+
+    work = [affinity, *(operations[name] for name in ("propagate_affinity", "knn_graph", "riemannian_cg"))]
+    right = [[tensor.clone() for tensor in call()] for call in work]
+    torch.cuda.synchronize()
+
+    def repeat(call):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            found = [[tensor.clone() for tensor in call()] for _ in range(10)]
+            torch.cuda.current_stream().synchronize()
+        return found
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        for found, expected in zip(pool.map(repeat, work), right, strict=True):
+            for each in found:
+                assert_equal(each, expected)
+
+
+@gpu
 def test_backward_waits_for_nothing():
     z, triplets, L = gaussian(500, 32).requires_grad_(), torch.randint(500, (900, 3), device=DEVICE), orthonormal(32, 8)
     loss = sf.angular_loss(z, triplets, L)
@@ -522,8 +628,25 @@ def mine(indices, distances, values, anchors):
     return (sf.mine_triplets(graph, EdgeAffinity(values, None, None, 0, 0.0), anchors),)
 
 
+def neighbours(x):
+    graph = sf.knn_graph(x, 5)
+    return graph.indices, graph.distances, *sf.knn_search(x[:40], x, 3, "cosine")
+
+
+def minimise(L, z, triplets):
+    result = sf.riemannian_cg(L, z, triplets, iterations=3, reduction="mean")
+    if not torch.cuda.is_current_stream_capturing():  # the numbers are on the device while recording only
+        return result.L, *(torch.tensor(float(number), device=DEVICE, dtype=torch.float64) for number in result[1:])
+    return result
+
+
 def inputs_of(function, seed):
     generator = torch.Generator().manual_seed(seed)
+    if function is neighbours:
+        return (gaussian(300, 8, seed=seed),)
+    if function is minimise:
+        triplets = torch.randint(300, (100, 3), generator=generator).to(DEVICE)
+        return orthonormal(32, 16, seed=seed), gaussian(300, 32, seed=seed), triplets
     if function is descend:
         return orthonormal(128, 64, seed=seed), gaussian(128, 64, seed=seed)
     if function is mine:
@@ -538,7 +661,7 @@ def inputs_of(function, seed):
 
 
 @gpu
-@pytest.mark.parametrize("function", [loss_of, loss_and_gradients, descend, mine])
+@pytest.mark.parametrize("function", [loss_of, loss_and_gradients, descend, mine, neighbours, minimise])
 def test_cuda_graphs(function):
     """Captured once, replayed on other inputs; a capture also proves that nothing in it waits."""
     inputs = [tensor.clone() for tensor in inputs_of(function, 0)]
@@ -558,6 +681,21 @@ def test_cuda_graphs(function):
         graph.replay()
         torch.cuda.synchronize()
         assert_equal(outputs, function(*fresh))
+
+
+@gpu
+@pytest.mark.parametrize("name", NEEDS_THE_HOST)
+def test_a_refusal_does_not_spoil_the_recording(name):
+    call, x = small_calls("torch")[name], gaussian(50)
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        with pytest.raises(RuntimeError, match="cannot be recorded in a CUDA graph"):
+            call()
+        twice = 2 * x
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(twice, 2 * x)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -637,6 +775,54 @@ def test_results_travel_by_dlpack():
 
 
 @gpu
+@pytest.mark.parametrize("kind", [OnDevice, Foreign])
+def test_arrays_of_other_libraries(kind):
+    x, L, grad = gaussian(200, 5), orthonormal(5, 3), gaussian(5, 3)
+    found, right = sf.knn_graph(kind(x), 4), sf.knn_graph(x, 4)
+    assert torch.equal(found.indices, right.indices) and found.indices.device == x.device
+    assert torch.equal(sf.cayley_update(kind(L), kind(grad), 0.1), sf.cayley_update(L, grad, 0.1))
+    assert arrays.adopt(x=kind(x))[0].data_ptr() == x.data_ptr()
+    assert arrays.adopt(x=kind(x[:0]))[0].shape == (0, 5)
+
+
+@gpu
+@pytest.mark.parametrize("producer", ["default", "other"])
+def test_arrays_of_other_libraries_are_waited_for(producer):
+    x, late = torch.zeros(300, 5, device=DEVICE), gaussian(300, 5)
+    right = sf.knn_graph(late, 4).indices
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream() if producer == "other" else torch.cuda.default_stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(300_000_000)
+        x.copy_(late)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        graph = sf.knn_graph(OnDevice(x, stream=stream.cuda_stream or 1), 4)
+        torch.cuda.current_stream().synchronize()
+    assert torch.equal(graph.indices, right)
+
+
+@gpu
+def test_cupy_reads_them_beside_its_own():
+    cupy = pytest.importorskip("cupy")
+    L, grad = (cupy.asarray(x.cpu().numpy()) for x in (orthonormal(5, 3), gaussian(5, 3)))
+    found = sf.cayley_update(L, OnDevice(torch.from_dlpack(grad)), 0.1)
+    assert isinstance(found, cupy.ndarray) and (found == sf.cayley_update(L, grad, 0.1)).all()
+
+
+@gpu
+def test_cupy_arrays_must_be_on_its_current_device():
+    cupy = pytest.importorskip("cupy")
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("one CUDA device")
+    with cupy.cuda.Device(1):
+        x = cupy.eye(5)
+        assert sf.knn_graph(x, 1).indices.device.id == 1
+    with pytest.raises(TypeError, match=r"x must be on CuPy's current device, 0, found device 1"):
+        sf.knn_graph(x, 1)
+    assert cupy.cuda.runtime.getDevice() == 0
+
+
+@gpu
 def test_another_device_than_the_current():
     if torch.cuda.device_count() < 2:
         pytest.skip("one CUDA device")
@@ -646,6 +832,24 @@ def test_another_device_than_the_current():
     assert torch.equal(graph.indices.cpu(), sf.knn_graph(x.cpu(), 5).indices)
     L, grad = orthonormal(32, 8).to("cuda:1"), gaussian(32, 8).to("cuda:1")
     close(sf.cayley_update(L, grad, 0.1), sf.cayley_update(L.cpu(), grad.cpu(), 0.1), 1e-5)
+    with pytest.raises(ValueError, match="L must have orthonormal columns"):
+        sf.cayley_update(2 * L, grad, 0.1)
+    with pytest.raises(
+        TypeError, match=r"grad must be a torch tensor on cuda:1 like the other arguments, found a torch"
+    ):
+        sf.cayley_update(L, grad.to("cuda:0"), 0.1)
+    assert torch.cuda.current_device() == 0
+
+
+@gpu
+def test_products_are_in_full_float32():
+    z, L, triplets = gaussian(500, 300), orthonormal(300, 200), torch.randint(500, (900, 3), device=DEVICE)
+    for found, right in zip(
+        sf.angular_loss_and_grad(z, triplets, L),
+        sf.angular_loss_and_grad(z.double(), triplets, L.double()),
+        strict=True,
+    ):
+        assert (found - right).abs().max() < 2e-5 * right.abs().max()  # TF32 would be off by 1e-3
 
 
 # --- torch ------------------------------------------------------------------------------------------------------------

@@ -141,7 +141,9 @@ def _group(posteriors, min_confidence):
     xp = arrays.namespace(posteriors, "posteriors")
     classes = posteriors.argmax(1)
     confidence = posteriors[arrays.arange(len(classes), like=posteriors), classes]
-    points = xp.argwhere(arrays.astype(confidence, "float64") >= min_confidence).ravel()  # float32 would round the bound
+    points = xp.argwhere(
+        arrays.astype(confidence, "float64") >= min_confidence
+    ).ravel()  # float32 would round the bound
     classes = classes[points]
     sizes = arrays.to_numpy(xp.bincount(classes, minlength=posteriors.shape[1]))
     kept = np.concatenate([np.flatnonzero(sizes > 1), np.flatnonzero(sizes == 1)])

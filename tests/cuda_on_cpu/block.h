@@ -27,8 +27,8 @@ inline Index thread_index, block_index, block_size, grid_size;
 inline bool descending = false;
 inline unsigned most_blocks = 0x7fffffff;
 
-/// Whether launches fail.
-inline bool refuses = false;
+/// Whether launches fail, by themselves or because a kernel before has crashed.
+inline bool refuses = false, has_crashed = false;
 
 /// Dynamic shared memory of a block: what the device has, what any kernel gets, and what kernels were admitted to.
 inline constexpr std::size_t kMostShared = 227 << 10, kSharedByDefault = 48 << 10;

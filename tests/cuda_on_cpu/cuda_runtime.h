@@ -130,6 +130,7 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                std::type_identity_t<Parameters>... arguments) {
+  if (cuda_on_cpu::has_crashed) return cudaErrorIllegalAddress;
   const std::size_t bytes = config->dynamicSmemBytes;
   const auto address = reinterpret_cast<const void*>(kernel);
   if (cuda_on_cpu::refuses || config->gridDim.x == 0 ||
