@@ -1,9 +1,9 @@
 """Tells NumPy, torch and CuPy arrays apart, and validates them; the only file that does either.
 
 Every check raises before anything is computed or changed. A message names the argument, what was expected and what
-was found. Checks of values in device memory are made there and wait for the current stream; while it records a CUDA graph
-there are no values yet, and these checks are left out. torch and CuPy need no import here, as an array of theirs proves
-that its library is loaded; but :func:`adopt` loads torch for arrays of other libraries.
+was found. Checks of values in device memory are made there and wait for the current stream; while it records a CUDA
+graph there are no values yet, and these checks are left out. torch and CuPy need no import here, as an array of theirs
+proves that its library is loaded; but :func:`adopt` loads torch for arrays of other libraries.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def namespace(x: Any, name: str) -> ModuleType:
         current = cupy.cuda.runtime.getDevice()
         if x.device.id != current:
             raise TypeError(
-                f"{name} must be on CuPy's current device, {current}, found device {x.device.id}: make that current, as "
-                "in `with x.device:`"
+                f"{name} must be on CuPy's current device, {current}, found device {x.device.id}: make that current, "
+                "as in `with x.device:`"
             )
         return cupy
     raise TypeError(
