@@ -48,7 +48,7 @@ class Result:
     method: str
     median: float  # seconds
     noisy: bool
-    memory: float | None  # bytes by which a call raised the peak of resident memory
+    memory: float | None  # bytes by which a call raised the peak of resident memory or, on a device, of allocated
     target: float | None  # times faster than this peer that ours should be
     share: float | None  # of the rate of torch's matrix product in float32, where the operations can be counted
 
@@ -131,13 +131,20 @@ def race(benchmark: Any, threads: int, request: pytest.FixtureRequest) -> Callab
         target = (targets or {}).get(method)
         benchmark.group = f"{operation} {shape} threads={threads}"
         benchmark.extra_info.update(operation=operation, shape=shape, threads=threads, method=method, target=target)
+        on_device = torch.cuda.is_initialized()
+        before = _reset_device_memory() if on_device else 0
         benchmark.pedantic(call, rounds=rounds)
         if benchmark.stats:  # none under --benchmark-disable
-            stats, memory = benchmark.stats.stats, _peak_memory(call)
+            stats = benchmark.stats.stats
+            memory = torch.cuda.max_memory_allocated() - before if on_device else _peak_memory(call)
             noisy = stats.iqr > NOISY * stats.median
             share = flops and flops / stats.median / _sgemm_rate(threads)
             result = Result(operation, shape, threads, method, stats.median, noisy, memory, target, share)
             request.config.stash[RESULTS].append(result)
+            if on_device:  # a run that is cut off there has no table
+                terminal = request.config.pluginmanager.get_plugin("terminalreporter")
+                terminal.ensure_newline()
+                terminal.write_line(f"measured: {shape}, {method}: {_ms(result)} ms, {_mib(result)} MiB")
 
     return run
 
@@ -145,6 +152,8 @@ def race(benchmark: Any, threads: int, request: pytest.FixtureRequest) -> Callab
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     answer = call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - started, answer
 
 
@@ -153,6 +162,12 @@ def _sgemm_rate(threads: int) -> float:
     """Operations per second of torch's float32 matrix product with as many threads as are now set."""
     a = torch.rand(2048, 2048)
     return 2 * 2048**3 / min(_timed(lambda: a @ a)[0] for _ in range(5))
+
+
+def _reset_device_memory() -> int:
+    """Forget the peak; bytes that are allocated."""
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 def _peak_memory(call: Callable[[], Any]) -> float | None:

@@ -83,14 +83,14 @@ def adopt(like: Any = None, /, **arrays: Any) -> tuple[Any, ...]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return values
-    for value in values:
-        if _is_foreign(type(value)):
-            break
-    else:
+    foreign = [_is_foreign(type(x)) for x in values]  # type: ignore[arg-type]
+    if not any(foreign):
         return values
     if like is None:
         like = next((x for x in values if isinstance(x, np.ndarray) or is_torch(x) or is_cupy(x)), None)
-    return tuple(_read(x, name, like) if _is_foreign(type(x)) else x for name, x in arrays.items())
+    return tuple(
+        _read(x, name, like) if is_read else x for (name, x), is_read in zip(arrays.items(), foreign, strict=True)
+    )
 
 
 def _read(x: Any, name: str, like: Any) -> Any:
