@@ -6,10 +6,8 @@
 // the component, from 0 on. Built by union-find and two radix sorts; the same for any order of threads.
 #pragma once
 
-#include <bit>
-#include <cub/device/device_radix_sort.cuh>
-
 #include "cuda.h"
+#include "cuda_sort.h"
 
 namespace ssdml::cuda::walk {
 
@@ -157,7 +155,7 @@ static __global__ void fill_in(Graph graph, const std::int64_t* target) {
 class Build {
  public:
   Build(Workspace& workspace, std::int64_t n, std::int64_t k, bool weighted, std::int64_t large)
-      : large_(large), edges_(n * k) {
+      : large_(large), edges_(n * k), by_component_(workspace, n, 4 * n), by_target_(workspace, edges_, n) {
     graph.n = n, graph.k = k;
     for (std::int64_t** each : {&graph.point, &graph.place, &graph.begin, &graph.size, &graph.label})
       *each = workspace.take<std::int64_t>(n);
@@ -172,13 +170,6 @@ class Build {
       *each = workspace.take<std::int64_t>(n);
     for (std::int64_t** each : {&target_, &sorted_target_, &edge_}) *each = workspace.take<std::int64_t>(edges_);
     parent_ = workspace.take<unsigned long long>(n);
-    std::size_t bytes = 0;
-    check(sort(nullptr, bytes, target_, sorted_target_, edge_, graph.in_edge, edges_, 1, nullptr), "graph: sort");
-    sort_bytes_ = bytes;
-    std::size_t of_points = 0;
-    check(sort(nullptr, of_points, key_, sorted_key_, unsorted_, graph.point, n, 1, nullptr), "graph: sort");
-    sort_bytes_ = std::max(sort_bytes_, of_points);
-    sort_memory_ = workspace.take<unsigned char>(static_cast<std::int64_t>(sort_bytes_));
   }
 
   Graph graph;
@@ -193,29 +184,20 @@ class Build {
     launch("graph: count_members", stream, threads_for(n), count_members, n, parent_, members_);
     launch("graph: place_keys", stream, threads_for(n), place_keys, n, large_, parent_, members_, labels, key_,
            unsorted_);
-    check(sort(sort_memory_, sort_bytes_, key_, sorted_key_, unsorted_, graph.point, n, 4 * n, stream), "graph: sort");
+    by_component_.run("graph: sort", key_, sorted_key_, unsorted_, graph.point, stream);
     launch("graph: find_starts", stream, threads_for(n), find_starts, graph, large_, sorted_key_, members_, start_,
            census, list);
     launch("graph: fill_out", stream, threads_for(n), fill_out, graph, indices, weights, labels, sorted_key_, start_,
            members_, target_, edge_);
-    check(sort(sort_memory_, sort_bytes_, target_, sorted_target_, edge_, graph.in_edge, edges_, n, stream),
-          "graph: sort");
+    by_target_.run("graph: sort", target_, sorted_target_, edge_, graph.in_edge, stream);
     launch("graph: fill_in", stream, threads_for(edges_), fill_in, graph, sorted_target_);
   }
 
  private:
-  static cudaError_t sort(void* memory, std::size_t& bytes, const std::int64_t* keys, std::int64_t* sorted,
-                          const std::int64_t* values, std::int64_t* sorted_values, std::int64_t count,
-                          std::int64_t keys_below, cudaStream_t stream) {
-    const int bits = std::bit_width(static_cast<std::uint64_t>(keys_below));
-    return cub::DeviceRadixSort::SortPairs(memory, bytes, keys, sorted, values, sorted_values, count, 0, bits, stream);
-  }
-
   std::int64_t large_, edges_;
+  PairSort by_component_, by_target_;
   std::int64_t *key_, *sorted_key_, *unsorted_, *members_, *start_, *target_, *sorted_target_, *edge_;
   unsigned long long* parent_;
-  void* sort_memory_;
-  std::size_t sort_bytes_;
 };
 
 }  // namespace ssdml::cuda::walk

@@ -1,6 +1,3 @@
-#include <bit>
-#include <cub/device/device_radix_sort.cuh>
-
 #include "angular_loss.h"
 #include "angular_loss_parts.h"
 #include "cuda.h"
@@ -142,33 +139,16 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- parts ----------------------------------------------------------------------------------------------------------
 
-namespace {
-
-void sort_pairs(SortedParts& parts, const std::int64_t* triplets, std::int64_t n, std::int64_t n_triplets,
-                cudaStream_t stream) {
-  const int bits =
-      std::max(1, static_cast<int>(std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1) - 1))));
-  check(cub::DeviceRadixSort::SortPairs(parts.sort_memory, parts.sort_bytes, triplets, parts.row, parts.unsorted,
-                                        parts.part, 3 * n_triplets, 0, bits, stream),
-        "angular_loss: sort");
-}
-
-}  // namespace
-
 SortedParts::SortedParts(Workspace& workspace, std::int64_t n, std::int64_t n_triplets)
     : unsorted(workspace.take<std::int64_t>(3 * n_triplets)),
       part(workspace.take<std::int64_t>(3 * n_triplets)),
       row(workspace.take<std::int64_t>(3 * n_triplets)),
-      sort_memory(nullptr),
-      sort_bytes(0) {
-  sort_pairs(*this, nullptr, n, n_triplets, nullptr);
-  sort_memory = workspace.take<char>(static_cast<std::int64_t>(sort_bytes));
-}
+      by_row(workspace, 3 * n_triplets, n) {}
 
-void SortedParts::sort(const std::int64_t* triplets, std::int64_t n, std::int64_t n_triplets, cudaStream_t stream) {
+void SortedParts::sort(const std::int64_t* triplets, std::int64_t n_triplets, cudaStream_t stream) const {
   if (n_triplets == 0) return;
   launch("angular_loss: count_up", stream, threads_for(3 * n_triplets), count_up, 3 * n_triplets, unsorted);
-  sort_pairs(*this, triplets, n, n_triplets, stream);
+  by_row.run("angular_loss: sort", triplets, row, unsorted, part, stream);
 }
 
 // ---- host -----------------------------------------------------------------------------------------------------------
@@ -195,8 +175,8 @@ void angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t
   };
   if (are_few(n, n_triplets)) return run(nullptr, nullptr);
   Workspace memory(workspace);
-  SortedParts parts(memory, n, n_triplets);
-  parts.sort(triplets, n, n_triplets, on);
+  const SortedParts parts(memory, n, n_triplets);
+  parts.sort(triplets, n_triplets, on);
   run(parts.row, parts.part);
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda.h"
+#include "cuda_sort.h"
 #include "host_device.h"
 
 namespace ssdml::cuda {
@@ -58,14 +59,12 @@ SSDML_HOST_DEVICE T gradient_term(T anchor, T positive, T negative, T on_a, T on
 /// then sums its own parts, so that there are no atomics and the order of summation is fixed.
 struct SortedParts {
   std::int64_t *unsorted, *part, *row;  // unsorted: 0, 1, 2, ...; row[q] = triplets[part[q]], ascending
-  char* sort_memory;
-  std::size_t sort_bytes;
+  PairSort by_row;
 
-  /// Asks CUB how much memory it wants, which depends on the current device.
   SortedParts(Workspace& workspace, std::int64_t n, std::int64_t n_triplets);
 
   /// Queues the sort.
-  void sort(const std::int64_t* triplets, std::int64_t n, std::int64_t n_triplets, cudaStream_t stream);
+  void sort(const std::int64_t* triplets, std::int64_t n_triplets, cudaStream_t stream) const;
 };
 
 }  // namespace ssdml::cuda

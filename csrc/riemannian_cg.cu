@@ -395,7 +395,7 @@ void riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t l, c
   const auto on = static_cast<cudaStream_t>(stream);
   Workspace memory(workspace);
   Work<T> work(memory, n, d, l, n_triplets);
-  work.parts.sort(triplets, n, n_triplets, on);
+  work.parts.sort(triplets, n_triplets, on);
   check(cudaMemsetAsync(report, 0, 5 * sizeof *report, on), "riemannian_cg");
   // No more blocks than have something to do, for each makes barriers longer.
   const std::int64_t rows = std::min(n, 3 * n_triplets),

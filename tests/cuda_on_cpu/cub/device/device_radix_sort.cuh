@@ -1,4 +1,5 @@
-// Stands in for CUB's header of that name: a stable sort of the bits asked for.
+// Stands in for CUB's header of that name: a stable sort of the bits asked for, eight of them in a pass, in memory that
+// depends on how many passes there are: with more than one of them, keys and values need another place.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,13 +14,15 @@ struct DeviceRadixSort {
   template <typename Key, typename Value>
   static cudaError_t SortPairs(void* memory, std::size_t& bytes, const Key* keys, Key* sorted_keys, const Value* values,
                                Value* sorted_values, std::int64_t count, int begin_bit, int end_bit, cudaStream_t) {
-    constexpr std::size_t needed = 1000;
+    const std::size_t passes = (end_bit - begin_bit + 7) / 8;
+    const std::size_t needed =
+        1000 * passes + (passes > 1 ? static_cast<std::size_t>(count) * (sizeof(Key) + sizeof(Value)) : 0);
     if (!memory) {
       bytes = needed;
       return cudaSuccess;
     }
     if (bytes < needed) return cudaErrorInvalidValue;
-    std::memset(memory, 0, needed);
+    std::memset(memory, 0xff, needed);
     const std::uint64_t mask = ((std::uint64_t{1} << (end_bit - begin_bit)) - 1) << begin_bit;
     std::vector<std::int64_t> order(count);
     std::iota(order.begin(), order.end(), 0);
