@@ -81,8 +81,8 @@ export out python isa architecture PYTHONPATH="$PWD:$PWD/benchmarks"
 
 stage build 180 bash -c build
 if [ $failed -eq 0 ]; then
-  stage tests 160 bash -c tests
-  stage small 100 bash -c 'bench -k "loss or cayley or riemannian"'
+  stage tests 150 bash -c tests
+  stage small 120 bash -c 'bench -k "loss or cayley or riemannian"'
   stage graphs 45 bash -c 'bench -k knn'
   stage partitions 40 bash -c 'bench -k "affinity or labels or partition"'
   stage large 60 bash -c 'bench --shapes full -k "partition and 100000"'

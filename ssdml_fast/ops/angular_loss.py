@@ -51,6 +51,7 @@ def angular_loss(z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: 
         m = ‖y_i - y_p‖² - 4 t ‖y_q - (y_i + y_p) / 2‖².
 
     Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017; under L in Dutta, Harandi, Sekhar, AAAI 2021.
+    Products with L are those of the arrays' library; on a CUDA device in TF32 only where that was told to use it.
     No T x d or T x l array is formed, and gradients of eager sums and means are the same for any number of threads.
     Time O(N d l + T l). The sum and the mean are found together with their gradients, in one pass over the triplets;
     the gradients of "none" take a second one. torch.compile (also ``fullgraph=True``), autocast and

@@ -31,7 +31,8 @@ def knn_graph(
     Parameters
     ----------
     x : (N, d) array
-        Points: float32 or float64; float16 and bfloat16 are computed and answered in float32. NumPy, torch or CuPy.
+        Points: float32 or float64; float16 and bfloat16 are computed and answered in float32. NumPy, torch or CuPy, or
+        of a library that speaks DLPack or ``__cuda_array_interface__``, which torch then reads and answers.
     k : int
         Neighbours per point, at least 1 and less than the size of every non-empty segment.
     metric : {"sqeuclidean", "euclidean", "cosine", "inner_product"}
