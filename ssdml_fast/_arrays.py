@@ -61,15 +61,18 @@ def check_not_capturing(x: Any, what: str) -> None:
         raise RuntimeError(f"{what} cannot be recorded in a CUDA graph: it needs values on the host; call it before")
 
 
-@functools.cache
-def _is_foreign(kind: type) -> bool:
-    """Whether arrays of that type belong to none of the three libraries, but speak a protocol that these read."""
-    if issubclass(kind, (np.ndarray, np.generic)) or kind.__module__.partition(".")[0] in ("torch", "cupy"):
-        return False
-    torch = sys.modules.get("torch")
-    if torch is not None and issubclass(kind, torch.Tensor):
-        return False
-    return hasattr(kind, "__dlpack__") or hasattr(kind, "__cuda_array_interface__")
+_KNOWN: set[type] = {np.ndarray, type(None)}  # types that are not foreign, of those that were seen
+
+
+def _is_foreign(x: Any) -> bool:
+    """Whether `x` is an array of none of the three libraries, but speaks a protocol that these read."""
+    kind = type(x)
+    if not (isinstance(x, (np.ndarray, np.generic)) or is_torch(x) or is_cupy(x)) and (
+        hasattr(kind, "__dlpack__") or hasattr(kind, "__cuda_array_interface__")
+    ):
+        return True
+    _KNOWN.add(kind)
+    return False
 
 
 def adopt(like: Any = None, /, **arrays: Any) -> tuple[Any, ...]:
@@ -83,14 +86,14 @@ def adopt(like: Any = None, /, **arrays: Any) -> tuple[Any, ...]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return values
-    foreign = [_is_foreign(type(x)) for x in values]  # type: ignore[arg-type]
-    if not any(foreign):
+    for x in values:  # in little time, which small kernels would notice
+        if type(x) not in _KNOWN and _is_foreign(x):
+            break
+    else:
         return values
     if like is None:
         like = next((x for x in values if isinstance(x, np.ndarray) or is_torch(x) or is_cupy(x)), None)
-    return tuple(
-        _read(x, name, like) if is_read else x for (name, x), is_read in zip(arrays.items(), foreign, strict=True)
-    )
+    return tuple(_read(x, name, like) if _is_foreign(x) else x for name, x in arrays.items())
 
 
 def _read(x: Any, name: str, like: Any) -> Any:
