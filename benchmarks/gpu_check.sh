@@ -54,12 +54,12 @@ build() {
     "$python" -c "import torch; from ssdml_fast import _core; _core.cuda(); print(torch.zeros(1).cuda())"
 }
 
-# A test that hangs ends the process (watchdog.py): the rest is run by another.
+# A test that hangs ends the process (hang_watch.py): the rest is run by another.
 tests() {
   local status=0 worst=0
   for _ in 1 2 3 4; do
     "$python" -m pytest tests/test_gpu.py -m gpu -q --durations=5 -p no:cacheprovider \
-      -p watchdog --seconds-per-test 45 --journal "$out/tests.journal"
+      -p hang_watch --seconds-per-test 45 --journal "$out/tests.journal"
     status=$?
     [ $status -eq 0 ] || [ $status -eq 5 ] || worst=$status  # 5: none are left
     ! tail -1 "$out/tests.journal" | grep -q '^finished' || break

@@ -1,6 +1,6 @@
 """A pytest plugin for runs that nobody watches: a test that hangs ends the run, and the next run goes on after it.
 
-    pytest -p watchdog --seconds-per-test 30 --journal FILE ...
+    pytest -p hang_watch --seconds-per-test 30 --journal FILE ...
 
 FILE, kept between runs, says what each test came to. A test that takes longer leaves its stack there and ends the
 process, for no exception reaches code that waits for a device. Tests that are in FILE are left out.
