@@ -190,7 +190,7 @@ def test_a_recipe_is_the_callers_to_change(recipe):
         ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
         ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
         ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
-        ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
+        ("precision", "float16"), ("compile", 1), ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_named(setting, value):
@@ -286,6 +286,40 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path,
     assert [json.loads(line) for line in lines] == resumed.history
 
 
+class SmallConvNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 32))
+
+    def forward(self, images):
+        return F.normalize(self.layers(images))
+
+
+@pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"compile": True}])
+def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path, options):
+    def network():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return SmallConvNet()
+
+    def interrupt(record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    plain = fit(network(), *tiny, dataclasses.replace(TINY, rounds=1, augment="none"))
+    config = dataclasses.replace(TINY, rounds=1, augment="none", **options)
+    whole = fit(network(), *tiny, config)
+    assert whole.best["score"] > max(whole.history[0]["score"] + 0.03, plain.best["score"] - 0.03)
+    assert 0 < abs(whole.history[1]["loss"] / plain.history[1]["loss"] - 1) < 0.02  # rounding, and no more
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), *tiny, config, run=run, on_epoch=interrupt)
+    resumed = fit(network(), *tiny, run.read_config(), run=run, resume=True)
+    assert without_times(resumed.history) == without_times(whole.history)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
 def test_the_papers_mining_collapses_and_says_so(tiny):
     config = Config(mining="neighborhood", rounds=20, neighbors=10, metric_dim=16, patience=100, average=0)
     result = fit(small_net(), *tiny, config)
@@ -376,6 +410,32 @@ class TrainsToNaN(SmallNet):
 def test_an_embedding_that_is_not_finite_stops_any_step(tiny, warmup):
     result = fit(TrainsToNaN(), *tiny, dataclasses.replace(TINY, warmup=warmup))
     assert (result.stopped, len(result.history)) == ("diverged", 1)
+    assert np.isfinite(result.model.embed(tiny[2])).all()
+
+
+class NaNOf(SmallNet):
+    """Embeds one image by NaN."""
+
+    def __init__(self, image):
+        super().__init__()
+        self.image = torch.from_numpy(image)
+
+    def forward(self, images):
+        others = (images != self.image).flatten(1).any(1, keepdim=True)
+        return super().forward(images).where(others, torch.nan)
+
+
+def test_a_network_of_nan_is_named_before_anything_is_written(tiny, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match="^network must embed val_images by finite numbers before it is trained"):
+        fit(NaNOf(tiny[2][7]), *tiny, TINY, run=run)
+    assert not run.path.exists()
+
+
+def test_an_embedding_that_is_not_finite_is_given_no_graph(tiny):
+    unlabelled = tiny[0][np.flatnonzero(tiny[1] < 0)[0]]
+    result = fit(NaNOf(unlabelled), *tiny, dataclasses.replace(TINY, augment="none", warmup=0))
+    assert result.stopped == "diverged"
     assert np.isfinite(result.model.embed(tiny[2])).all()
 
 
