@@ -190,7 +190,8 @@ def test_a_recipe_is_the_callers_to_change(recipe):
         ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
         ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
         ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
-        ("precision", "float16"), ("compile", 1), ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
+        ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
+        ("precision", "float16"), ("compile", 1),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_named(setting, value):
@@ -427,7 +428,7 @@ class NaNOf(SmallNet):
 
 def test_a_network_of_nan_is_named_before_anything_is_written(tiny, tmp_path):
     run = RunFolder(tmp_path / "run")
-    with pytest.raises(ValueError, match="^network must embed val_images by finite numbers before it is trained"):
+    with pytest.raises(ValueError, match=r"^network must embed val_images by finite numbers"):
         fit(NaNOf(tiny[2][7]), *tiny, TINY, run=run)
     assert not run.path.exists()
 

@@ -86,10 +86,10 @@ class Config:
     metric_dim: int = _setting(64, "Columns of L: the dimension of the embedding.")
     precision: str = _setting(
         "float32",
-        "Of the network's layers as it learns: 'bfloat16' is autocast, for processors with such products (AVX-512 BF16, "
-        "AMX). Losses and the embeddings that are compared stay float32.",
+        "Of the network's layers as it learns: 'float32', or 'bfloat16' (autocast) for processors with such products, "
+        "as AVX-512 BF16 and AMX. Losses and the embeddings that are compared stay float32.",
     )
-    compile: bool = _setting(False, "Learn through torch.compile; pays in long trainings of some networks.")
+    compile: bool = _setting(False, "Learn through torch.compile, for networks that it makes faster.")
 
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():

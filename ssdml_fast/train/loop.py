@@ -150,7 +150,7 @@ def fit(
         else:
             training.validate(epoch=0)
             if not training.history:
-                raise ValueError("network must embed val_images by finite numbers before it is trained, found NaN or inf")
+                raise ValueError("network must embed val_images by finite numbers, found NaN or inf before training")
             if run:
                 run.create(config)
             if on_epoch:
