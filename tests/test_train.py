@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +210,10 @@ TINY = Config(rounds=2, partition_size=120, epochs=1, metric_dim=16, warmup=20, 
 
 @pytest.fixture(scope="module")
 def tiny():
+    return tiny_digits()
+
+
+def tiny_digits():
     """400 digits, 10 labels per class, as arguments of fit."""
     data = load_digits(0)
     keep = np.concatenate([np.flatnonzero(data.labels >= 0), np.flatnonzero(data.labels < 0)[:300]])
@@ -287,6 +295,28 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path,
     assert [json.loads(line) for line in lines] == resumed.history
 
 
+KILLED = """
+import os, signal, sys
+from test_train import TINY, RunFolder, fit, small_net, tiny_digits
+
+def kill(record):
+    if record["done"] == 2 and record["epoch"] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+fit(small_net(), *tiny_digits(), TINY, run=RunFolder(sys.argv[1]), on_batch=kill)
+"""
+
+
+def test_a_killed_training_resumes_to_the_same(tiny, fitted, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    child = subprocess.run([sys.executable, "-c", KILLED, run.path], cwd=Path(__file__).parent, check=False)
+    assert child.returncode == -signal.SIGKILL
+    resumed = fit(small_net(), *tiny, run.read_config(), run=run, resume=True)
+    assert without_times(resumed.history) == without_times(fitted.history)
+    for name, tensor in fitted.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
 class SmallConvNet(nn.Module):
     def __init__(self):
         super().__init__()
@@ -297,7 +327,11 @@ class SmallConvNet(nn.Module):
 
 
 @pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"compile": True}])
-def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path, options):
+def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path, monkeypatch, options):
+    compiled, compiler = [], torch.compile
+    quick = lambda network: compiled.append(network) or compiler(network, backend="aot_eager")  # noqa: E731
+    monkeypatch.setattr(torch, "compile", quick)
+
     def network():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -311,7 +345,8 @@ def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path,
     config = dataclasses.replace(TINY, rounds=1, augment="none", **options)
     whole = fit(network(), *tiny, config)
     assert whole.best["score"] > max(whole.history[0]["score"] + 0.03, plain.best["score"] - 0.03)
-    assert 0 < abs(whole.history[1]["loss"] / plain.history[1]["loss"] - 1) < 0.02  # rounding, and no more
+    change = abs(whole.history[1]["loss"] / plain.history[1]["loss"] - 1)  # rounding, and no more
+    assert len(compiled) == 1 and change < 1e-3 if config.compile else 0 < change < 0.02
     run = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         fit(network(), *tiny, config, run=run, on_epoch=interrupt)
