@@ -1,13 +1,14 @@
-"""A default training from end to end, beside a like recipe in plain PyTorch; one thread or as many as are set.
+"""A default training from end to end, beside the same recipe in plain PyTorch; one thread or as many as are set.
 
-    python benchmarks/bench_training.py mnist:PATH [--seed 0]
+    python benchmarks/bench_training.py mnist:PATH [--partitions 1] [--peer-triplets 10] [--seed 0]
 
-The plain one embeds each triplet's three images in three passes, builds graphs with faiss, inverts the dense matrix of
-the closed form, draws triplets with NumPy and moves L by dense Cayley steps. It has the same warm-up, augmentation,
-schedule, averages and validations, and as many anchors per epoch, but simpler triplets: one per anchor, its negative
-drawn from all confident examples of other classes, where ours are ten, with hard negatives from the mini-batch. Prints
-the time of each, the test figures of the model that each chose on validation images, and where our time went. No peer
-is timed on other data than ours.
+The plain one has the same warm-up, augmentation, steps, schedules, averages, validations and draw of triplets. It
+embeds the examples of a mini-batch, which are the anchors, and then the positives and the negatives of its triplets,
+each in a pass of their own; builds graphs with faiss, inverts the dense matrix of the closed form, draws triplets in
+NumPy and moves L by dense Cayley steps.
+`--partitions` shortens both trainings to so many partitions, with schedules to match; `--peer-triplets 1` has the plain
+one draw one triplet per example rather than as many as ours, the least that three passes can embed. Prints the time of
+each, where it went, and the test figures of the model that each chose on validation images.
 """
 
 from __future__ import annotations
@@ -17,109 +18,82 @@ import copy
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import faiss
 import numpy as np
 import torch
 
-import ssdml_fast as sf
 from ssdml_fast.data import Dataset, load
 from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.models.metric import MetricModel, untrained
 from ssdml_fast.models.networks import choose, prepared
 from ssdml_fast.models.seeded import seeded
-from ssdml_fast.train import Config, loop
+from ssdml_fast.train import Config, fit, loop
 from ssdml_fast.train.partition import partitions
 from ssdml_fast.train.recipes import settings
+from ssdml_fast.train.timing import StageTimes
 from ssdml_fast.train.warmup import CosineSoftmax, warmup_batches
-
-TRIPLETS = 100  # per mini-batch of the plain training, as in the paper
-
-
-class Stages:
-    """Wall time by stage, of functions that are wrapped; what they call that is wrapped too is not counted twice."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._inner = [0.0]
-
-    def wrap(self, owner: Any, name: str, stage: str) -> Callable[[], None]:
-        """Count the calls of ``owner.name`` to `stage`; returns what undoes it."""
-        call = getattr(owner, name)
-
-        def timed(*arguments: Any, **named: Any) -> Any:
-            self._inner.append(0.0)
-            began = time.perf_counter()
-            try:
-                return call(*arguments, **named)
-            finally:
-                took = time.perf_counter() - began
-                self.seconds[stage] += took - self._inner.pop()
-                self._inner[-1] += took
-
-        setattr(owner, name, timed)
-        return lambda: setattr(owner, name, call)
 
 
 def ours(data: Dataset, config: Config) -> tuple[MetricModel, dict[str, float]]:
     """Train by the library; returns the model, and seconds by stage."""
-    stages = Stages()
-    undo = [
-        stages.wrap(sf, "knn_graph", "graph"),
-        stages.wrap(sf, "propagate_labels", "propagation"),
-        stages.wrap(sf, "mine_class_triplets", "mining"),
-        stages.wrap(loop, "mine", "mining"),
-        stages.wrap(MetricModel, "features", "embedding"),
-        stages.wrap(loop, "score_embedding", "validation"),
-        stages.wrap(loop, "fit", "updates of the network and L"),
-    ]
+    seconds: dict[str, float] = defaultdict(float)
+
+    def add(record: dict[str, Any]) -> None:
+        for stage, took in record["seconds"].items():
+            seconds["warm-up" if stage == "train" and record["round"] == 0 else stage] += took
+
     network = seeded(choose(data.images.shape[1:]).network, config.seed)
-    try:
-        fitted = loop.fit(network, data.images, data.labels, data.val_images, data.val_labels, config)
-    finally:
-        for u in reversed(undo):
-            u()
-    return fitted.model, dict(stages.seconds)
+    fitted = fit(network, data.images, data.labels, data.val_images, data.val_labels, config, on_epoch=add)
+    return fitted.model, seconds
 
 
 class Plain:
-    """The recipe with simpler triplets, as a user of PyTorch, faiss and NumPy would write it."""
+    """The recipe as a user of PyTorch, faiss and NumPy would write it."""
 
     def __init__(self, data: Dataset, config: Config) -> None:
         self.data, self.config = data, config
         network = seeded(choose(data.images.shape[1:]).network, config.seed)
         self.model = untrained(network, data.images, config.metric_dim, config.seed)
+        network.to(memory_format=torch.contiguous_format)  # as PyTorch makes it
         self.average = copy.deepcopy(self.model)
         self.softmax = CosineSoftmax(config.metric_dim, 10, config.seed)
         parameters = [*network.parameters(), *self.softmax.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, weight_decay=config.weight_decay)
         self.images, self.steps = torch.from_numpy(data.images), 0
         self.best_score, self.best = -1.0, self.average.state_dict()
+        self.times = StageTimes()
 
     def train(self) -> MetricModel:
-        config, data = self.config, self.data
+        config, data, stage = self.config, self.data, self.times.stage
         rng = np.random.default_rng(config.seed)
         torch.manual_seed(config.seed)
+        self.validate()
         for i, rows in enumerate(warmup_batches(data.labels, config.batch_size, config.warmup, rng)):
-            y = self.embed(rows) @ self.model.metric.L
-            classes = torch.from_numpy(data.labels[rows.numpy()])
-            rate = config.warmup_rate * min(1, (i + 1) / loop.RAMP) * _cosine(i / config.warmup)
-            self.step(self.softmax(y, classes), rate)
+            with stage("warm-up"):
+                y = self.embed(rows) @ self.model.metric.L
+                classes = torch.from_numpy(data.labels[rows.numpy()])
+                rate = config.warmup_rate * min(1, (i + 1) / loop.RAMP) * _cosine(i / config.warmup)
+                self.step(self.softmax(y, classes), rate)
             if (i + 1) % loop.WARMUP_EPOCH == 0:
                 self.validate()
         parts = [part for _ in range(config.rounds) for part in partitions(data.labels, config.partition_size, rng)]
+        n_partitions = len(parts)
+        if config.max_epochs:
+            parts = parts[: config.max_epochs // config.epochs]
         for done, members in enumerate(parts):
-            share = config.confident + (config.confident_last - config.confident) * done / max(len(parts) - 1, 1)
+            share = config.confident + (config.confident_last - config.confident) * done / max(n_partitions - 1, 1)
             classes, chosen = self.propagate(members, share)
             for epoch in range(config.epochs):
-                anchors = rng.permutation(chosen)
-                positives, negatives = self.draw(anchors, classes, chosen, rng)
-                for first in range(0, len(anchors), TRIPLETS):
-                    through = (done + (epoch + first / len(anchors)) / config.epochs) / len(parts)
-                    batch = [members[rows[first : first + TRIPLETS]] for rows in (anchors, positives, negatives)]
-                    self.step(self.loss(*batch), config.learning_rate * _cosine(through))
+                with stage("train"):
+                    anchors = rng.permutation(chosen)
+                    for first in range(0, len(anchors), config.batch_size):
+                        rows = anchors[first : first + config.batch_size]
+                        through = (done + (epoch + first / len(anchors)) / config.epochs) / len(parts)
+                        loss = self.loss(members[rows], classes[rows], rng)
+                        self.step(loss, config.learning_rate * _cosine(through))
                 self.validate()
         self.model.load_state_dict(self.best)
         return self.model
@@ -128,10 +102,28 @@ class Plain:
         self.model.network.train()
         return self.model.network(loop.AUGMENTATION[self.config.augment](self.images[rows]))
 
-    def loss(self, anchors: Any, positives: Any, negatives: Any) -> torch.Tensor:
-        y, near, far = (self.embed(rows) @ self.model.metric.L for rows in (anchors, positives, negatives))
+    def loss(self, rows: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """Loss of triplets that are drawn among the examples `rows`, in three passes."""
+        z = self.embed(rows)
+        with self.times.stage("mine"):
+            anchors, positives, negatives = self.draw(z.detach().numpy(), classes, rng)
+        passes = z[anchors], self.embed(rows[positives]), self.embed(rows[negatives])
+        y, near, far = (z @ self.model.metric.L for z in passes)
         margin = 4 * math.tan(math.radians(self.config.alpha)) ** 2 * (far - (y + near) / 2).square().sum(1)
         return torch.nn.functional.softplus((y - near).square().sum(1) - margin).mean()
+
+    def draw(self, z: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Triplets of a mini-batch, negatives among the nearest of other classes."""
+        same = classes[:, None] == classes
+        distances = np.where(same, np.inf, ((z * z).sum(1) - 2 * z @ z.T))
+        hard = min(self.config.hard_negatives, int((~same).sum(1).min()))
+        nearest = np.argpartition(distances, hard - 1, 1)[:, :hard]
+        np.fill_diagonal(same, False)
+        others = np.argsort(~same, 1, kind="stable")  # of the class come first
+        anchors = rng.choice(np.flatnonzero(same.any(1)), self.config.triplets_per_example * len(z))
+        positives = others[anchors, rng.integers(0, same.sum(1)[anchors])]
+        negatives = nearest[anchors, rng.integers(0, hard, len(anchors))]
+        return anchors, positives, negatives
 
     def step(self, loss: torch.Tensor, rate: float) -> None:
         config, L = self.config, self.model.metric.L
@@ -154,19 +146,22 @@ class Plain:
     def propagate(self, members: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
         """Classes by the dense closed form on the symmetrised graph, and the most confident of each."""
         config, labels = self.config, self.data.labels[members]
-        z = self.average.features(self.images[members]).numpy()
-        _, neighbours = faiss.knn(z, z, config.neighbors + 1)
         n = len(members)
-        walk = torch.zeros(n, n)
-        walk.scatter_(1, torch.from_numpy(neighbours), 1.0)
-        walk.fill_diagonal_(0)
-        walk = walk + walk.T
-        walk /= walk.sum(1, keepdim=True)
-        onehot = torch.from_numpy(labels[:, None] == np.arange(10)).float()
-        mass = torch.linalg.inv(torch.eye(n) - config.gamma * walk) @ onehot
-        posteriors = mass / mass.sum(0)
-        posteriors = (posteriors / posteriors.sum(1, keepdim=True)).numpy()
-        posteriors[labels >= 0] = onehot[labels >= 0]
+        with self.times.stage("embed"):
+            z = self.features(self.images[members]).numpy()
+        with self.times.stage("graph"):
+            _, neighbours = faiss.knn(z, z, config.neighbors + 1)
+        with self.times.stage("propagate"):
+            walk = torch.zeros(n, n)
+            walk.scatter_(1, torch.from_numpy(neighbours), 1.0)
+            walk.fill_diagonal_(0)
+            walk = walk + walk.T
+            walk /= walk.sum(1, keepdim=True)
+            onehot = torch.from_numpy(labels[:, None] == np.arange(10)).float()
+            mass = torch.linalg.inv(torch.eye(n) - config.gamma * walk) @ onehot
+            posteriors = mass / mass.sum(0)
+            posteriors = (posteriors / posteriors.sum(1, keepdim=True)).numpy()
+            posteriors[labels >= 0] = onehot[labels >= 0]
         classes, confidence = posteriors.argmax(1), posteriors.max(1)
         chosen = []
         for c in range(10):
@@ -174,18 +169,15 @@ class Plain:
             chosen.append(own[np.argsort(-confidence[own], kind="stable")[: math.ceil(share * len(own))]])
         return classes, np.concatenate(chosen)
 
-    def draw(
-        self, anchors: np.ndarray, classes: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        positives, negatives = anchors.copy(), anchors.copy()
-        for c in range(10):
-            of_class = classes[anchors] == c
-            positives[of_class] = rng.choice(chosen[classes[chosen] == c], of_class.sum())
-            negatives[of_class] = rng.choice(chosen[classes[chosen] != c], of_class.sum())
-        return positives, negatives
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        self.average.network.eval()
+        return torch.cat([self.average.network(batch) for batch in images.split(1000)])
 
     def validate(self) -> None:
-        figures = score_embedding(self.average.embed(self.data.val_images), self.data.val_labels, ks=(1,))
+        with self.times.stage("validate"):
+            embedding = self.average.metric(self.features(torch.from_numpy(self.data.val_images))).detach().numpy()
+            figures = score_embedding(embedding, self.data.val_labels, ks=(1,))
         score = (figures["nmi"] + figures["recall@1"]) / 2
         if score > self.best_score:
             self.best_score, self.best = score, copy.deepcopy(self.average.state_dict())
@@ -199,28 +191,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="KIND:PATH of ten classes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--partitions", type=int, default=0, help="of both trainings; 0: all")
+    parser.add_argument("--peer-triplets", type=int, help="per example of the plain training; default: as ours")
+    parser.add_argument("--precision", default="float32", help="of our training")
     arguments = parser.parse_args()
     data = prepared(load(arguments.data, arguments.seed, 100 if arguments.data.startswith("cifar10") else 10))
-    own = settings("default", data.images.shape[1:])
-    config = Config(**own | {"seed": arguments.seed, "patience": 10**6})  # the plain training does not stop early
-    seconds = {}
+    own = settings("default", data.images.shape[1:]) | {"seed": arguments.seed}
+    config = Config(**own | {"patience": 10**6})  # the plain training does not stop early
+    config = replace(config, max_epochs=arguments.partitions * config.epochs)
+    peers = config.triplets_per_example if arguments.peer_triplets is None else arguments.peer_triplets
+    print(f"{torch.get_num_threads()} threads, {arguments.data}; triplets per example: {config.triplets_per_example}")
+    totals = []
     for name in ("ssdml_fast", "plain PyTorch"):
         began = time.perf_counter()
         if name == "ssdml_fast":
-            model, stages = ours(data, config)
+            model, stages = ours(data, replace(config, precision=arguments.precision))
         else:
-            model = Plain(data, config).train()
-        seconds[name] = time.perf_counter() - began
+            plain = Plain(data, replace(config, triplets_per_example=peers))
+            model, stages = plain.train(), plain.times.take()
+        totals.append(time.perf_counter() - began)
         figures = score_embedding(model.embed(data.test_images), data.test_labels, ks=(1,))
-        print(
-            f"{name:14} {seconds[name]:7.1f} s  NMI {100 * figures['nmi']:.1f}  R@1 {100 * figures['recall@1']:.1f}",
-            flush=True,
-        )
-        if name == "ssdml_fast":
-            total = sum(stages.values())
-            for stage, took in sorted(stages.items(), key=lambda item: -item[1]):
-                print(f"  {stage:30} {took:7.1f} s {took / total:6.1%}", flush=True)
-    print(f"{seconds['plain PyTorch'] / seconds['ssdml_fast']:.1f} times faster on {torch.get_num_threads()} threads")
+        print(f"{name}: {totals[-1]:.1f} s; test NMI {100 * figures['nmi']:.1f}  R@1 {100 * figures['recall@1']:.1f}")
+        for stage, took in sorted(stages.items(), key=lambda item: -item[1]):
+            print(f"  {stage:10} {took:7.1f} s {took / totals[-1]:6.1%}", flush=True)
+    print(f"{totals[1] / totals[0]:.1f} times faster than plain PyTorch with {peers} triplets per example")
 
 
 if __name__ == "__main__":

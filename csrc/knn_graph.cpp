@@ -61,6 +61,7 @@ Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k
   Form best{Storage::float32, 0};
   if (!has_pair_products || rows.d > kMostIntegerCoordinates) return best;
   const bool join = &rows == &columns;
+  if (!join && rows.n < Filter::kPanel) return best;  // choosing takes longer than meeting all columns so few times
   // A block of points, or as many as fit half of the memory for copies.
   const std::int64_t fit = block_bytes / 2 / std::max<std::int64_t>(rows.d * sizeof(X), 1);
   const std::int64_t most = std::clamp<std::int64_t>(fit, Filter::kPanel, kBlock);

@@ -224,6 +224,7 @@ def test_features_are_trained_on_without_a_network_and_evaluated(tmp_path):
         ("round = 1", "has an unknown setting 'round'; known: alpha"),
         ("resume = 'x'", "has an unknown setting 'resume'"),
         ("rounds = true", "must give a number or a text for rounds, found True"),
+        ("compile = 1", "must give true or false for compile, found 1"),
         ("rounds = 1.5", "Invalid value for '--rounds'"),
         ("gamma = 2", "gamma must be between 0 and 1"),
         ("data = 'nothing:x'", "found 'nothing:"),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +195,7 @@ def test_a_recipe_is_the_callers_to_change(recipe):
         ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
         ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
         ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
+        ("precision", "float16"), ("compile", 1),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_named(setting, value):
@@ -205,6 +210,10 @@ TINY = Config(rounds=2, partition_size=120, epochs=1, metric_dim=16, warmup=20, 
 
 @pytest.fixture(scope="module")
 def tiny():
+    return tiny_digits()
+
+
+def tiny_digits():
     """400 digits, 10 labels per class, as arguments of fit."""
     data = load_digits(0)
     keep = np.concatenate([np.flatnonzero(data.labels >= 0), np.flatnonzero(data.labels < 0)[:300]])
@@ -284,6 +293,67 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path,
         assert torch.equal(tensor, run.read_model()[name])
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == resumed.history
+
+
+KILLED = """
+import os, signal, sys
+from test_train import TINY, RunFolder, fit, small_net, tiny_digits
+
+def kill(record):
+    if record["done"] == 2 and record["epoch"] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+fit(small_net(), *tiny_digits(), TINY, run=RunFolder(sys.argv[1]), on_batch=kill)
+"""
+
+
+def test_a_killed_training_resumes_to_the_same(tiny, fitted, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    child = subprocess.run([sys.executable, "-c", KILLED, run.path], cwd=Path(__file__).parent, check=False)
+    assert child.returncode == -signal.SIGKILL
+    resumed = fit(small_net(), *tiny, run.read_config(), run=run, resume=True)
+    assert without_times(resumed.history) == without_times(fitted.history)
+    for name, tensor in fitted.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+class SmallConvNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 32))
+
+    def forward(self, images):
+        return F.normalize(self.layers(images))
+
+
+@pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"compile": True}])
+def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path, monkeypatch, options):
+    compiled, compiler = [], torch.compile
+    quick = lambda network: compiled.append(network) or compiler(network, backend="aot_eager")  # noqa: E731
+    monkeypatch.setattr(torch, "compile", quick)
+
+    def network():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return SmallConvNet()
+
+    def interrupt(record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    plain = fit(network(), *tiny, dataclasses.replace(TINY, rounds=1, augment="none"))
+    config = dataclasses.replace(TINY, rounds=1, augment="none", **options)
+    whole = fit(network(), *tiny, config)
+    assert whole.best["score"] > max(whole.history[0]["score"] + 0.03, plain.best["score"] - 0.03)
+    change = abs(whole.history[1]["loss"] / plain.history[1]["loss"] - 1)  # rounding, and no more
+    assert len(compiled) == 1 and change < 1e-3 if config.compile else 0 < change < 0.02
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), *tiny, config, run=run, on_epoch=interrupt)
+    resumed = fit(network(), *tiny, run.read_config(), run=run, resume=True)
+    assert without_times(resumed.history) == without_times(whole.history)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
 
 
 def test_the_papers_mining_collapses_and_says_so(tiny):
@@ -376,6 +446,32 @@ class TrainsToNaN(SmallNet):
 def test_an_embedding_that_is_not_finite_stops_any_step(tiny, warmup):
     result = fit(TrainsToNaN(), *tiny, dataclasses.replace(TINY, warmup=warmup))
     assert (result.stopped, len(result.history)) == ("diverged", 1)
+    assert np.isfinite(result.model.embed(tiny[2])).all()
+
+
+class NaNOf(SmallNet):
+    """Embeds one image by NaN."""
+
+    def __init__(self, image):
+        super().__init__()
+        self.image = torch.from_numpy(image)
+
+    def forward(self, images):
+        others = (images != self.image).flatten(1).any(1, keepdim=True)
+        return super().forward(images).where(others, torch.nan)
+
+
+def test_a_network_of_nan_is_named_before_anything_is_written(tiny, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"^network must embed val_images by finite numbers"):
+        fit(NaNOf(tiny[2][7]), *tiny, TINY, run=run)
+    assert not run.path.exists()
+
+
+def test_an_embedding_that_is_not_finite_is_given_no_graph(tiny):
+    unlabelled = tiny[0][np.flatnonzero(tiny[1] < 0)[0]]
+    result = fit(NaNOf(unlabelled), *tiny, dataclasses.replace(TINY, augment="none", warmup=0))
+    assert result.stopped == "diverged"
     assert np.isfinite(result.model.embed(tiny[2])).all()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import _arrays as arrays
 from ..nn import OrthogonalMetric
 
-BATCH = 1024  # images embedded at once; fixed, so that an embedding never depends on who asks for it
+BATCH = 128  # images embedded at once: what lies between layers fits caches; fixed, so that no embedding depends on it
 
 
 class MetricModel(nn.Module):
@@ -61,7 +61,8 @@ def untrained(network: nn.Module, images: np.ndarray, metric_dim: int, seed: int
     Returns
     -------
     MetricModel
-        Holding `network` itself, not a copy.
+        Holding `network` itself, not a copy; weights of convolutions are laid out with channels last, which takes half
+        the time on CPUs.
 
     Raises
     ------
@@ -71,4 +72,5 @@ def untrained(network: nn.Module, images: np.ndarray, metric_dim: int, seed: int
     with torch.no_grad():
         d = network.eval()(torch.from_numpy(images[:1])).shape[1]
     metric_dim = arrays.as_int(metric_dim, "metric_dim", 1, d, " (the network's output size)")
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     return MetricModel(network, OrthogonalMetric(d, metric_dim, generator=torch.Generator().manual_seed(seed)))

@@ -224,12 +224,15 @@ def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
             settings = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"config {path} cannot be read: {error}") from None
-        known = {p.name for p in context.command.params} - {*CALLS, "config_file", "help"}
+        options = {p.name: p for p in context.command.params}
+        known = options.keys() - {*CALLS, "config_file", "help"}
         for name, value in settings.items():
             if name not in known:
                 raise ValueError(f"config {path} has an unknown setting {name!r}; known: {', '.join(sorted(known))}")
-            if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-                raise ValueError(f"config {path} must give a number or a text for {name}, found {value!r}")
+            is_flag = getattr(options[name], "is_flag", False)
+            if not isinstance(value, bool if is_flag else (str, int, float)) or isinstance(value, bool) != is_flag:
+                kind = "true or false" if is_flag else "a number or a text"
+                raise ValueError(f"config {path} must give {kind} for {name}, found {value!r}")
     context.default_map = {name: str(value) for name, value in settings.items()}  # text, so that 1.5 is no integer
     return path
 

@@ -12,6 +12,7 @@ AUGMENT = ("none", "affine", "flip")
 METRIC_UPDATE = ("cayley", "conjugate", "unconstrained")
 OPTIMIZER = ("adam", "sgd")
 SCHEDULE = ("constant", "cosine")
+PRECISION = ("float32", "bfloat16")
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -83,6 +84,12 @@ class Config:
     )
     metric_step: float = _setting(0.1, "Step on L, in (0, 1000).")
     metric_dim: int = _setting(64, "Columns of L: the dimension of the embedding.")
+    precision: str = _setting(
+        "float32",
+        "Of the network's layers as it learns: 'float32', or 'bfloat16' (autocast) for processors with such products, "
+        "as AVX-512 BF16 and AMX. Losses and the embeddings that are compared stay float32.",
+    )
+    compile: bool = _setting(False, "Learn through torch.compile, for networks that it makes faster.")
 
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():
@@ -97,6 +104,8 @@ class Config:
             self._set(name, arrays.as_float(getattr(self, name), name))
             if not 0 <= getattr(self, name) < limit:
                 raise ValueError(f"{name} must be at least 0 and less than {limit}, found {getattr(self, name)}")
+        if not isinstance(self.compile, bool):
+            raise TypeError(f"compile must be True or False, found {self.compile!r}")
         for name, choices in _CHOICES.items():
             arrays.as_choice(getattr(self, name), name, choices)
 
@@ -131,4 +140,5 @@ _CHOICES = {
     "optimizer": OPTIMIZER,
     "schedule": SCHEDULE,
     "metric_update": METRIC_UPDATE,
+    "precision": PRECISION,
 }

@@ -112,7 +112,8 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        If an argument does not have the form above; the message names it.
+        If an argument does not have the form above, as a network that embeds `val_images` by NaN or infinity before it
+        is trained; the message names it.
     RunError
         If the folder of `run` holds files already; if `resume` is set and the checkpoint is missing, damaged, or of
         other settings.
@@ -147,9 +148,11 @@ def fit(
                 raise ValueError("run must be given to resume from")
             training.load(run)
         else:
+            training.validate(epoch=0)
+            if not training.history:
+                raise ValueError("network must embed val_images by finite numbers, found NaN or inf before training")
             if run:
                 run.create(config)
-            training.validate(epoch=0)
             if on_epoch:
                 on_epoch(training.history[0])
         training.to_the_end(run, on_epoch, on_batch)
@@ -173,6 +176,7 @@ class _Training:
         self.config = config
         self.model = untrained(network, images, config.metric_dim, config.seed)
         self.average = copy.deepcopy(self.model) if config.average else self.model  # embeds, is validated and kept
+        self.learner: Callable[[Tensor], Tensor] = torch.compile(network) if config.compile else network
         known = np.unique(labels[labels >= 0])
         self.classes = torch.from_numpy(np.searchsorted(known, labels))  # 0 … C - 1 where labelled
         self.softmax = CosineSoftmax(config.metric_dim, len(known), config.seed)
@@ -241,6 +245,9 @@ class _Training:
         images = self.images[torch.from_numpy(members)]
         with self.times.stage("embed"):
             z = self.average.features(images)
+        if not torch.isfinite(z).all():
+            self.stopped = "diverged"
+            return
         mined = mine(z, self.labels[members], config, share, self.times)
         self.keep_propagated(round_, members, mined.propagated)
         for epoch in range(config.epochs):
@@ -350,7 +357,9 @@ class _Training:
         """Augment and embed a mini-batch, to learn from."""
         self.model.network.train()
         self.examples += len(images)
-        return self.model.network(AUGMENTATION[self.config.augment](images))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            z = self.learner(AUGMENTATION[self.config.augment](images))
+        return z.float()
 
     def move_network(self, loss: Tensor, rate: float) -> None:
         """Take one step on whatever of the network and the softmax `loss` depends on."""
