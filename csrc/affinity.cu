@@ -95,13 +95,6 @@ void with_panel(const Device& device, std::int64_t n, std::int64_t modes, F f) {
   call(Shape<kLanes, 4>{}, false);
 }
 
-template <typename Kernel>
-void admit_shared(Kernel kernel, std::int64_t bytes) {
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(bytes)),
-        "affinity: shared memory");
-}
-
 /// Brings `count` entries to the host once the stream has computed them.
 template <typename T>
 std::vector<T> read(const T* device, std::int64_t count, cudaStream_t stream) {
@@ -301,7 +294,7 @@ class ModesOf {
   void sweep(double* x, int sweeps, bool back, bool steps) {
     with_panel<double>(device_, part_.size, 0, [&](auto shape, const Layout& layout) {
       const auto kernel = sweep_all<double, shape.kLanes, shape.kParts>;
-      admit_shared(kernel, layout.shared);
+      admit_shared("affinity: shared memory", kernel, layout.shared);
       launch("affinity: sweep_all", stream_, layout.grid(m_ / (shape.kLanes * shape.kParts)), kernel, work_.build.graph,
              part_.begin, m_, relaxation_, sweeps, back, steps, layout.in_shared, reinterpret_cast<double*>(work_.room),
              x);
@@ -381,7 +374,7 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
     with_panel<P>(device, largest, modes.m, [&](auto shape, const Layout& layout) {
       const auto kernel = solve_columns<P, shape.kLanes, shape.kParts>;
       width = shape.kLanes * shape.kParts;
-      admit_shared(kernel, layout.shared);
+      admit_shared("affinity: shared memory", kernel, layout.shared);
       const std::int64_t total = tickets.of_classes ? tickets.count * ceil_div(classes + 1, width) : tickets.count;
       const std::int64_t together = layout.blocks * kPanelsPerBlock * width;
       for (std::int64_t done = 0; done < total && proceeding; done += together) {

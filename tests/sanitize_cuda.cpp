@@ -125,6 +125,8 @@ template <typename X>
 void graph(const Indices& ptr, std::int64_t d, std::int64_t k) {
   const std::int64_t n = ptr.back(), segments = static_cast<std::int64_t>(ptr.size()) - 1;
   const std::vector<X> x = points<X>(n, d);
+  std::int64_t largest = 0;
+  for (std::int64_t s = 0; s < segments; ++s) largest = std::max(largest, ptr[s + 1] - ptr[s]);
   for (const Metric metric : kMetrics) {
     Indices right(n * k);
     std::vector<Distance<X>> distances(n * k);
@@ -132,9 +134,9 @@ void graph(const Indices& ptr, std::int64_t d, std::int64_t k) {
     in_every_way([&] {
       auto indices = unwritten<std::int64_t>(n * k);
       auto found = unwritten<Distance<X>>(n * k);
-      Workspace workspace(cuda::knn_workspace(n, d, metric));
-      cuda::knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, indices.data(), found.data(), workspace.get(),
-                      nullptr);
+      Workspace workspace(cuda::knn_graph_workspace(n, d, k, metric, largest));
+      cuda::knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, largest, indices.data(), found.data(),
+                      workspace.get(), nullptr);
       expect("knn_graph indices", indices, right, 0);
       expect("knn_graph distances", found, distances, 0);
     });
@@ -152,7 +154,7 @@ void search(std::int64_t n_queries, std::int64_t n_base, std::int64_t d, std::in
     in_every_way([&] {
       auto indices = unwritten<std::int64_t>(n_queries * k);
       auto found = unwritten<Distance<X>>(n_queries * k);
-      Workspace workspace(cuda::knn_workspace(n_queries + n_base, d, metric));
+      Workspace workspace(cuda::knn_search_workspace(n_queries, n_base, d, k, metric));
       cuda::knn_search(queries.data(), n_queries, base.data(), n_base, d, k, metric, indices.data(), found.data(),
                        workspace.get(), nullptr);
       expect("knn_search indices", indices, right, 0);
@@ -422,7 +424,7 @@ void failures_are_reported() {
   Workspace workspace(1 << 20);
   void* const memory = workspace.get();
   fails("knn", [&] {
-    cuda::knn_graph(x.data(), 20, 4, 3, Metric::cosine, ptr.data(), 1, indices.data(), out.data(), memory, nullptr);
+    cuda::knn_graph(x.data(), 20, 4, 3, Metric::cosine, ptr.data(), 1, 20, indices.data(), out.data(), memory, nullptr);
   });
   fails("mine_triplets", [&] {
     cuda::mine_triplets<float>(indices.data(), nullptr, x.data(), 4, nullptr, 20, triplets.data(), nullptr);

@@ -30,7 +30,7 @@ def build(folder: Path) -> ModuleType:
     compiler = shutil.which("c++")
     if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("needs a C++ compiler for x86-64")
-    sources = [*ROOT.glob("csrc/*.cu"), ROOT / "csrc/bindings_cuda.cpp", ROOT / "tests/cuda_on_cpu/block.cpp"]
+    sources = [*ROOT.glob("csrc/*.cu"), ROOT / "csrc/bindings_cuda.cpp", *ROOT.glob("tests/cuda_on_cpu/*.cpp")]
     headers = [
         ROOT / "csrc",
         ROOT / "tests/cuda_on_cpu",

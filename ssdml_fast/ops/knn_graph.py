@@ -168,7 +168,7 @@ def knn_search(
         check_coordinates(base, "base")
         cuda = _core.cuda()
         with arrays.on_device(queries) as stream:
-            n_bytes = cuda.knn_workspace(len(queries) + len(base), queries.shape[1], metric)
+            n_bytes = cuda.knn_search_workspace(len(queries), len(base), queries.shape[1], k, metric)
             work = arrays.workspace(n_bytes, like=queries)
             cuda.knn_search(*arguments, arrays.address(work), stream)
     elif not _core.lib.knn_search(*arguments, num_threads, BLOCK_BYTES, progress):
@@ -214,7 +214,8 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
     smallest = int(sizes[sizes > 0].min(initial=n))
     of = "points" if ptr is None else "points in the smallest segment"
     k = arrays.as_int(k, "k", 1, smallest - 1 if n else None, f" with {smallest} {of}")
-    check_countable(int(sizes.max(initial=0)), "x")
+    largest = int(sizes.max(initial=0))
+    check_countable(largest, "x")
     num_threads = arrays.as_threads(num_threads)
     progress = arrays.as_callable(progress, "progress")
 
@@ -228,10 +229,9 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
         cuda = _core.cuda()
         with arrays.on_device(x) as stream:
             device_bounds = arrays.from_numpy(bounds, like=x)
-            work = arrays.workspace(cuda.knn_workspace(n, d, metric), like=x)
-            cuda.knn_graph(
-                *arguments, arrays.address(device_bounds), len(sizes), *results, arrays.address(work), stream
-            )
+            work = arrays.workspace(cuda.knn_graph_workspace(n, d, k, metric, largest), like=x)
+            segments = (arrays.address(device_bounds), len(sizes), largest)
+            cuda.knn_graph(*arguments, *segments, *results, arrays.address(work), stream)
     elif not _core.lib.knn_graph(
         *arguments, arrays.address(bounds), len(sizes), *results, num_threads, BLOCK_BYTES, progress
     ):
