@@ -145,7 +145,7 @@ struct Frame {
   }
 };
 
-constexpr int kSample = 256;  // points whose mean is the centre
+constexpr int kSample = 64;  // points whose mean is the centre
 
 /// A coordinate, 0 for those of a vector without a direction (see unit_rows).
 template <typename C>

@@ -366,9 +366,12 @@ void all() {
   graph<T>({0, 2}, 1, 1);
   graph<T>({0, 81}, 33, 64);
   graph<T>({0, 0, 5, 5, 45, 62, 66, 66, 166, 199, 199}, 18, 3);
+  graph<T>({0, 7, 7, 520, 700}, 65, 6);  // bounded on tensor cores
   search<T>(1, 1, 1, 1);
   search<T>(37, 150, 40, 33);
   search<T>(0, 3, 2, 3);
+  search<T>(140, 515, 3, 2);
+  search<T>(0, 515, 3, 2);
 
   for (const bool weighted : {false, true}) {
     propagate<T>({0}, 3, 2, 0.5, weighted, 0.9, 1e-6);
@@ -449,8 +452,10 @@ int main() {
   all<double>();
   // A component large enough to have modes, in shared memory and where a panel does not fit there.
   propagate<float>({0, 20, 1060}, 4, 2, 0.99, true, 0.99, 3e-7);
-  cuda_on_cpu::device_shared = 9000;
-  propagate<float>({0, 20, 1060}, 4, 2, 0.99, false, 0.99, 1e-6);
+  for (const std::size_t shared : {10500, 9000}) {  // with room for the coefficients of modes, and without
+    cuda_on_cpu::device_shared = shared;
+    propagate<float>({0, 20, 1060}, 4, 2, 0.99, false, 0.99, 1e-6);
+  }
   cuda_on_cpu::device_shared = cuda_on_cpu::kMostShared;
   graph<float16>({0, 7, 100}, 20, 5);
   graph<bfloat16>({0, 7, 100}, 20, 5);

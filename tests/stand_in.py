@@ -5,6 +5,7 @@ While :func:`installed`, torch tensors on the CPU take the way of CUDA tensors, 
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import platform
 import shutil
@@ -70,3 +71,14 @@ def installed(kernels: ModuleType) -> Iterator[None]:
         mock.patch.object(_core, "cuda", lambda: kernels),
     ):
         yield
+
+
+@contextmanager
+def shared_memory(kernels: ModuleType, n_bytes: int) -> Iterator[None]:
+    """Give the device so many bytes of shared memory to a block."""
+    library = ctypes.CDLL(kernels.__file__)
+    library.cuda_on_cpu_set_shared(ctypes.c_size_t(n_bytes))
+    try:
+        yield
+    finally:
+        library.cuda_on_cpu_set_shared(ctypes.c_size_t(227 << 10))
