@@ -10,17 +10,18 @@
 // the sums on tensor cores and of float32. A row keeps the pairs whose lower bound does not exceed its k-th smallest
 // upper bound so far, and a pair of points of the same set is visited once, for both rows.
 //
-// Points of a segment stand in an order that looks random, in blocks of kBlock or a little less, on a ring. A row of
-// the ring's blocks is compared with those at offsets 0, 1, ... up to half way round, in rounds: after each, every row
-// has seen up to three times as many points as before, all of them alike, so that about 2 k more pass. Candidates are
-// appended in any order, and selected between rounds; what is kept depends on the set alone. A row that gets more than
-// it has room for, as where many are equally far, is left to the exact kernels.
+// Points of a segment stand in an order that looks random, in blocks of kBlock or a little less, on a ring. Each block
+// is compared with those at offsets 0, 1, ... up to half way round, in rounds: after each, every row has seen up to
+// three times as many points as before, all of them alike, so that about 2 k more pass. Candidates are appended in any
+// order and selected between rounds; what is kept depends on the set alone. A row that gets more than it has room for
+// is left to the exact kernels: where many are equally far, or by less than the slack, which is about 2^-12 of a
+// point's squared distance from the centre.
 //
-// Arithmetic for 100,000 x 128, k = 10 on an H100: 5e9 pairs, each once, are 1.3e12 floating-point operations, about 3
-// ms at the 60 % of the peak that mma.sync reaches; as much again would be the other half, and float32 differences from
-// both sides take 90 ms at their peak. Tiles read 20 GB from the second-level cache, about 4 ms. Comparing costs
-// four instructions a pair, 0.7 ms. For that, each row appends some 150 candidates through atomics: 15 million, of 8
-// bytes, which is little beside the tiles. Expected of these counts, not measured.
+// Arithmetic for 100,000 x 128, k = 10 on an H100, which expects but has not measured: 5e9 pairs are 1.3e12 operations,
+// 2 ms at the 600 T/s that mma.sync may reach, and 3 ms where shared memory holds it up; both sides of each pair apart
+// would be twice that, and differences in float32 90 ms at their peak. Tiles read 20 GB from the second-level cache, 4
+// ms unless hidden. Looking at both ends of a pair takes four instructions, 1 ms. What it costs to serve both: some 150
+// candidates a row, appended by atomics, 15 million of 8 bytes.
 #pragma once
 
 #include <cuda_pipeline.h>
@@ -132,9 +133,7 @@ struct Frame {
   Metric metric;
 
   /// A power of two that brings coordinates below 2^15.
-  __device__ double scale() const {
-    return *largest > 0 ? exp2(static_cast<double>(min(14 - ilogb(*largest), 1000))) : 1.0;
-  }
+  __device__ double scale() const { return *largest > 0 ? ldexp(1.0, min(14 - ilogb(*largest), 1000)) : 1.0; }
   /// How far apart v of two pairs may be, in scaled coordinates, whose distances, as small as they may be, round to the
   /// same number of type T.
   template <typename T>
@@ -275,7 +274,7 @@ constexpr int kParts = 4;  // of a tile
 static_assert(kBlock * kBlock / kParts <= kMostFound);
 
 __device__ inline Ends ends_of(const Side& side, std::int64_t first, int point, int length, bool keeps) {
-  constexpr auto infinity = static_cast<float>(kInfinity);
+  constexpr auto infinity = static_cast<float>(kInfinity);  // never exceeded, nor is the NaN that memory may hold
   if (point >= length) return {infinity, -infinity};
   const std::int64_t i = first + point;
   return {side.g[i] - side.slack[i], keeps ? side.limit[i] : -infinity};
@@ -287,7 +286,8 @@ __device__ inline void keep(const Side& side, std::int64_t i, float most, std::i
 }
 
 /// Compares every block of rows with the blocks of columns at the offsets from `first_offset` to `end_offset`, or those
-/// of them up to half way round where both are the same points, for both.
+/// of them up to half way round where both are the same points, for both. Two blocks of threads run on a
+/// multiprocessor: 64 of a thread's 128 registers are sums, and each has 98 KB of shared memory.
 static __global__ void __launch_bounds__(kThreads, 2)
     compare(Side rows, Side columns, bool mutual, std::int64_t blocks, int slices, std::int64_t capacity,
             int first_offset, int end_offset) {
@@ -529,10 +529,10 @@ struct Plan {
     // than k are kept.
     const double kept = 1.25 * static_cast<double>(k);
     const double growth = 1 + std::min(2.0, (static_cast<double>(capacity) - kept) / kept / 2);
-    for (; end < all; ++end) {
+    while (end < all) {
       ends.push_back(end);
-      const auto next = static_cast<std::int64_t>(growth * static_cast<double>(seen(end)));
-      while (seen(end + 1) < next) ++end;
+      const double most = growth * static_cast<double>(seen(end));
+      for (++end; static_cast<double>(seen(end + 1)) <= most;) ++end;
     }
     ends.push_back(all);
   }
