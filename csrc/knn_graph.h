@@ -67,7 +67,8 @@ Outcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std:
 namespace cuda {
 
 /// Bytes of `workspace`, `largest` being the size of the largest segment: where that is 512 or more and k at most an
-/// eighth of it, n * (2 d + 8 c + 17) for d rounded up to 64 and c <= 3 k + 320 candidates; and (n, d) float64 for cosine.
+/// eighth of it, n * (2 d + 8 c + 17) for d rounded up to 64 and c <= 3 k + 320 candidates; and (n, d) float64 for
+/// cosine.
 std::int64_t knn_graph_workspace(std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, std::int64_t largest);
 
 /// The same for a search, of which only queries have candidates.
