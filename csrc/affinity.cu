@@ -20,10 +20,6 @@ using namespace walk;
 // As in affinity.cpp, but that modes pay in larger components only: a device has done many sweeps before the host has
 // seen a few small matrices; and whatever the tolerance.
 constexpr std::int64_t kFewestForModes = 1024;
-std::int64_t modes_for(std::int64_t n) {
-  if (n < kFewestForModes) return 0;
-  return 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
-}
 constexpr int kSweepsBeforeModes = 4;
 constexpr double kOmega = 1.3, kMostOmega = 1.45;  // what lies within a group limits it
 constexpr double kFloatTol = 2e-7;                 // float32 seldom reaches less
@@ -32,6 +28,8 @@ constexpr std::int64_t kPanelsPerBlock = 16;       // between looks at progress
 
 /// What the device has, and how a component is laid out on it.
 struct Device {
+  static constexpr std::int64_t kWidest = 16;  // panel in global memory: 64 bytes to a point
+
   std::int64_t processors, shared_bytes;
 
   Device() {
@@ -43,6 +41,13 @@ struct Device {
     shared_bytes = std::max<std::int64_t>(most - kStaticShared, 0);
   }
 
+  /// Slow modes of a component of n points: as many as their coefficients have room for beside a panel in global
+  /// memory.
+  std::int64_t modes(std::int64_t n) const {
+    if (n < kFewestForModes) return 0;
+    const auto wanted = static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
+    return 16 * std::min(wanted, std::max<std::int64_t>(shared_bytes - 16, 0) / (16 * kWidest * 8));
+  }
   /// Threads of a block for components of up to n points: one for every point of a group.
   static int threads(std::int64_t n, int parts) {
     const std::int64_t wanted = ceil_div(std::min<std::int64_t>(ceil_div(n, kGroups) * parts, kMostThreads), kWarp);
@@ -56,7 +61,7 @@ struct Device {
   /// Bytes that all blocks together need besides shared memory, for components of up to n points.
   std::int64_t room(std::int64_t n) const {
     const std::int64_t of_shared = std::min<std::int64_t>(shared_bytes, 32 * 16 * n);
-    const bool fits = (n + modes_for(n)) * 8 + 16 <= shared_bytes;  // the narrowest panel of doubles
+    const bool fits = (n + modes(n)) * 8 + 16 <= shared_bytes;  // the narrowest panel of doubles
     return processors * (fits ? of_shared : std::max<std::int64_t>(of_shared, n * 2 * 64));
   }
 };
@@ -92,16 +97,8 @@ void with_panel(const Device& device, std::int64_t n, std::int64_t modes, F f) {
   if (bytes(kLanes / 2, true) <= device.shared_bytes) return call(Shape<kLanes / 2, 1>{}, true);
   if constexpr (kLanes == 4)
     if (bytes(1, true) <= device.shared_bytes) return call(Shape<1, 1>{}, true);
+  static_assert(kLanes * 4 <= Device::kWidest);
   call(Shape<kLanes, 4>{}, false);
-}
-
-/// Lets launches of a kernel ask for so much shared memory. As this holds for launches by other threads too, it must be
-/// the same number whatever the call.
-template <typename Kernel>
-void admit_shared(Kernel kernel, std::int64_t bytes) {
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(bytes)),
-        "affinity: shared memory");
 }
 
 /// Brings `count` entries to the host once the stream has computed them.
@@ -205,7 +202,7 @@ struct Work {
 
   Work(Workspace& workspace, const Device& device, std::int64_t n, std::int64_t k, bool weighted, std::int64_t classes)
       : build(workspace, n, k, weighted, kFewestForModes) {
-    const std::int64_t m = modes_for(n);
+    const std::int64_t m = device.modes(n);
     columns = {build.graph,
                classes,
                0,
@@ -230,13 +227,13 @@ class ModesOf {
       : device_(device),
         work_(work),
         part_(part),
-        m_(modes_for(part.size)),
+        m_(device.modes(part.size)),
         relaxation_{gamma, kOmega},
         stream_(stream) {}
 
-  /// None, m = 0, where the iteration breaks down.
+  /// None, m = 0, where there is no room for any, or the iteration breaks down.
   Modes find() {
-    if (!find_basis()) return {};
+    if (m_ == 0 || !find_basis()) return {};
     const double rounding = unit_roundoff<double> * 2 * static_cast<double>(work_.build.graph.k + 8);
     return {m_,
             kSweepsBeforeModes,
@@ -303,7 +300,7 @@ class ModesOf {
   void sweep(double* x, int sweeps, bool back, bool steps) {
     with_panel<double>(device_, part_.size, 0, [&](auto shape, const Layout& layout) {
       const auto kernel = sweep_all<double, shape.kLanes, shape.kParts>;
-      admit_shared(kernel, device_.shared_bytes);
+      admit_shared("affinity: shared memory", kernel, device_.shared_bytes);
       launch("affinity: sweep_all", stream_, layout.grid(m_ / (shape.kLanes * shape.kParts)), kernel, work_.build.graph,
              part_.begin, m_, relaxation_, sweeps, back, steps, layout.in_shared, reinterpret_cast<double*>(work_.room),
              x);
@@ -383,7 +380,7 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
     with_panel<P>(device, largest, modes.m, [&](auto shape, const Layout& layout) {
       const auto kernel = solve_columns<P, shape.kLanes, shape.kParts>;
       width = shape.kLanes * shape.kParts;
-      admit_shared(kernel, device.shared_bytes);
+      admit_shared("affinity: shared memory", kernel, device.shared_bytes);
       const std::int64_t total = tickets.of_classes ? tickets.count * ceil_div(classes + 1, width) : tickets.count;
       const std::int64_t together = layout.blocks * kPanelsPerBlock * width;
       for (std::int64_t done = 0; done < total && proceeding; done += together) {

@@ -23,24 +23,33 @@ PYBIND11_MODULE(cuda_kernels, m) {
   m.def("device_of", &cuda::device_of, py::arg("address"));
 
   m.def(
-      "knn_workspace",
-      [](std::int64_t n, std::int64_t d, const std::string& metric) {
-        return cuda::knn_workspace(n, d, metric_of(metric));
+      "knn_graph_workspace",
+      [](std::int64_t n, std::int64_t d, std::int64_t k, const std::string& metric, std::int64_t largest) {
+        return cuda::knn_graph_workspace(n, d, k, metric_of(metric), largest);
       },
-      py::arg("n"), py::arg("d"), py::arg("metric"));
+      py::arg("n"), py::arg("d"), py::arg("k"), py::arg("metric"), py::arg("largest"));
 
   m.def(
       "knn_graph",
       [](const std::string& dtype, Address x, std::int64_t n, std::int64_t d, std::int64_t k, const std::string& metric,
-         Address ptr, std::int64_t segments, Address indices, Address distances, Address workspace, Address stream) {
+         Address ptr, std::int64_t segments, std::int64_t largest, Address indices, Address distances,
+         Address workspace, Address stream) {
         by_point_dtype(dtype, [&, metric = metric_of(metric)]<typename X>(X) {
           const py::gil_scoped_release nogil;
-          cuda::knn_graph(at<const X>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments,
+          cuda::knn_graph(at<const X>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments, largest,
                           at<std::int64_t>(indices), at<Distance<X>>(distances), at<void>(workspace), at<void>(stream));
         });
       },
       py::arg("dtype"), py::arg("x"), py::arg("n"), py::arg("d"), py::arg("k"), py::arg("metric"), py::arg("ptr"),
-      py::arg("segments"), py::arg("indices"), py::arg("distances"), py::arg("workspace"), py::arg("stream"));
+      py::arg("segments"), py::arg("largest"), py::arg("indices"), py::arg("distances"), py::arg("workspace"),
+      py::arg("stream"));
+
+  m.def(
+      "knn_search_workspace",
+      [](std::int64_t n_queries, std::int64_t n_base, std::int64_t d, std::int64_t k, const std::string& metric) {
+        return cuda::knn_search_workspace(n_queries, n_base, d, k, metric_of(metric));
+      },
+      py::arg("n_queries"), py::arg("n_base"), py::arg("d"), py::arg("k"), py::arg("metric"));
 
   m.def(
       "knn_search",

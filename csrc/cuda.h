@@ -63,6 +63,15 @@ void launch(const char* name, cudaStream_t stream, Grid grid, void (*kernel)(Par
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
 }
 
+/// Lets a kernel be launched with more dynamic shared memory than any kernel may. As this holds for launches by other
+/// threads too, a kernel is admitted to the same number of bytes whatever the call.
+template <typename Kernel>
+void admit_shared(const char* name, Kernel kernel, std::int64_t bytes) {
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        name);
+}
+
 /// Starts a kernel whose threads may meet at grid_barrier(): no more blocks than run at once on the current device, and
 /// one less per processor where it has room for several, so that small kernels of other streams do not keep it waiting.
 template <typename... Parameters, typename... Arguments>

@@ -243,8 +243,8 @@ Outcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std:
     Team alone(1, within);
     const Points<X> rows(queries, n_queries, d, metric, alone), columns(base + p * part * d, size(p), d, metric, alone);
     const std::int64_t place = p * n_queries * k;
-    if (search(rows, columns, std::min(k, size(p)), p * part, &part_indices[place], &part_distances[place],
-               block_bytes / parts, alone) == Outcome::refused)
+    if (search(rows, columns, std::min(k, size(p)), p * part, part_indices.data() + place,
+               part_distances.data() + place, block_bytes / parts, alone) == Outcome::refused)
       refused = true;
   });
   if (team.stopped() || refused) return refused ? Outcome::refused : Outcome::stopped;

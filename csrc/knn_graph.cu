@@ -3,20 +3,23 @@
 #include <type_traits>
 
 #include "cuda.h"
+#include "knn_cuda_filter.h"
 #include "knn_graph.h"
 
 namespace ssdml::cuda {
 namespace {
 
-// Two kernels. Where estimates in float32 are good enough to rule most pairs out (search_by_estimates), a block
-// compares tiles of points as a matrix product does, and only the pairs that may be among the k nearest so far are
-// computed exactly. Elsewhere, for float64 and inner products, all are (search). Exact sums are taken by a warp whose
-// 32 lanes hold the 32 partial sums of sum_over() in knn_points.h, so distances agree with the CPU's to the last bit.
+using namespace knn;
+
+// Bounds from tensor cores say which pairs may be near (knn_cuda_filter.h), and the distances of those are computed
+// exactly, by a warp whose 32 lanes hold the 32 partial sums of sum_over() in knn_points.h, so that they agree with the
+// CPU's to the last bit.
 //
-// What limits them, by counting instructions, not yet measured: search_by_estimates issues about 2.3 per pair and
-// coordinate, two of which are the subtraction and the fused multiplication, from both sides of each pair; points come
-// from the second-level cache once per 64 others. Using d(i, j) = d(j, i) would halve that, but for the lists of both
-// rows to be kept up to date. search is bound by float64 arithmetic and by conversions to it.
+// What bounds do not decide, and sets too small for them, are compared with every point of their segment: by estimates
+// in float32 where these are good enough to rule most pairs out (search_by_estimates), a block of threads comparing
+// tiles of points as a matrix product does; exactly elsewhere, for float64 and inner products (search). By counting
+// instructions, the former issues about 2.3 per pair and coordinate, two of which are the subtraction and the fused
+// multiplication; the latter is bound by float64 arithmetic and by conversions to it.
 constexpr int kMicroRows = 4, kMicroColumns = 8;
 constexpr int kRows = 16, kColumns = 64;
 constexpr int kWarps = 8;
@@ -86,18 +89,30 @@ __device__ T distance_of(double sum, Metric metric) {
   return static_cast<T>(sum);
 }
 
-/// Lane q receives the distance of row q / kMicroColumns and column q % kMicroColumns, as pair_sums().
-template <typename T, typename C, typename F>
-__device__ T pair_distance(const C* const (&rows)[kMicroRows], const C* const (&columns)[kMicroColumns], std::int64_t d,
-                           Metric metric, F f) {
-  const double sum = pair_sums(rows, columns, d, f);
+/// The distance of the pair whose sum over coordinates of some function of type F is sum(function), summed again by
+/// another where squares underflow. All lanes of the warp must call it.
+template <typename T, typename C, typename F, typename Sum>
+__device__ T distance_by(Sum sum, Metric metric, F f) {
+  const double plain = sum(f);
   if constexpr (std::is_same_v<C, double> && std::is_same_v<F, SquaredDifference>) {
-    if (metric == Metric::euclidean && __ballot_sync(kAllLanes, sum < kTinySquare) != 0) {
-      const double lifted = pair_sums(rows, columns, d, LiftedSquaredDifference{});
-      if (sum < kTinySquare) return static_cast<T>(sqrt(lifted) / kLift);
+    if (metric == Metric::euclidean && __ballot_sync(kAllLanes, plain < kTinySquare) != 0) {
+      const double lifted = sum(LiftedSquaredDifference{});
+      if (plain < kTinySquare) return static_cast<T>(sqrt(lifted) / kLift);
     }
   }
-  return distance_of<T>(sum, metric);
+  return distance_of<T>(plain, metric);
+}
+
+/// The exact distance of two points, in all lanes of the warp, which must all call it.
+template <typename T, typename C, typename F>
+__device__ T exact_distance(const C* u, const C* v, std::int64_t d, Metric metric, F f) {
+  const auto sum = [&](auto g) {
+    double part = 0;
+    for (std::int64_t p = lane_id(); p < d; p += kWarp)
+      part = g(part, static_cast<double>(u[p]), static_cast<double>(v[p]));
+    return sum_of_warp(part);
+  };
+  return distance_by<T, C>(sum, metric, f);
 }
 
 /// Rows of x over their norms; NaN where a row is zero and has no direction. One warp per row.
@@ -186,22 +201,35 @@ struct Nearest {
 
 // ---- exact search ---------------------------------------------------------------------------------------------------
 
-/// The segment that holds point i: the last one that begins at or before i.
-__device__ std::int64_t segment_of(std::int64_t i, const std::int64_t* ptr, std::int64_t segments) {
-  std::int64_t low = 0, high = segments;
-  while (high - low > 1) {
-    const std::int64_t middle = low + (high - low) / 2;
-    (ptr[middle] <= i ? low : high) = middle;
-  }
-  return low;
+/// The columns of row row0 + threadIdx.x: none if it is not one of `only`.
+__device__ void find_columns(const Segments& segments, const bool* only, std::int64_t row0, std::int64_t* low,
+                             std::int64_t* high) {
+  const std::int64_t i = row0 + threadIdx.x, s = segments.of(i), begin = segments.begin(s);
+  low[threadIdx.x] = begin;
+  high[threadIdx.x] = only && !only[i] ? begin : begin + segments.size(s);
 }
 
-/// Neighbours of each of the rows among the columns: all of them or, where `ptr` is given and both are the same points,
-/// the others of its segment.
+struct Range {
+  std::int64_t first, last;
+};
+
+/// From the first to past the last of the columns of `count` rows, which ascend.
+__device__ Range all_columns(const std::int64_t* low, const std::int64_t* high, int count) {
+  Range range{0, 0};
+  for (int r = 0; r < count; ++r) {
+    if (low[r] == high[r]) continue;
+    if (range.last == 0) range.first = low[r];
+    range.last = high[r];
+  }
+  return range;
+}
+
+/// Neighbours of each of the rows, or of those only where `only` is true, among the columns: all of them or, where
+/// these are the same points in segments, the others of its segment.
 template <typename C, typename T, typename F>
 __global__ void __launch_bounds__(kWarps* kWarp, 2)
-    search(const C* rows, std::int64_t n_rows, const C* columns, std::int64_t n_columns, std::int64_t d, std::int64_t k,
-           Metric metric, const std::int64_t* ptr, std::int64_t segments, std::int64_t* indices, T* distances, F f) {
+    search(const C* rows, std::int64_t n_rows, const C* columns, Segments segments, std::int64_t d, std::int64_t k,
+           Metric metric, const bool* only, std::int64_t* indices, T* distances, F f) {
   __shared__ T tile[kRows][kColumns];
   __shared__ std::int64_t low[kRows], high[kRows];  // the columns of each row
   constexpr int row_groups = kRows / kMicroRows, column_groups = kColumns / kMicroColumns;
@@ -213,16 +241,14 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
     const int here = static_cast<int>(min(static_cast<long long>(kRows), static_cast<long long>(n_rows - row0)));
     const auto nearest = [&](int r) { return Nearest<T>{k, indices + (row0 + r) * k, distances + (row0 + r) * k}; };
     __syncthreads();  // the previous rows' columns are no longer needed
-    if (static_cast<int>(threadIdx.x) < here) {
-      const std::int64_t s = ptr ? segment_of(row0 + threadIdx.x, ptr, segments) : 0;
-      low[threadIdx.x] = ptr ? ptr[s] : 0;
-      high[threadIdx.x] = ptr ? ptr[s + 1] : n_columns;
-    }
-    for (int r = warp; r < here; r += kWarps) nearest(r).clear();
+    if (static_cast<int>(threadIdx.x) < here) find_columns(segments, only, row0, low, high);
+    __syncthreads();
+    for (int r = warp; r < here; r += kWarps)
+      if (low[r] < high[r]) nearest(r).clear();
     __syncthreads();
 
-    const std::int64_t last = high[here - 1];
-    for (std::int64_t column0 = low[0]; column0 < last; column0 += kColumns) {
+    const auto [first, last] = all_columns(low, high, here);
+    for (std::int64_t column0 = first; column0 < last; column0 += kColumns) {
       // Pairs past the end repeat the last row or column and are not offered, so that no lane is missing.
       const C* row[kMicroRows];
 #pragma unroll
@@ -235,13 +261,13 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
           column[m] = columns + (j < last ? j : last - 1) * d;
         }
         tile[first_row + lane / kMicroColumns][g * kMicroColumns + lane % kMicroColumns] =
-            pair_distance<T>(row, column, d, metric, f);
+            distance_by<T, C>([&](auto g) { return pair_sums(row, column, d, g); }, metric, f);
       }
       __syncthreads();
       for (int r = warp; r < here; r += kWarps)
         for (int c = lane; c < kColumns; c += kWarp) {
           const std::int64_t j = column0 + c;
-          nearest(r).offer(low[r] <= j && j < high[r] && !(ptr && j == row0 + r), tile[r][c], j);
+          nearest(r).offer(low[r] <= j && j < high[r] && !(segments.ptr && j == row0 + r), tile[r][c], j);
         }
       __syncthreads();
     }
@@ -252,7 +278,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
 
 constexpr int kTile = 64;                         // points on either side of a tile,
 constexpr int kSide = 4, kSides = kTile / kSide;  // of which a thread compares kSide with kSide,
-constexpr int kSlice = 16;                        // by so many coordinates at a time
+constexpr int kCoordinates = 16;                  // by so many coordinates at a time
 constexpr int kTileThreads = kSides * kSides, kTileWarps = kTileThreads / kWarp;
 constexpr int kWords = kTile / 32;
 
@@ -276,31 +302,21 @@ __device__ float limit_of(double farthest, Metric metric, std::int64_t d) {
 
 /// slice[p][i] = coordinate p0 + p of point first + i, or 0 beyond the last.
 template <typename C>
-__device__ void load_slice(float (&slice)[kSlice][kTile + kSide], const C* points, std::int64_t first, std::int64_t n,
-                           std::int64_t d, std::int64_t p0) {
-  for (int e = threadIdx.x; e < kTile * kSlice; e += kTileThreads) {
-    const int i = e / kSlice, p = e % kSlice;
+__device__ void load_coordinates(float (&slice)[kCoordinates][kTile + kSide], const C* points, std::int64_t first,
+                                 std::int64_t n, std::int64_t d, std::int64_t p0) {
+  for (int e = threadIdx.x; e < kTile * kCoordinates; e += kTileThreads) {
+    const int i = e / kCoordinates, p = e % kCoordinates;
     const bool inside = first + i < n && p0 + p < d;
     slice[p][i] = inside ? static_cast<float>(static_cast<double>(points[(first + i) * d + p0 + p])) : 0.0f;
   }
 }
 
-/// The exact distance of two points, in all lanes of the warp, which must all call it.
-template <typename T, typename C>
-__device__ T exact_distance(const C* u, const C* v, std::int64_t d, Metric metric) {
-  double sum = 0;
-  for (std::int64_t p = lane_id(); p < d; p += kWarp)
-    sum = SquaredDifference{}(sum, static_cast<double>(u[p]), static_cast<double>(v[p]));
-  return distance_of<T>(sum_of_warp(sum), metric);
-}
-
 /// As search(), for sums of squared differences.
 template <typename C, typename T>
 __global__ void __launch_bounds__(kTileThreads, 3)
-    search_by_estimates(const C* rows, std::int64_t n_rows, const C* columns, std::int64_t n_columns, std::int64_t d,
-                        std::int64_t k, Metric metric, const std::int64_t* ptr, std::int64_t segments,
-                        std::int64_t* indices, T* distances) {
-  __shared__ __align__(16) float left[kSlice][kTile + kSide], right[kSlice][kTile + kSide];
+    search_by_estimates(const C* rows, std::int64_t n_rows, const C* columns, Segments segments, std::int64_t d,
+                        std::int64_t k, Metric metric, const bool* only, std::int64_t* indices, T* distances) {
+  __shared__ __align__(16) float left[kCoordinates][kTile + kSide], right[kCoordinates][kTile + kSide];
   __shared__ std::int64_t low[kTile], high[kTile];  // the columns of each row
   __shared__ float limit[kTile];
   __shared__ unsigned passing[kTile][kWords];  // a bit for each column of the tile that may be near
@@ -312,28 +328,26 @@ __global__ void __launch_bounds__(kTileThreads, 3)
     const int here = static_cast<int>(min(static_cast<long long>(kTile), static_cast<long long>(n_rows - row0)));
     const auto nearest = [&](int r) { return Nearest<T>{k, indices + (row0 + r) * k, distances + (row0 + r) * k}; };
     __syncthreads();  // the previous rows' columns are no longer needed
-    if (own < here) {
-      const std::int64_t s = ptr ? segment_of(row0 + own, ptr, segments) : 0;
-      low[own] = ptr ? ptr[s] : 0;
-      high[own] = ptr ? ptr[s + 1] : n_columns;
-    }
-    for (int r = warp; r < here; r += kTileWarps) nearest(r).clear();
+    if (own < here) find_columns(segments, only, row0, low, high);
+    __syncthreads();
+    for (int r = warp; r < here; r += kTileWarps)
+      if (low[r] < high[r]) nearest(r).clear();
     __syncthreads();
 
-    const std::int64_t last = high[here - 1];
-    for (std::int64_t column0 = low[0]; column0 < last; column0 += kTile) {
+    const auto [first, last] = all_columns(low, high, here);
+    for (std::int64_t column0 = first; column0 < last; column0 += kTile) {
       if (own < kTile) {
         const T farthest = own < here ? distances[(row0 + own) * k + k - 1] : T(0);
         limit[own] = limit_of(static_cast<double>(farthest), metric, d);
         for (int w = 0; w < kWords; ++w) passing[own][w] = 0;
       }
       float sum[kSide][kSide] = {};
-      for (std::int64_t p0 = 0; p0 < d; p0 += kSlice) {
-        load_slice(left, rows, row0, n_rows, d, p0);
-        load_slice(right, columns, column0, last, d, p0);
+      for (std::int64_t p0 = 0; p0 < d; p0 += kCoordinates) {
+        load_coordinates(left, rows, row0, n_rows, d, p0);
+        load_coordinates(right, columns, column0, last, d, p0);
         __syncthreads();
 #pragma unroll
-        for (int p = 0; p < kSlice; ++p) {
+        for (int p = 0; p < kCoordinates; ++p) {
           float u[kSide], v[kSide];
 #pragma unroll
           for (int m = 0; m < kSide; ++m) u[m] = left[p][down + m];
@@ -354,7 +368,7 @@ __global__ void __launch_bounds__(kTileThreads, 3)
 #pragma unroll
         for (int c = 0; c < kSide; ++c) {
           const std::int64_t j = column0 + across + c;
-          const bool is_candidate = r < here && low[r] <= j && j < high[r] && !(ptr && j == row0 + r);
+          const bool is_candidate = r < here && low[r] <= j && j < high[r] && !(segments.ptr && j == row0 + r);
           bits |= static_cast<unsigned>(is_candidate && !(sum[m][c] > limit[r])) << c;  // NaN passes: see unit_rows
         }
         if (bits != 0) atomicOr(&passing[r][across / 32], bits << across % 32);
@@ -364,7 +378,8 @@ __global__ void __launch_bounds__(kTileThreads, 3)
         for (int w = 0; w < kWords; ++w)
           for (unsigned left_over = passing[r][w]; left_over != 0; left_over &= left_over - 1) {
             const std::int64_t j = column0 + w * 32 + __ffs(static_cast<int>(left_over)) - 1;
-            const T distance = exact_distance<T>(rows + (row0 + r) * d, columns + j * d, d, metric);
+            const T distance =
+                exact_distance<T>(rows + (row0 + r) * d, columns + j * d, d, metric, SquaredDifference{});
             if (nearest(r).admits(distance, j)) nearest(r).insert(distance, j);  // the same in all lanes
           }
       __syncthreads();
@@ -372,59 +387,162 @@ __global__ void __launch_bounds__(kTileThreads, 3)
   }
 }
 
+// ---- search by bounds -----------------------------------------------------------------------------------------------
+
+/// The k nearest of each row's candidates; rows that had no room for theirs are left out. One warp per row.
+template <typename C, typename T, typename F>
+__global__ void select_nearest(const C* points, const C* columns, Side rows, Segments segments, std::int64_t d,
+                               std::int64_t k, std::int64_t capacity, Metric metric, bool* left_out,
+                               std::int64_t* indices, T* distances, F f) {
+  for (std::int64_t place = warp_id(); place < rows.segments.n; place += warp_count()) {
+    const std::int64_t s = rows.segments.of(place), first = rows.segments.begin(s);
+    const std::int64_t i = first + point_at(place - first, rows.segments.size(s));
+    const unsigned count = rows.count[place];
+    if (lane_id() == 0) left_out[i] = count > capacity;
+    if (count > capacity) continue;
+    const Nearest<T> nearest{k, indices + i * k, distances + i * k};
+    nearest.clear();
+    const std::int64_t others = segments.begin(s), size = segments.size(s);
+    for (unsigned e = 0; e < count; ++e) {
+      const std::int64_t j = others + point_at(rows.kept[place * capacity + e].place, size);
+      const T distance = exact_distance<T>(points + i * d, columns + j * d, d, metric, f);
+      if (nearest.admits(distance, j)) nearest.insert(distance, j);  // the same in all lanes
+    }
+  }
+}
+
 // ---- host -----------------------------------------------------------------------------------------------------------
 
-template <typename X>
-void find(const X* rows, std::int64_t n_rows, const X* columns, std::int64_t n_columns, std::int64_t d, std::int64_t k,
-          Metric metric, const std::int64_t* ptr, std::int64_t segments, std::int64_t* indices, Distance<X>* distances,
-          void* workspace, cudaStream_t stream) {
-  const auto exactly = [&]<typename F>(F f) {
-    launch("knn: search", stream, Grid{ceil_div(n_rows, kRows), kWarps * kWarp}, search<X, Distance<X>, F>, rows,
-           n_rows, columns, n_columns, d, k, metric, ptr, segments, indices, distances, f);
-  };
-  const auto by_estimates = [&]<typename C>(const C* from, const C* to) {
-    launch("knn: search_by_estimates", stream, Grid{ceil_div(n_rows, kTile), kTileThreads},
-           search_by_estimates<C, Distance<X>>, from, n_rows, to, n_columns, d, k, metric, ptr, segments, indices,
-           distances);
-  };
-  if (metric == Metric::inner_product) return exactly(Product{});
-  if (metric != Metric::cosine) {
-    if constexpr (std::is_same_v<X, double>) return exactly(SquaredDifference{});
-    return by_estimates(rows, columns);
+/// What a search needs besides its result. Rows and columns are the same points if `mutual`.
+struct Work {
+  Plan plan;
+  double *unit_columns = nullptr, *unit_rows = nullptr;  // cosine
+  Frame frame{};
+  Side columns{}, rows{};
+  bool* left_out = nullptr;  // (n_rows)
+
+  Work(Workspace& workspace, Segments row_segments, Segments column_segments, bool mutual, std::int64_t largest,
+       std::int64_t d, std::int64_t k, Metric metric)
+      : plan(largest, k, mutual) {
+    if (metric == Metric::cosine) {
+      unit_columns = workspace.take<double>(column_segments.n * d);
+      unit_rows = mutual ? unit_columns : workspace.take<double>(row_segments.n * d);
+    }
+    if (plan.ends.empty()) return;
+    frame = {workspace.take<double>(d), workspace.take<double>(1), d, ceil_div(d, kSlice), metric};
+    const auto side = [&](Segments segments) {
+      const std::int64_t n = segments.n;
+      return Side{segments,
+                  workspace.take<float16>((n + kBlock) * frame.slices * kSlice),
+                  workspace.take<float>(n),
+                  workspace.take<float>(n),
+                  nullptr,
+                  nullptr,
+                  nullptr};
+    };
+    rows = side(row_segments);
+    rows.limit = workspace.take<float>(row_segments.n);
+    rows.count = workspace.take<unsigned>(row_segments.n);
+    rows.kept = workspace.take<Candidate>(row_segments.n * plan.capacity);
+    columns = mutual ? rows : side(column_segments);
+    left_out = workspace.take<bool>(row_segments.n);
   }
-  const bool same = rows == columns && n_rows == n_columns;  // a search may be among the first of its own queries
-  double* const unit_columns = Workspace(workspace).take<double>(((same ? 0 : n_rows) + n_columns) * d);
-  double* const unit = same ? unit_columns : unit_columns + n_columns * d;
-  launch("knn: unit_rows", stream, warps_for(n_columns), unit_rows<X>, columns, n_columns, d, unit_columns);
-  if (!same) launch("knn: unit_rows", stream, warps_for(n_rows), unit_rows<X>, rows, n_rows, d, unit);
-  by_estimates(static_cast<const double*>(unit), static_cast<const double*>(unit_columns));
+};
+
+/// As search(), for rows and columns of type C: what it does not answer is left out.
+template <typename T, typename C, typename F>
+void search_by_bounds(const C* rows, const C* columns, bool mutual, const Work& work, std::int64_t k,
+                      std::int64_t* indices, T* distances, F f, cudaStream_t stream) {
+  const auto& [segments, n] = std::pair(work.columns.segments, work.columns.segments.n);
+  const std::int64_t n_rows = work.rows.segments.n, d = work.frame.d, blocks = work.rows.segments.most_blocks();
+  launch("knn: find_centre", stream, threads_for(d, kWarp), find_centre<C>, columns, n, work.frame);
+  check(cudaMemsetAsync(work.frame.largest, 0, sizeof(double), stream), "knn: find_largest");
+  launch("knn: find_largest", stream, threads_for(n * d), find_largest<C>, columns, n, work.frame);
+  if (!mutual) launch("knn: find_largest", stream, threads_for(n_rows * d), find_largest<C>, rows, n_rows, work.frame);
+  launch("knn: place_points", stream, warps_for(n_rows), place_points<C>, rows, work.frame, work.rows, true);
+  if (!mutual)
+    launch("knn: place_points", stream, warps_for(n), place_points<C>, columns, work.frame, work.columns, false);
+
+  constexpr std::int64_t shared = kStages * kStageBytes;
+  admit_shared("knn: compare", compare, shared);
+  std::int64_t begin = 0;
+  for (const std::int64_t end : work.plan.ends) {
+    launch("knn: compare", stream, Grid{blocks * ceil_div(end - begin, kOffsetsAtOnce), kThreads, shared}, compare,
+           work.rows, work.columns, mutual, blocks, work.frame.slices, work.plan.capacity, begin, end);
+    launch("knn: tighten", stream, warps_for(n_rows), tighten<T>, work.frame, work.rows, work.columns, k,
+           work.plan.capacity);
+    begin = end;
+  }
+  launch("knn: select_nearest", stream, warps_for(n_rows), select_nearest<C, T, F>, rows, columns, work.rows, segments,
+         d, k, work.plan.capacity, work.frame.metric, work.left_out, indices, distances, f);
 }
+
+template <typename X>
+void find(const X* rows, Segments row_segments, const X* columns, Segments column_segments, bool mutual,
+          std::int64_t largest, std::int64_t d, std::int64_t k, Metric metric, std::int64_t* indices,
+          Distance<X>* distances, void* memory, cudaStream_t stream) {
+  using T = Distance<X>;
+  Workspace workspace(memory);
+  const Work work(workspace, row_segments, column_segments, mutual, largest, d, k, metric);
+  const std::int64_t n_rows = row_segments.n;
+  const auto search_all = [&]<typename C, typename F>(const C* from, const C* to, F f) {
+    if (!work.plan.ends.empty()) search_by_bounds(from, to, mutual, work, k, indices, distances, f, stream);
+    if constexpr (std::is_same_v<F, Product> || (std::is_same_v<C, double> && std::is_same_v<X, double>)) {
+      if (std::is_same_v<F, Product> || metric != Metric::cosine)
+        return launch("knn: search", stream, Grid{ceil_div(n_rows, kRows), kWarps * kWarp}, search<C, T, F>, from,
+                      n_rows, to, column_segments, d, k, metric, work.left_out, indices, distances, f);
+    }
+    if constexpr (!std::is_same_v<F, Product>)
+      launch("knn: search_by_estimates", stream, Grid{ceil_div(n_rows, kTile), kTileThreads}, search_by_estimates<C, T>,
+             from, n_rows, to, column_segments, d, k, metric, work.left_out, indices, distances);
+  };
+  if (metric == Metric::inner_product) return search_all(rows, columns, Product{});
+  if (metric != Metric::cosine) return search_all(rows, columns, SquaredDifference{});
+  launch("knn: unit_rows", stream, warps_for(column_segments.n), unit_rows<X>, columns, column_segments.n, d,
+         work.unit_columns);
+  if (!mutual) launch("knn: unit_rows", stream, warps_for(n_rows), unit_rows<X>, rows, n_rows, d, work.unit_rows);
+  search_all(static_cast<const double*>(work.unit_rows), static_cast<const double*>(work.unit_columns),
+             SquaredDifference{});
+}
+
+/// All of n points as one segment.
+Segments one_segment(std::int64_t n) { return {nullptr, 1, n}; }
 
 }  // namespace
 
-std::int64_t knn_workspace(std::int64_t n, std::int64_t d, Metric metric) {
+std::int64_t knn_graph_workspace(std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, std::int64_t largest) {
   Workspace workspace(nullptr);
-  if (metric == Metric::cosine) workspace.take<double>(n * d);
+  Work(workspace, one_segment(n), one_segment(n), true, largest, d, k, metric);
+  return workspace.bytes();
+}
+
+std::int64_t knn_search_workspace(std::int64_t n_queries, std::int64_t n_base, std::int64_t d, std::int64_t k,
+                                  Metric metric) {
+  Workspace workspace(nullptr);
+  Work(workspace, one_segment(n_queries), one_segment(n_base), false, n_base, d, k, metric);
   return workspace.bytes();
 }
 
 template <typename X>
 void knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-               std::int64_t segments, std::int64_t* indices, Distance<X>* distances, void* workspace, void* stream) {
-  find(x, n, x, n, d, k, metric, ptr, segments, indices, distances, workspace, static_cast<cudaStream_t>(stream));
+               std::int64_t segments, std::int64_t largest, std::int64_t* indices, Distance<X>* distances,
+               void* workspace, void* stream) {
+  const Segments points{ptr, segments, n};
+  find(x, points, x, points, true, largest, d, k, metric, indices, distances, workspace,
+       static_cast<cudaStream_t>(stream));
 }
 
 template <typename X>
 void knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
                 std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, void* workspace,
                 void* stream) {
-  find(queries, n_queries, base, n_base, d, k, metric, nullptr, 0, indices, distances, workspace,
-       static_cast<cudaStream_t>(stream));
+  find(queries, one_segment(n_queries), base, one_segment(n_base), false, n_base, d, k, metric, indices, distances,
+       workspace, static_cast<cudaStream_t>(stream));
 }
 
 #define SSDML_KNN(X)                                                                                           \
   template void knn_graph(const X*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*,     \
-                          std::int64_t, std::int64_t*, Distance<X>*, void*, void*);                            \
+                          std::int64_t, std::int64_t, std::int64_t*, Distance<X>*, void*, void*);              \
   template void knn_search(const X*, std::int64_t, const X*, std::int64_t, std::int64_t, std::int64_t, Metric, \
                            std::int64_t*, Distance<X>*, void*, void*);
 SSDML_KNN(float)

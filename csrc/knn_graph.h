@@ -66,14 +66,21 @@ Outcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std:
 
 namespace cuda {
 
-/// Bytes of `workspace`, for n points in all sets together: none, but (n, d) float64 for cosine.
-std::int64_t knn_workspace(std::int64_t n, std::int64_t d, Metric metric);
+/// Bytes of `workspace`, `largest` being the size of the largest segment: where that is 512 or more and k at most an
+/// eighth of it, n * (2 d + 8 c + 17) for d rounded up to 64 and c <= 3 k + 320 candidates; and (n, d) float64 for
+/// cosine.
+std::int64_t knn_graph_workspace(std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, std::int64_t largest);
+
+/// The same for a search, of which only queries have candidates.
+std::int64_t knn_search_workspace(std::int64_t n_queries, std::int64_t n_base, std::int64_t d, std::int64_t k,
+                                  Metric metric);
 
 /// The same results from device memory, on `stream`, for finite points no larger than the largest coordinate. The
 /// workspace is aligned to 256 bytes.
 template <typename X>
 void knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-               std::int64_t segments, std::int64_t* indices, Distance<X>* distances, void* workspace, void* stream);
+               std::int64_t segments, std::int64_t largest, std::int64_t* indices, Distance<X>* distances,
+               void* workspace, void* stream);
 
 template <typename X>
 void knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,

@@ -125,6 +125,8 @@ template <typename X>
 void graph(const Indices& ptr, std::int64_t d, std::int64_t k) {
   const std::int64_t n = ptr.back(), segments = static_cast<std::int64_t>(ptr.size()) - 1;
   const std::vector<X> x = points<X>(n, d);
+  std::int64_t largest = 0;
+  for (std::int64_t s = 0; s < segments; ++s) largest = std::max(largest, ptr[s + 1] - ptr[s]);
   for (const Metric metric : kMetrics) {
     Indices right(n * k);
     std::vector<Distance<X>> distances(n * k);
@@ -132,9 +134,9 @@ void graph(const Indices& ptr, std::int64_t d, std::int64_t k) {
     in_every_way([&] {
       auto indices = unwritten<std::int64_t>(n * k);
       auto found = unwritten<Distance<X>>(n * k);
-      Workspace workspace(cuda::knn_workspace(n, d, metric));
-      cuda::knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, indices.data(), found.data(), workspace.get(),
-                      nullptr);
+      Workspace workspace(cuda::knn_graph_workspace(n, d, k, metric, largest));
+      cuda::knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, largest, indices.data(), found.data(),
+                      workspace.get(), nullptr);
       expect("knn_graph indices", indices, right, 0);
       expect("knn_graph distances", found, distances, 0);
     });
@@ -152,7 +154,7 @@ void search(std::int64_t n_queries, std::int64_t n_base, std::int64_t d, std::in
     in_every_way([&] {
       auto indices = unwritten<std::int64_t>(n_queries * k);
       auto found = unwritten<Distance<X>>(n_queries * k);
-      Workspace workspace(cuda::knn_workspace(n_queries + n_base, d, metric));
+      Workspace workspace(cuda::knn_search_workspace(n_queries, n_base, d, k, metric));
       cuda::knn_search(queries.data(), n_queries, base.data(), n_base, d, k, metric, indices.data(), found.data(),
                        workspace.get(), nullptr);
       expect("knn_search indices", indices, right, 0);
@@ -364,9 +366,12 @@ void all() {
   graph<T>({0, 2}, 1, 1);
   graph<T>({0, 81}, 33, 64);
   graph<T>({0, 0, 5, 5, 45, 62, 66, 66, 166, 199, 199}, 18, 3);
+  graph<T>({0, 7, 7, 520, 700}, 65, 6);  // bounded on tensor cores
   search<T>(1, 1, 1, 1);
   search<T>(37, 150, 40, 33);
   search<T>(0, 3, 2, 3);
+  search<T>(140, 515, 3, 2);
+  search<T>(0, 515, 3, 2);
 
   for (const bool weighted : {false, true}) {
     propagate<T>({0}, 3, 2, 0.5, weighted, 0.9, 1e-6);
@@ -423,7 +428,7 @@ void failures_are_reported() {
   Workspace workspace(1 << 20);
   void* const memory = workspace.get();
   fails("knn", [&] {
-    cuda::knn_graph(x.data(), 20, 4, 3, Metric::cosine, ptr.data(), 1, indices.data(), out.data(), memory, nullptr);
+    cuda::knn_graph(x.data(), 20, 4, 3, Metric::cosine, ptr.data(), 1, 20, indices.data(), out.data(), memory, nullptr);
   });
   fails("mine_triplets", [&] {
     cuda::mine_triplets<float>(indices.data(), nullptr, x.data(), 4, nullptr, 20, triplets.data(), nullptr);
@@ -459,8 +464,10 @@ int main() {
   all<double>();
   // A component large enough to have modes, in shared memory and where a panel does not fit there.
   propagate<float>({0, 20, 1060}, 4, 2, 0.99, true, 0.99, 3e-7);
-  cuda_on_cpu::device_shared = 9000;
-  propagate<float>({0, 20, 1060}, 4, 2, 0.99, false, 0.99, 1e-6);
+  for (const std::size_t shared : {10500, 9000}) {  // with room for the coefficients of modes, and without
+    cuda_on_cpu::device_shared = shared;
+    propagate<float>({0, 20, 1060}, 4, 2, 0.99, false, 0.99, 1e-6);
+  }
   cuda_on_cpu::device_shared = cuda_on_cpu::kMostShared;
   graph<float16>({0, 7, 100}, 20, 5);
   graph<bfloat16>({0, 7, 100}, 20, 5);

@@ -5,6 +5,7 @@ While :func:`installed`, torch tensors on the CPU take the way of CUDA tensors, 
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import platform
 import shutil
@@ -30,7 +31,7 @@ def build(folder: Path) -> ModuleType:
     compiler = shutil.which("c++")
     if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("needs a C++ compiler for x86-64")
-    sources = [*ROOT.glob("csrc/*.cu"), ROOT / "csrc/bindings_cuda.cpp", ROOT / "tests/cuda_on_cpu/block.cpp"]
+    sources = [*ROOT.glob("csrc/*.cu"), ROOT / "csrc/bindings_cuda.cpp", *ROOT.glob("tests/cuda_on_cpu/*.cpp")]
     headers = [
         ROOT / "csrc",
         ROOT / "tests/cuda_on_cpu",
@@ -70,3 +71,14 @@ def installed(kernels: ModuleType) -> Iterator[None]:
         mock.patch.object(_core, "cuda", lambda: kernels),
     ):
         yield
+
+
+@contextmanager
+def shared_memory(kernels: ModuleType, n_bytes: int) -> Iterator[None]:
+    """Give the device so many bytes of shared memory to a block."""
+    library = ctypes.CDLL(kernels.__file__)
+    library.cuda_on_cpu_set_shared(ctypes.c_size_t(n_bytes))
+    try:
+        yield
+    finally:
+        library.cuda_on_cpu_set_shared(ctypes.c_size_t(227 << 10))

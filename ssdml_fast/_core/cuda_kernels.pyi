@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 def device_of(address: int) -> int: ...
-def knn_workspace(n: int, d: int, metric: str) -> int: ...
+def knn_graph_workspace(n: int, d: int, k: int, metric: str, largest: int) -> int: ...
 def knn_graph(
     dtype: str,
     x: int,
@@ -13,11 +13,13 @@ def knn_graph(
     metric: str,
     ptr: int,
     segments: int,
+    largest: int,
     indices: int,
     distances: int,
     workspace: int,
     stream: int,
 ) -> None: ...
+def knn_search_workspace(n_queries: int, n_base: int, d: int, k: int, metric: str) -> int: ...
 def knn_search(
     dtype: str,
     queries: int,

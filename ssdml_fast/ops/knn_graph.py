@@ -64,10 +64,10 @@ def knn_graph(
     Distances are computed in float64 from direct differences and rounded once, so near-duplicates are told apart, and
     the same graph comes out for any number of threads and any instruction set. Time O(N² d / 2) per segment. Memory
     O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a ``numpy.memmap`` (or a torch tensor on a mapped
-    file) larger than memory; Ctrl-C is answered between blocks of points. On a CUDA device memory is O(N k), and for
-    cosine `x` in float64. Segments hold fewer than 2³² points. This is
-    the graph of Section 2 of Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021,
-    with Q[i, j] = 1/k on its edges.
+    file) larger than memory; Ctrl-C is answered between blocks of points. On a CUDA device, segments of 512 points and
+    more take about N (24 k + 1100) bytes and a float16 copy of `x`, cosine also one in float64. Segments hold fewer
+    than 2³² points. This is the graph of Section 2 of Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep
+    Resurrection", AAAI 2021, with Q[i, j] = 1/k on its edges.
 
     Examples
     --------
@@ -129,7 +129,8 @@ def knn_search(
 
     Notes
     -----
-    Time O(Q N d); memory O(Q k), plus at most 256 MiB (on a CUDA device nothing, but for cosine all points in float64).
+    Time O(Q N d); memory O(Q k), plus at most 256 MiB, or on a CUDA device, with 512 base points and more, about
+    Q (24 k + 1100) bytes and a float16 copy of all points; for cosine one in float64.
 
     Examples
     --------
@@ -171,7 +172,7 @@ def knn_search(
         check_coordinates(base, "base")
         cuda = _core.cuda()
         with arrays.on_device(queries) as stream:
-            n_bytes = cuda.knn_workspace(len(queries) + len(base), queries.shape[1], metric)
+            n_bytes = cuda.knn_search_workspace(len(queries), len(base), queries.shape[1], k, metric)
             work = arrays.workspace(n_bytes, like=queries)
             cuda.knn_search(*arguments, arrays.address(work), stream)
     elif not _core.lib.knn_search(*arguments, num_threads, BLOCK_BYTES, progress):
@@ -217,7 +218,8 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
     smallest = int(sizes[sizes > 0].min(initial=n))
     of = "points" if ptr is None else "points in the smallest segment"
     k = arrays.as_int(k, "k", 1, smallest - 1 if n else None, f" with {smallest} {of}")
-    check_countable(int(sizes.max(initial=0)), "x")
+    largest = int(sizes.max(initial=0))
+    check_countable(largest, "x")
     num_threads = arrays.as_threads(num_threads)
     progress = arrays.as_callable(progress, "progress")
 
@@ -231,10 +233,9 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
         cuda = _core.cuda()
         with arrays.on_device(x) as stream:
             device_bounds = arrays.arange(2, like=x) * n if ptr is None else ptr
-            work = arrays.workspace(cuda.knn_workspace(n, d, metric), like=x)
-            cuda.knn_graph(
-                *arguments, arrays.address(device_bounds), len(sizes), *results, arrays.address(work), stream
-            )
+            work = arrays.workspace(cuda.knn_graph_workspace(n, d, k, metric, largest), like=x)
+            segments = (arrays.address(device_bounds), len(sizes), largest)
+            cuda.knn_graph(*arguments, *segments, *results, arrays.address(work), stream)
     elif not _core.lib.knn_graph(
         *arguments, arrays.address(bounds), len(sizes), *results, num_threads, BLOCK_BYTES, progress
     ):

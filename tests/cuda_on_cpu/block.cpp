@@ -38,6 +38,10 @@ namespace ssdml::cuda {
 alignas(16) thread_local unsigned char shared_memory[cuda_on_cpu::kMostShared];  // what cuda.h declares
 }
 
+extern "C" __attribute__((visibility("default"))) void cuda_on_cpu_set_shared(std::size_t bytes) {
+  cuda_on_cpu::device_shared = bytes;
+}
+
 namespace cuda_on_cpu {
 namespace {
 

@@ -30,7 +30,8 @@ inline unsigned most_blocks = 0x7fffffff;
 /// Whether launches fail, by themselves or because a kernel before has crashed.
 inline bool refuses = false, has_crashed = false;
 
-/// Dynamic shared memory of a block: what the device has, what any kernel gets, and what kernels were admitted to.
+/// Dynamic shared memory of a block: what the device has (cuda_on_cpu_set_shared changes it from outside), what any
+/// kernel gets, and what kernels were admitted to.
 inline constexpr std::size_t kMostShared = 227 << 10, kSharedByDefault = 48 << 10;
 inline std::size_t device_shared = kMostShared;
 inline std::map<const void*, std::size_t> admitted_shared;

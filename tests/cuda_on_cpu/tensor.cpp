@@ -1,0 +1,54 @@
+// What csrc/cuda_tensor.h does on a device.
+#include <bit>
+#include <cstring>
+
+#include "block.h"
+#include "cuda_tensor.h"
+#include "halves.h"
+
+namespace ssdml::cuda {
+namespace {
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+/// What the lanes of the warp hand over, each an address; all have read it when the next exchange ends.
+const std::uint64_t* exchange_addresses(const void* address) {
+  return cuda_on_cpu::exchange(cuda_on_cpu::Collective::shuffle, kAllLanes, reinterpret_cast<std::uintptr_t>(address));
+}
+
+float entry(std::uint32_t pair, unsigned which) {
+  return static_cast<float>(static_cast<double>(float16{static_cast<std::uint16_t>(pair >> 16 * which)}));
+}
+
+struct Operands {
+  const std::uint32_t *a, *b;
+};
+
+}  // namespace
+
+void load_tiles(std::uint32_t (&tile)[4], const void* row) {
+  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0) cuda_on_cpu::fail("reads a row of a tile that is not aligned");
+  const unsigned lane = cuda_on_cpu::thread_index.x % 32;
+  const std::uint64_t* const rows = exchange_addresses(row);
+  for (unsigned t = 0; t < 4; ++t)
+    std::memcpy(&tile[t], reinterpret_cast<const unsigned char*>(rows[8 * t + lane / 4]) + 4 * (lane % 4), 4);
+}
+
+void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  const unsigned lane = cuda_on_cpu::thread_index.x % 32;
+  const Operands own{a, b};
+  const std::uint64_t* const lanes = exchange_addresses(&own);
+  for (unsigned e = 0; e < 4; ++e) {
+    const unsigned row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
+    for (unsigned p = 0; p < 16; ++p) {
+      const auto* const left = reinterpret_cast<const Operands*>(lanes[row % 8 * 4 + p % 8 / 2]);
+      const auto* const right = reinterpret_cast<const Operands*>(lanes[column * 4 + p % 8 / 2]);
+      const float product = entry(left->a[row / 8 + p / 8 * 2], p % 2) * entry(right->b[p / 8], p % 2);
+      // Nearly as inexact as it may be: to nearest, then toward zero.
+      sum[e] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(sum[e] + product) & ~1u);
+    }
+  }
+  cuda_on_cpu::exchange(cuda_on_cpu::Collective::barrier, kAllLanes, 0);
+}
+
+}  // namespace ssdml::cuda
