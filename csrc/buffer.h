@@ -40,6 +40,21 @@ Buffer<T> make_scratch(std::size_t count) {
   return Buffer<T>(static_cast<T*>(p), Release{0});
 }
 
+/// Lets the entries of a vector start on a cache line: wide loads and stores that cross one take twice as long.
+template <typename T>
+struct OnCacheLine {
+  using value_type = T;
+  static constexpr std::align_val_t line{64};
+
+  OnCacheLine() = default;
+  template <typename U>
+  explicit OnCacheLine(const OnCacheLine<U>&) {}
+
+  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), line)); }
+  void deallocate(T* p, std::size_t) { ::operator delete(p, line); }
+  bool operator==(const OnCacheLine&) const = default;
+};
+
 /// Starts on a cache line. Large ones are mapped, where the system can, lest the heap keep holes of their size; and in
 /// huge pages, as far as these fit, for a kernel may well be done before some thousand small ones have been touched.
 template <typename T>

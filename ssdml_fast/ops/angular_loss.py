@@ -207,11 +207,26 @@ def evaluate(z, triplets, L, alpha, weight, losses, grad):
     grad_y = arrays.empty((room, l), dtype, like=z) if grad else None
     points = arrays.empty((room, d), dtype, like=z) if is_sparse else z
     rows = arrays.empty((room,), "int64", like=z) if is_sparse else None
-    at_z, at_L, at_triplets, *at_rest = arrays.addresses(
+    threads = arrays.as_threads(None)
+    at_z, at_L, at_triplets, at_weight, at_losses, at_grad_y, at_points, at_rows = arrays.addresses(
         z, L, triplets, weight, each, grad_y, points if is_sparse else None, rows
     )
     loss, used, in_range, is_finite = _core.lib.metric_loss(
-        dtype, at_z, n, d, at_L, l, at_triplets, count, tan2_alpha, *at_rest, arrays.as_threads(None)
+        dtype,
+        at_z,
+        n,
+        d,
+        at_L,
+        l,
+        at_triplets,
+        count,
+        tan2_alpha,
+        at_weight,
+        at_losses,
+        at_grad_y,
+        at_points,
+        at_rows,
+        threads,
     )
     if not in_range:
         arrays.check_indices(triplets, n, "triplets", "rows of z")
@@ -236,9 +251,10 @@ def backproject(found, n, L, scale, wanted=(True, True)):
     dtype, (d, l) = arrays.dtype_name(x), L.shape
     grad_z = arrays.empty((n, d), dtype, like=x) if wanted[0] else None
     grad_L = arrays.empty((d, l), dtype, like=x) if wanted[1] else None
-    at_x, at_L, at_grad_y, at_rows, *at_grads = arrays.addresses(x, L, grad_y, found.rows, grad_z, grad_L)
+    at_x, at_L, at_grad_y, at_rows, at_z, at_grad_L = arrays.addresses(x, L, grad_y, found.rows, grad_z, grad_L)
+    threads = arrays.as_threads(None)
     _core.lib.metric_loss_backward(
-        dtype, at_x, found.used, d, at_L, l, at_grad_y, float(scale), at_rows, n, *at_grads, arrays.as_threads(None)
+        dtype, at_x, found.used, d, at_L, l, at_grad_y, float(scale), at_rows, n, at_z, at_grad_L, threads
     )
     return grad_z, grad_L
 
