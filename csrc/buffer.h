@@ -31,13 +31,36 @@ struct Release {
 template <typename T>
 using Buffer = std::unique_ptr<T[], Release>;
 
+/// From the heap, starting on a cache line, for what is given back soon and wanted again: its pages stay.
+template <typename T>
+Buffer<T> make_scratch(std::size_t count) {
+  constexpr std::size_t line = 64;
+  void* const p = std::aligned_alloc(line, (count * sizeof(T) / line + 1) * line);
+  if (p == nullptr) throw std::bad_alloc();
+  return Buffer<T>(static_cast<T*>(p), Release{0});
+}
+
+/// Lets the entries of a vector start on a cache line: wide loads and stores that cross one take twice as long.
+template <typename T>
+struct OnCacheLine {
+  using value_type = T;
+  static constexpr std::align_val_t line{64};
+
+  OnCacheLine() = default;
+  template <typename U>
+  explicit OnCacheLine(const OnCacheLine<U>&) {}
+
+  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), line)); }
+  void deallocate(T* p, std::size_t) { ::operator delete(p, line); }
+  bool operator==(const OnCacheLine&) const = default;
+};
+
 /// Starts on a cache line. Large ones are mapped, where the system can, lest the heap keep holes of their size; and in
 /// huge pages, as far as these fit, for a kernel may well be done before some thousand small ones have been touched.
 template <typename T>
 Buffer<T> make_buffer(std::size_t count) {
-  constexpr std::size_t line = 64;
-  const std::size_t bytes = (count * sizeof(T) / line + 1) * line;
 #ifdef __linux__
+  const std::size_t bytes = count * sizeof(T);
   if (bytes >= 1 << 18) {
     void* const p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
@@ -45,9 +68,7 @@ Buffer<T> make_buffer(std::size_t count) {
     return Buffer<T>(static_cast<T*>(p), Release{bytes});
   }
 #endif
-  void* const p = std::aligned_alloc(line, bytes);
-  if (p == nullptr) throw std::bad_alloc();
-  return Buffer<T>(static_cast<T*>(p), Release{0});
+  return make_scratch<T>(count);
 }
 
 }  // namespace ssdml

@@ -6,11 +6,15 @@
 #include <vector>
 
 #include "angular_loss.h"
+#include "buffer.h"
 #include "cholesky_qr.h"
 #include "gemm.h"
 
 namespace ssdml {
 namespace {
+
+template <typename T>
+using Vector = std::vector<T, OnCacheLine<T>>;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -24,12 +28,8 @@ class Objective {
   Objective(const T* z, std::int64_t n, std::int64_t d, std::int64_t l, const std::int64_t* triplets,
             std::int64_t n_triplets, double tan2_alpha, const T* weight, int num_threads)
       : d_(d), l_(l), tan2_alpha_(tan2_alpha), weight_(weight), triplets_(3 * n_triplets), losses_(n_triplets) {
-    std::vector<std::int64_t> row(n, -1);
-    for (std::int64_t e = 0; e < 3 * n_triplets; ++e) {
-      std::int64_t& r = row[triplets[e]];
-      if (r < 0) r = rows_++;
-      triplets_[e] = r;
-    }
+    std::vector<std::int64_t> rows(std::min(n, 3 * n_triplets));
+    rows_ = used_rows(triplets, n_triplets, n, rows.data(), triplets_.data());
     const bool is_centred = rows_ > 2 * n_triplets;
     if (is_centred) rows_ = 2 * n_triplets;
     x_.resize(rows_ * d);
@@ -43,36 +43,33 @@ class Objective {
         }
       }
     } else {
-      for (std::int64_t e = 0; e < 3 * n_triplets; ++e) std::copy_n(z + triplets[e] * d, d, &x_[triplets_[e] * d]);
+      for (std::int64_t r = 0; r < rows_; ++r) std::copy_n(z + rows[r] * d, d, &x_[r * d]);
     }
     grad_y_.resize((rows_ + 1) * l);
     num_threads_ = threads_for(rows_ * d * l / 16, num_threads);
   }
 
   /// Room for projected points, all at the origin.
-  std::vector<T> points() const { return std::vector<T>((rows_ + 1) * l_); }
+  Vector<T> points() const { return Vector<T>((rows_ + 1) * l_); }
 
   /// y = X V for V (d, l).
-  void project(const std::vector<T>& V, std::vector<T>& y) const {
+  void project(const Vector<T>& V, Vector<T>& y) const {
     gemm(rows_, l_, d_, Strided<T>{x_.data(), d_, 1}, V.data(), y.data(), false, num_threads_);
   }
 
   /// result = y b for an upper triangular b.
-  void transform(const std::vector<T>& y, const std::vector<T>& b, std::vector<T>& result) const {
+  void transform(const Vector<T>& y, const Vector<T>& b, Vector<T>& result) const {
     gemm_triangular(rows_, l_, y.data(), l_, b.data(), l_, result.data(), l_, num_threads_);
   }
 
-  double cost(const std::vector<T>& y) {
+  double cost(const Vector<T>& y) {
     const auto count = static_cast<std::int64_t>(losses_.size());
-    angular_loss(y.data(), rows_ + 1, l_, triplets_.data(), count, tan2_alpha_, weight_, losses_.data(), grad_y_.data(),
-                 num_threads_);
-    double total = 0;
-    for (std::int64_t t = 0; t < count; ++t) total += static_cast<double>(weight_ ? weight_[t] : T(1)) * losses_[t];
-    return total;
+    return angular_loss(y.data(), rows_ + 1, l_, triplets_.data(), count, tan2_alpha_, weight_, losses_.data(),
+                        grad_y_.data(), num_threads_);
   }
 
   /// Euclidean gradient where cost() was last called.
-  void gradient(std::vector<T>& grad) const {
+  void gradient(Vector<T>& grad) const {
     gemm(d_, l_, rows_, Strided<T>{x_.data(), 1, d_}, grad_y_.data(), grad.data(), false, num_threads_);
   }
 
@@ -81,7 +78,7 @@ class Objective {
   double tan2_alpha_;
   const T* weight_;
   std::vector<std::int64_t> triplets_;
-  std::vector<T> x_, grad_y_, losses_;
+  Vector<T> x_, grad_y_, losses_;
   int num_threads_;
 };
 
@@ -92,10 +89,10 @@ class Stiefel {
   Stiefel(std::int64_t d, std::int64_t l) : d_(d), l_(l), off_(l * l), along_(l * l), gram_(l * l), inverse_(l * l) {}
 
   /// The largest |L'L - I|.
-  double drift(const std::vector<T>& L) { return orthonormality_error(L.data(), d_, l_, off_.data(), 1); }
+  double drift(const Vector<T>& L) { return orthonormality_error(L.data(), d_, l_, off_.data(), 1); }
 
   /// U becomes tangent at L: U - L sym(L'U).
-  void project(const std::vector<T>& L, std::vector<T>& U) {
+  void project(const Vector<T>& L, Vector<T>& U) {
     gemm(l_, l_, d_, Strided<T>{L.data(), 1, l_}, U.data(), gram_.data(), false, 1);
     for (std::int64_t i = 0; i < l_; ++i)
       for (std::int64_t j = 0; j <= i; ++j)
@@ -104,24 +101,24 @@ class Stiefel {
   }
 
   /// The same for the gradient of a function of L L', for which L'U is symmetric.
-  void project_gradient(const std::vector<T>& L, std::vector<T>& U) {
+  void project_gradient(const Vector<T>& L, Vector<T>& U) {
     gemm_symmetric(l_, d_, L.data(), U.data(), gram_.data(), 1);
     for (T& entry : gram_) entry = -entry;
     gemm(d_, l_, l_, Strided<T>{L.data(), l_, 1}, gram_.data(), U.data(), true, 1);
   }
 
   /// Prepares for steps along D, tangent at the L that drift() has last seen or retract() has led to.
-  void set_direction(const std::vector<T>& D) { gemm_symmetric(l_, d_, D.data(), D.data(), along_.data(), 1); }
+  void set_direction(const Vector<T>& D) { gemm_symmetric(l_, d_, D.data(), D.data(), along_.data(), 1); }
 
   /// R^-1 of L + step D = QR, or null. Its Gram matrix is L'L + step^2 D'D up to rounding, so that only overflow fails.
-  const std::vector<T>* inverse_factor(T step) {
+  const Vector<T>* inverse_factor(T step) {
     for (std::size_t e = 0; e < gram_.size(); ++e) gram_[e] = step * step * along_[e] + off_[e];
     for (std::int64_t i = 0; i < l_; ++i) gram_[i * l_ + i] += 1;
     return std::isfinite(invert_cholesky(l_, gram_.data(), inverse_.data())) ? &inverse_ : nullptr;
   }
 
   /// Q of moved = QR. Its own Gram matrix keeps rounding from adding up in the columns of Q.
-  void retract(const std::vector<T>& moved, std::vector<T>& Q) {
+  void retract(const Vector<T>& moved, Vector<T>& Q) {
     gemm_symmetric(l_, d_, moved.data(), moved.data(), gram_.data(), 1);
     invert_cholesky(l_, gram_.data(), inverse_.data());
     gemm_triangular(d_, l_, moved.data(), l_, inverse_.data(), l_, Q.data(), l_, 1);
@@ -130,17 +127,17 @@ class Stiefel {
 
  private:
   std::int64_t d_, l_;
-  std::vector<T> off_, along_, gram_, inverse_;  // off_: L'L - I
+  Vector<T> off_, along_, gram_, inverse_;  // off_: L'L - I
 };
 
 /// result = u + step v.
 template <typename T>
-void move(const std::vector<T>& u, T step, const std::vector<T>& v, std::vector<T>& result) {
+void move(const Vector<T>& u, T step, const Vector<T>& v, Vector<T>& result) {
   for (std::size_t e = 0; e < u.size(); ++e) result[e] = u[e] + step * v[e];
 }
 
 template <typename T>
-double dot(const std::vector<T>& u, const std::vector<T>& v) {
+double dot(const Vector<T>& u, const Vector<T>& v) {
   return ssdml::dot(u.data(), v.data(), static_cast<std::int64_t>(u.size()));
 }
 
@@ -155,8 +152,8 @@ CgReport riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t 
   constexpr std::int64_t refresh = 16;  // iterations after which y is computed anew, lest its rounding add up
   Objective<T> objective(z, n, d, l, triplets, n_triplets, tan2_alpha, weight, num_threads);
   Stiefel<T> stiefel(d, l);
-  std::vector<T> at(L, L + d * l), moved(d * l), grad(d * l), next_grad(d * l), direction(d * l);
-  std::vector<T> y = objective.points(), next_y = y, along_y = y, moved_y = y;
+  Vector<T> at(L, L + d * l), moved(d * l), grad(d * l), next_grad(d * l), direction(d * l);
+  Vector<T> y = objective.points(), next_y = y, along_y = y, moved_y = y;
 
   objective.project(at, y);
   CgReport report{objective.cost(y), 0, 0, 1, stiefel.drift(at)};
@@ -182,7 +179,7 @@ CgReport riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t 
     for (;; step *= contraction) {
       ++trials;
       loss = kInfinity;
-      if (const std::vector<T>* const inverse = stiefel.inverse_factor(static_cast<T>(step))) {
+      if (const Vector<T>* const inverse = stiefel.inverse_factor(static_cast<T>(step))) {
         move(y, static_cast<T>(step), along_y, moved_y);
         objective.transform(moved_y, *inverse, next_y);
         loss = objective.cost(next_y);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "buffer.h"
 #include "cholesky_qr.h"
 #include "gemm.h"
 #include "invert.h"
@@ -61,8 +62,9 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
                         int num_threads) {
   constexpr double tolerated = 8 * std::numeric_limits<T>::epsilon();
   const std::int64_t size = l * l;
-  const auto work = std::make_unique_for_overwrite<T[]>(3 * size);
-  T *const b = work.get(), *const gram = b + size, *const k = gram + size, *const w = updated;
+  const Buffer<T> work = make_scratch<T>(3 * size + size / 2);
+  T *const b = work.get(), *const gram = b + size, *const k = gram + size, *const scratch = k + size,
+           *const w = updated;
   const T tau = static_cast<T>(step), a = tau / 2;
 
   CayleyReport report{orthonormality_error(L, d, l, gram, num_threads), 0};
@@ -93,12 +95,14 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
       }
   for (std::int64_t e = 0; e < size; ++e) k[e] = -b[e];
   for (std::int64_t i = 0; i < l; ++i) k[i * l + i] += 1;
-  invert(l, k, l, gram);
-  if (is_long)  // K is large, and the product would lose more digits than the difference K^-1 - I
-    for (std::int64_t i = 0; i < l; ++i) k[i * l + i] -= 1;
-  else
-    gemm(l, l, l, Strided<T>{b, l, 1}, k, gram, false, num_threads);
-  const T* const on_right = is_long ? k : gram;
+  invert(l, k, l, scratch);
+  // From now on K^-1 - I, whose diagonal a difference would leave few digits of: that of K^-1 (I - K) is a sum of
+  // products of rows, for the transpose of I - K is its negative up to twice its even part.
+  for (std::int64_t i = 0; i < l; ++i) {
+    T *const row = b + i * l, *const inverse = k + i * l;
+    for (std::int64_t j = 0; j < l; ++j) row[j] = -2 * a * a * gram[i * l + j] - row[j];
+    inverse[i] = is_long ? inverse[i] - 1 : static_cast<T>(dot(inverse, row, l));
+  }
   each_block<T>(d, l, num_threads, [&](std::int64_t first, std::int64_t count, T* left) {
     const T* const from = L + first * l;
     T* const to = updated + first * l;  // where W is
@@ -106,7 +110,7 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
       to[e] = from[e] - tau * to[e];
       left[e] = from[e] + to[e];
     }
-    gemm(count, l, l, Strided<T>{left, l, 1}, on_right, to, true, 1);
+    gemm(count, l, l, Strided<T>{left, l, 1}, k, to, true, 1);
   });
 
   // Long steps amplify rounding; short ones, as training takes them, need no second look.

@@ -139,7 +139,7 @@ def namespace(x: Any, name: str) -> ModuleType:
     if isinstance(x, np.ndarray):
         return np
     if is_torch(x):
-        if x.device.type not in ("cpu", "cuda"):
+        if not (x.is_cpu or x.is_cuda):
             raise TypeError(f"{name} must be on a CPU or CUDA device, found device {x.device}")
         if x.layout is not sys.modules["torch"].strided:
             raise TypeError(f"{name} must be a dense tensor, found layout {x.layout}")
@@ -260,6 +260,14 @@ def stable_argsort(x: Any) -> Any:
     return x.argsort(stable=True) if is_torch(x) else x.argsort(kind="stable")
 
 
+def scalar(value: float, dtype: str, like: Any) -> Any:
+    """Return a number as one of NumPy or torch, as `like` is, on its device."""
+    if is_torch(like):
+        torch = sys.modules["torch"]
+        return torch.scalar_tensor(value, dtype=getattr(torch, dtype), device=like.device)
+    return getattr(np, dtype)(value)
+
+
 def copy(x: Any) -> Any:
     """Return a copy of `x`."""
     return x.clone() if is_torch(x) else x.copy()
@@ -272,6 +280,13 @@ def address(x: Any) -> int:
     if is_torch(x):
         return x.data_ptr()
     return x.data.ptr if is_cupy(x) else x.ctypes.data
+
+
+def addresses(*xs: Any) -> list[int]:
+    """Addresses of the first elements of arrays of one library, the first not None; 0 for each that is."""
+    if is_torch(xs[0]):
+        return [0 if x is None else x.data_ptr() for x in xs]
+    return [address(x) for x in xs]
 
 
 def contiguous(x: Any) -> Any:

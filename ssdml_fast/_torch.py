@@ -153,13 +153,12 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
         return angular_loss_op.compute(z, triplets, L, alpha, reduction, weight, grad=False)[0]
     arrays.as_choice(reduction, "reduction", angular_loss_op.REDUCTIONS)
     z, L = arrays.check_floats(z, "z", ndim=2), arrays.check_floats(L, "L", ndim=2, like=z)
-    arrays.check_like(triplets, "triplets", like=z)
-    alpha = arrays.as_float(alpha, "alpha", 0, 90)
     if not is_autocast:
         z, L = arrays.at_least_float32(z), arrays.at_least_float32(L)
         angular_loss_op.check_operands(z, L)
     if weight is not None:
         weight = arrays.check_floats(weight, "weight", ndim=1, like=z)
+        arrays.check_like(triplets, "triplets", like=z)
         arrays.check_shape(weight, (triplets.shape[0],), "weight", "one per triplet")
         weight = weight.to(torch.float32 if is_autocast else z.dtype)
         if not (is_compiling or is_transformed):
@@ -167,6 +166,8 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
     is_reduced, mean = reduction != "none" and is_differentiated, reduction == "mean"
     if is_plain and is_reduced:
         return _EagerAngularLoss.apply(z, L, triplets, weight, alpha, mean)
+    arrays.check_like(triplets, "triplets", like=z)
+    alpha = arrays.as_float(alpha, "alpha", 0, 90)
     y = arrays.at_least_float32(z @ L)
     if is_reduced:
         run = ops.angular_loss if is_compiling else _AngularLoss.apply
@@ -179,10 +180,6 @@ def angular_loss(z, triplets, L, alpha, reduction, weight):
 
 def _angular_loss(y, triplets, weight, alpha, mean):
     y, triplets = _angular_loss_operands(y, triplets)
-    return _loss_and_parts(y, triplets, weight, alpha, mean)
-
-
-def _loss_and_parts(y, triplets, weight, alpha, mean):
     weight = None if weight is None else arrays.contiguous(weight)
     losses, grad_y = angular_loss_op.run(y, triplets, alpha, weight, losses=True, grad=True)
     loss = losses.sum() if weight is None else losses.dot(weight)
@@ -268,21 +265,21 @@ class _EagerAngularLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, L, triplets, weight, alpha, mean):
-        y = angular_loss_op.project(arrays.contiguous(z), arrays.contiguous(L))
-        triplets = angular_loss_op.as_triplets(triplets, y)
-        loss, losses, grad_y = _loss_and_parts(y, triplets, weight, alpha, mean)
-        ctx.count = max(len(triplets), 1) if mean else 1
-        ctx.save_for_backward(z, L, grad_y, None if weight is None else losses)
-        return loss
+        operands = arrays.contiguous(z), triplets, arrays.contiguous(L), alpha
+        weight = None if weight is None else arrays.contiguous(weight)
+        found = angular_loss_op.evaluate(*operands, weight, losses=ctx.needs_input_grad[3], grad=True)
+        ctx.count, ctx.used = max(triplets.shape[0], 1) if mean else 1, found.used
+        ctx.save_for_backward(z, L, *found[1:4], found.rows)
+        return found.loss / ctx.count if mean else found.loss
 
     @staticmethod
     def backward(ctx, grad_loss):
-        z, L, grad_y, losses = ctx.saved_tensors
+        z, L, losses, grad_y, points, rows = ctx.saved_tensors
         scale, wanted = grad_loss.detach(), ctx.needs_input_grad
         if ctx.count > 1:
             scale = scale / ctx.count
-        operands = arrays.contiguous(z), arrays.contiguous(L)
-        grads = [*angular_loss_op.backproject(*operands, grad_y, scale, wanted[:2]), None]
+        found = angular_loss_op.Found(None, losses, grad_y, arrays.contiguous(points), ctx.used, rows)
+        grads = [*angular_loss_op.backproject(found, z.shape[0], arrays.contiguous(L), scale, wanted), None]
         if wanted[3]:
             grads[2] = scale * losses
         if torch.is_grad_enabled():  # for a second derivative, which then reaches _no_double_backward

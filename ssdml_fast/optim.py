@@ -489,7 +489,8 @@ def _along_cayley(
     is the matrix moved to.
     """
     inner = L.mT @ direction
-    ambient = direction - L @ ((inner - inner.mT) / 4)  # F, up to L times a symmetric matrix, which cancels in A
+    # F, up to L times a symmetric matrix, which cancels in A
+    ambient = torch.sub(direction, L @ (inner - inner.mT), alpha=0.25)
     moved = cayley_update(L, ambient if scale is None else scale * ambient, step)
     if not transport:
         return moved, None

@@ -194,6 +194,19 @@ def test_repeated_indices_in_one_triplet(isa, triplet):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_points_that_no_triplet_uses_change_nothing(isa, dtype):
+    rng = np.random.default_rng(0)
+    z, L = rng.standard_normal((1000, 20)).astype(dtype), random_stiefel((20, 7), rng, dtype)
+    rows = np.sort(rng.choice(1000, 60, replace=False))
+    triplets, weight = rng.integers(0, 60, (90, 3)), rng.uniform(0, 2, 90).astype(dtype)
+    alone = sf.angular_loss_and_grad(z[rows], triplets, L, weight=weight)
+    loss, grad_z, grad_L = sf.angular_loss_and_grad(z, rows[triplets], L, weight=weight)
+    for ours, expected in zip((loss, grad_z[rows], grad_L), alone, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    assert not np.delete(grad_z, rows, axis=0).any()
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_no_triplets(isa, reduction):
     z, L, none = np.ones((4, 3), np.float32), np.eye(3, 2, dtype=np.float32), np.zeros((0, 3), np.int64)
@@ -332,8 +345,13 @@ def test_double_backward_raises():
 
 def test_no_gradient_is_computed_for_none_wanted(monkeypatch):
     wanted = []
-    run = angular_loss_op.run
-    monkeypatch.setattr(angular_loss_op, "run", lambda *args, **kw: wanted.append(kw["grad"]) or run(*args, **kw))
+    evaluate = angular_loss_op.evaluate
+
+    def note(*args, **kw):
+        wanted.append(kw["grad"])
+        return evaluate(*args, **kw)
+
+    monkeypatch.setattr(angular_loss_op, "evaluate", note)
     z, L, triplets = torch.randn(6, 4, requires_grad=True), torch.eye(4, 2), torch.tensor([[0, 1, 2], [3, 4, 5]])
     with torch.no_grad():
         sf.angular_loss(z, triplets, L)
@@ -494,8 +512,16 @@ def test_refuses_projections_that_overflow(refuses, library, function, shape):
     n, d, l = shape
     z, L = np.ones((n, d), np.float32), np.ones((d, l), np.float32)
     z[-1], L[:, -1] = 1e30, 1e30
-    arguments = LIBRARIES[library]({"z": z, "triplets": np.array([[0, 1, 2]]), "L": L})
+    arguments = LIBRARIES[library]({"z": z, "triplets": np.arange(3 * n).reshape(n, 3) % n, "L": L})
     refuses(ValueError, "z @ L", getattr(sf, function), **arguments)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", ["z", "L"])
+def test_refuses_values_that_no_triplet_would_see(refuses, library, name):
+    arguments = {"z": np.ones((100, 4)), "triplets": np.zeros((int(name == "z"), 3), int), "L": np.ones((4, 2))}
+    arguments[name][-1, -1] = np.nan
+    refuses(ValueError, name, sf.angular_loss, **LIBRARIES[library](arguments))
 
 
 def test_refuses_gradients_of_each_loss(refuses):

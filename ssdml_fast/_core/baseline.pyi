@@ -95,16 +95,34 @@ def mine_class_triplets(
     triplets: int,
     num_threads: int,
 ) -> None: ...
-def project(dtype: str, z: int, n: int, d: int, L: int, l: int, y: int, num_threads: int) -> bool: ...
-def project_backward(
+def metric_loss(
     dtype: str,
     z: int,
     n: int,
     d: int,
     L: int,
     l: int,
+    triplets: int,
+    n_triplets: int,
+    tan2_alpha: float,
+    weight: int,
+    losses: int,
+    grad_y: int,
+    x: int,
+    rows: int,
+    num_threads: int,
+) -> tuple[float, int, bool, bool]: ...
+def metric_loss_backward(
+    dtype: str,
+    x: int,
+    used: int,
+    d: int,
+    L: int,
+    l: int,
     grad_y: int,
     scale: float,
+    rows: int,
+    n: int,
     grad_z: int,
     grad_L: int,
     num_threads: int,
@@ -121,7 +139,7 @@ def angular_loss(
     losses: int,
     grad_y: int,
     num_threads: int,
-) -> None: ...
+) -> float: ...
 def cayley_update(
     dtype: str, L: int, grad: int, batch: int, d: int, l: int, step: float, updated: int, num_threads: int
 ) -> tuple[float, float]: ...

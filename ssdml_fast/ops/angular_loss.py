@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .. import _arrays as arrays
 from .. import _core
@@ -53,9 +55,9 @@ def angular_loss(z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: 
     Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017; under L in Dutta, Harandi, Sekhar, AAAI 2021.
     Products with L are those of the arrays' library; on a CUDA device in TF32 only where that was told to use it.
     No T x d or T x l array is formed, and gradients of eager sums and means are the same for any number of threads.
-    Time O(N d l + T l). The sum and the mean are found together with their gradients, in one pass over the triplets;
-    the gradients of "none" take a second one. torch.compile (also ``fullgraph=True``), autocast and
-    ``torch.func.grad`` are supported;
+    Time O(N d + min(N, 3 T) d l + T l): on the CPU, where few points occur in triplets, only those are projected. The
+    sum and the mean are found together with their gradients, in one pass over the triplets; the gradients of "none"
+    take a second one. torch.compile (also ``fullgraph=True``), autocast and ``torch.func.grad`` are supported;
     ``torch.func.vmap``, forward-mode derivatives and second derivatives are not.
 
     Examples
@@ -113,30 +115,32 @@ def angular_loss_and_grad(
     """
     arrays.as_choice(reduction, "reduction", ("sum", "mean"))
     z, triplets, L, weight = arrays.adopt(z=z, triplets=triplets, L=L, weight=weight)
-    loss, grad_y, z, L = compute(z, triplets, L, alpha, reduction, weight, grad=True)
-    count = max(len(triplets), 1) if reduction == "mean" else 1
-    return loss, *backproject(z, L, grad_y, 1 / count)
+    loss, found, n, L = compute(z, triplets, L, alpha, reduction, weight, grad=True)
+    return loss, *backproject(found, n, L, 1 / max(len(triplets), 1) if reduction == "mean" else 1)
 
 
 def compute(z, triplets, L, alpha, reduction, weight, grad):
-    """Validate, project and run the kernel.
+    """Validate and run the kernel.
 
-    Returns the loss, the gradient in y of the losses' sum (None unless asked for), and z and L validated.
+    Returns the loss and, for `backproject`, what the kernel found (with gradients if asked for), the number of points
+    and L validated.
     """
     z = arrays.as_floats(z, "z", ndim=2, halves=True)
     L = arrays.as_floats(L, "L", ndim=2, like=z, halves=True)
     check_operands(z, L)
-    triplets = as_triplets(triplets, z)
     reduction = arrays.as_choice(reduction, "reduction", REDUCTIONS)
     if weight is not None:
         weight = arrays.as_floats(weight, "weight", ndim=1, like=z, halves=True)
+        arrays.check_like(triplets, "triplets", like=z)
         arrays.check_shape(weight, (len(triplets),), "weight", "one per triplet")
         arrays.check_finite(weight, "weight")
         weight = arrays.astype(weight, arrays.dtype_name(z))
-    losses, grad_y = run(project(z, L), triplets, alpha, weight, losses=True, grad=grad)
-    if weight is not None:
-        losses = losses * weight
-    return reduce(losses, reduction), grad_y, z, L
+    found = evaluate(z, triplets, L, alpha, weight, losses=reduction == "none", grad=grad)
+    if reduction == "none":
+        loss = found.losses if weight is None else found.losses * weight
+    else:
+        loss = found.loss / max(len(triplets), 1) if reduction == "mean" else found.loss
+    return loss, found, len(z), L
 
 
 def reduce(losses, reduction):
@@ -158,49 +162,99 @@ def check_operands(z, L) -> None:
 
 def as_triplets(triplets, points):
     """Return triplets as contiguous int64, all of them indices of rows of `points`."""
-    triplets = arrays.as_integers(triplets, "triplets", ndim=2, like=points)
-    if triplets.shape[1] != 3:
-        raise ValueError(f"triplets must have 3 columns, found shape {tuple(triplets.shape)}")
+    triplets = _as_columns(triplets, points)
     arrays.check_indices(triplets, len(points), "triplets", "rows of z")
     return triplets
 
 
-def project(z, L):
-    """Return z @ L of contiguous operands; refuses any that are not finite."""
+def _as_columns(triplets, points):
+    """Return triplets as contiguous int64, their values not yet looked at."""
+    triplets = arrays.as_integers(triplets, "triplets", ndim=2, like=points)
+    if triplets.shape[1] != 3:
+        raise ValueError(f"triplets must have 3 columns, found shape {tuple(triplets.shape)}")
+    return triplets
+
+
+def _tan2(alpha):
+    return math.tan(math.radians(arrays.as_float(alpha, "alpha", 0, 90))) ** 2
+
+
+class Found(NamedTuple):
+    """What the kernel found: the loss, and what its gradients follow from; None for what was not asked for."""
+
+    loss: Any  # sum of the weighted losses
+    losses: Any  # (T,)
+    grad_y: Any  # gradient in the projections of the first `used` of `points`
+    points: Any  # z, or copies of its `rows` that occur in triplets
+    used: int
+    rows: Any  # ascending; None for all
+
+
+def evaluate(z, triplets, L, alpha, weight, losses, grad):
+    """Project points, contiguous as L and weight are, and run the kernel; refuses triplets and values as documented."""
+    triplets, tan2_alpha = _as_columns(triplets, z), _tan2(alpha)
+    (n, d), l, count, dtype = z.shape, L.shape[1], triplets.shape[0], arrays.dtype_name(z)
     if arrays.is_cuda(z):
+        arrays.check_indices(triplets, n, "triplets", "rows of z")
         y = z @ L
-        is_finite = arrays.is_finite(y)
-    else:
-        dtype, (n, d), l = arrays.dtype_name(z), z.shape, L.shape[1]
-        y = arrays.empty((n, l), dtype, like=z)
-        addresses = arrays.address(z), n, d, arrays.address(L), l, arrays.address(y)
-        is_finite = _core.lib.project(dtype, *addresses, arrays.as_threads(None))
-    if not is_finite:
-        for x, name in ((z, "z"), (L, "L"), (y, "z @ L")):
-            arrays.check_finite(x, name)
-    return y
-
-
-def backproject(z, L, grad_y, scale, wanted=(True, True)):
-    """Return the gradients in z and L that follow from that in y = z @ L, times `scale`; None for one not wanted."""
-    if arrays.is_cuda(z):
-        return grad_y @ (scale * L).T if wanted[0] else None, scale * (z.T @ grad_y) if wanted[1] else None
-    dtype = arrays.dtype_name(z)
-    (n, d), l = z.shape, L.shape[1]
-    grad_z = arrays.empty((n, d), dtype, like=z) if wanted[0] else None
-    grad_L = arrays.empty((d, l), dtype, like=z) if wanted[1] else None
-    _core.lib.project_backward(
+        if not arrays.is_finite(y):
+            _refuse(z, L)
+        each, grad_y = run(y, triplets, alpha, weight, losses=True, grad=grad)
+        return Found(each.sum() if weight is None else each.dot(weight), each, grad_y, z, n, None)
+    is_sparse = 0 < 3 * count < 2 * n  # else most points occur in some triplet, or nothing does
+    room = min(3 * count, n) if is_sparse else n
+    each = arrays.empty((count,), dtype, like=z) if losses else None
+    grad_y = arrays.empty((room, l), dtype, like=z) if grad else None
+    points = arrays.empty((room, d), dtype, like=z) if is_sparse else z
+    rows = arrays.empty((room,), "int64", like=z) if is_sparse else None
+    threads = arrays.as_threads(None)
+    at_z, at_L, at_triplets, at_weight, at_losses, at_grad_y, at_points, at_rows = arrays.addresses(
+        z, L, triplets, weight, each, grad_y, points if is_sparse else None, rows
+    )
+    loss, used, in_range, is_finite = _core.lib.metric_loss(
         dtype,
-        arrays.address(z),
+        at_z,
         n,
         d,
-        arrays.address(L),
+        at_L,
         l,
-        arrays.address(grad_y),
-        float(scale),
-        arrays.address(grad_z),
-        arrays.address(grad_L),
-        arrays.as_threads(None),
+        at_triplets,
+        count,
+        tan2_alpha,
+        at_weight,
+        at_losses,
+        at_grad_y,
+        at_points,
+        at_rows,
+        threads,
+    )
+    if not in_range:
+        arrays.check_indices(triplets, n, "triplets", "rows of z")
+    if not is_finite:
+        _refuse(z, L)
+    return Found(arrays.scalar(loss, dtype, like=z), each, grad_y, points, used, rows)
+
+
+def _refuse(z, L):
+    """Say what is not finite."""
+    arrays.check_finite(z, "z")
+    arrays.check_finite(L, "L")
+    with np.errstate(over="ignore", invalid="ignore"):
+        arrays.check_finite(z @ L, "z @ L")
+
+
+def backproject(found, n, L, scale, wanted=(True, True)):
+    """Return the gradients in n points and in L, times `scale`, of what was found; None for one not wanted."""
+    grad_y, x = found.grad_y, found.points
+    if arrays.is_cuda(x):
+        return grad_y @ (scale * L).T if wanted[0] else None, scale * (x.T @ grad_y) if wanted[1] else None
+    dtype, (d, l) = arrays.dtype_name(x), L.shape
+    grad_z = arrays.empty((n, d), dtype, like=x) if wanted[0] else None
+    grad_L = arrays.empty((d, l), dtype, like=x) if wanted[1] else None
+    at_x, at_L, at_grad_y, at_rows, at_z, at_grad_L = arrays.addresses(x, L, grad_y, found.rows, grad_z, grad_L)
+    threads = arrays.as_threads(None)
+    _core.lib.metric_loss_backward(
+        dtype, at_x, found.used, d, at_L, l, at_grad_y, float(scale), at_rows, n, at_z, at_grad_L, threads
     )
     return grad_z, grad_L
 
@@ -217,7 +271,7 @@ def run(y, triplets, alpha, weight, losses, grad):
         y.shape[1],
         arrays.address(triplets),
         len(triplets),
-        math.tan(math.radians(arrays.as_float(alpha, "alpha", 0, 90))) ** 2,
+        _tan2(alpha),
         arrays.address(weight),
         arrays.address(losses),
         arrays.address(grad_y),
