@@ -58,7 +58,7 @@ class Elimination {
  private:
   // An entry costs about as much as so many points of a column: it is summed at every sweep and for every mode.
   static constexpr std::int64_t kPointsPerEntry = 8;
-  static constexpr std::int64_t kMost = 32;  // times k: entries for one eliminated column
+  static constexpr std::int64_t kMost = 32;  // times k: entries for one eliminated column, so that memory is O(n k)
 
   /// f(i, gamma Q[i, j]) for all edges i -> j.
   template <typename F>
