@@ -7,8 +7,8 @@
 //
 // entry by entry. So the columns of any points without a cycle of edges among them can be eliminated, at the price of
 // more wanted entries in the columns that they follow from. Those of points that few have as a neighbour cost least,
-// and their errors are small: at most gamma sum Q[i, j] times those of their sources. None is eliminated whose error
-// might exceed that of the columns solved, which is for the same points.
+// and amplify errors least: the error of column j is at most gamma sum Q[i, j] times that of its sources. Only columns
+// are eliminated that no error grows in, so that all are as accurate as those solved.
 #pragma once
 
 #include <algorithm>
