@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "affinity_eliminate.h"
 #include "affinity_modes.h"
 #include "affinity_relax.h"
 #include "affinity_solve.h"
@@ -121,12 +122,12 @@ void group_by_popularity(const Graph& graph, std::vector<std::int32_t>& places) 
   }
 }
 
-/// Solves the columns of `places` in panels of P and writes them. With `or_give_up`, those that P cannot get within tol
-/// are returned instead.
+/// Solves the columns of `places` in panels of P, as to their wanted entries. With `or_give_up`, those that P cannot
+/// get within tol are returned instead.
 template <typename P, typename T, typename Proceed>
 std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& modes,
-                                        const std::vector<std::int32_t>& places, bool or_give_up, Outcome& outcome,
-                                        const Proceed& proceed) {
+                                        const std::vector<std::int32_t>& places, bool or_give_up, Elimination& columns,
+                                        Outcome& outcome, const Proceed& proceed) {
   const Graph& graph = part.graph;
   const auto count = static_cast<std::int64_t>(places.size());
   const std::int64_t panels = (count + kWidth<P> - 1) / kWidth<P>;
@@ -135,7 +136,7 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
   for (std::int64_t begin = 0; begin < count; begin += kWidth<P>) {
     std::int64_t of_panel = 0;
     for (std::int64_t q = begin; q < std::min<std::int64_t>(begin + kWidth<P>, count); ++q)
-      of_panel += graph.in_degree(places[q]) + graph.k;
+      of_panel += static_cast<std::int64_t>(columns.rows(places[q]).size());
     wanted = std::max(wanted, of_panel);
   }
   std::vector<PanelSolver<P>> solvers;
@@ -153,10 +154,8 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
     solver.clear();
     for (std::int64_t at = begin; at < end; ++at) {
       const int c = static_cast<int>(at - begin);
-      const std::int64_t p = places[at];
-      solver.source(p, c);
-      for (std::int64_t e = graph.in_ptr[p]; e < graph.in_ptr[p + 1]; ++e) solver.want(graph.in[e], c);
-      for (std::int64_t r = 0; r < graph.k; ++r) solver.want(graph.out[p * graph.k + r], c);
+      solver.source(places[at], c);
+      for (const std::int32_t row : columns.rows(places[at])) solver.want(row, c);
     }
     const Solved solved = solver.solve(modes, part.gamma, part.tol, or_give_up);
     if (or_give_up && solved.error > part.tol) {
@@ -166,10 +165,10 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
       error = std::max(error, solved.error);
       std::int64_t number = 0;
       for (std::int64_t at = begin; at < end; ++at)
-        part.write(places[at], [&](std::int64_t) { return solver.entry(number++); });
+        for (double& entry : columns.entries(places[at])) entry = solver.entry(number++);
     }
     const std::int64_t so_far = done += end - begin;
-    if (thread_index() == 0 && !proceed(so_far)) stop = true;
+    if (thread_index() == 0 && !proceed(static_cast<double>(so_far) / static_cast<double>(count))) stop = true;
   }
   outcome.sweeps = std::max(outcome.sweeps, sweeps);
   outcome.error = std::max(outcome.error, error);
@@ -179,12 +178,11 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
   return again;
 }
 
-/// Class mass and the columns of `unlabelled` in precision T; those given up are left in `unlabelled`, and `mass`
-/// empty.
+/// Class mass and the columns at `places` in precision T; those given up are left in `places`, and `mass` empty.
 template <typename T, typename Proceed>
 void solve_component(const Component& part, const Modes<T>& modes, std::int64_t classes, bool last, bool labelled,
-                     std::vector<std::int32_t>& unlabelled, std::vector<double>& mass, Outcome& outcome,
-                     const Proceed& proceed) {
+                     std::vector<std::int32_t>& places, Elimination& columns, std::vector<double>& mass,
+                     Outcome& outcome, const Proceed& proceed) {
   if (labelled && mass.empty()) {
     ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps, proceed);
     if (last || solved.error <= part.tol / 3) {
@@ -192,7 +190,7 @@ void solve_component(const Component& part, const Modes<T>& modes, std::int64_t 
       outcome.error = std::max(outcome.error, 3 * solved.error);  // of 2 mass - total
     }
   }
-  unlabelled = solve_columns<T>(part, modes, unlabelled, !last, outcome, proceed);
+  places = solve_columns<T>(part, modes, places, !last, columns, outcome, proceed);
 }
 
 }  // namespace
@@ -213,25 +211,22 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
   for (std::int64_t s = 0; s < components.count() && proceeding; ++s) {
     const Graph graph(indices, weights, k, components[s], components.place);
     const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
-    const auto proceed = [&](std::int64_t columns) {
-      return proceeding =
-                 proceeding && progress.update(static_cast<double>(points_done + columns) / static_cast<double>(n));
+    const auto proceed = [&](double share) {
+      const double done = static_cast<double>(points_done) + share * graph.n;
+      return proceeding = proceeding && progress.update(done / static_cast<double>(n));
     };
 
     std::vector<std::int32_t> labelled, unlabelled;
     for (std::int32_t p = 0; p < graph.n; ++p) {
-      if (labels[graph.points[p]] >= 0)
-        labelled.push_back(p);
-      else if (graph.in_degree(p) > 0)
-        unlabelled.push_back(p);
-      else
-        part.write(p, [](std::int64_t) { return 0.0; });  // no walk arrives where no edge does
+      (labels[graph.points[p]] >= 0 ? labelled : unlabelled).push_back(p);
     }
-    group_by_popularity(graph, unlabelled);
+    Elimination columns(graph, unlabelled, gamma, target);
+    std::vector<std::int32_t> unsolved = columns.solved();
+    group_by_popularity(graph, unsolved);
     std::vector<double> mass;
     const auto solve = [&]<typename M>(const Modes<M>& modes, bool last) {
       if (proceeding)
-        solve_component(part, modes, classes, last, !labelled.empty(), unlabelled, mass, outcome, proceed);
+        solve_component(part, modes, classes, last, !labelled.empty(), unsolved, columns, mass, outcome, proceed);
     };
     const auto find_modes = [&]<typename M>(M) {
       return Modes<M>(graph, modes_for(graph.n, tol), {gamma, kOmega}, kSweepsBeforeModes, num_threads,
@@ -240,21 +235,28 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
     if (sizeof(T) == 4 && graph.n >= kSmall && target > kFloatTol) {
       const Modes<float> modes = find_modes(float{});
       solve(modes, false);
-      if (!unlabelled.empty() || (mass.empty() && !labelled.empty())) solve(Modes<double>(graph, modes), true);
+      if (!unsolved.empty() || (mass.empty() && !labelled.empty())) solve(Modes<double>(graph, modes), true);
     } else {
       solve(find_modes(double{}), true);
     }
 
-    if (!labelled.empty() && proceeding)
+    if (!proceeding) break;
+    outcome.error = std::max(outcome.error, columns.complete(outcome.error));
+    std::vector<double> at(graph.n);
+    for (const std::int32_t p : unlabelled) {
+      const std::vector<std::int32_t>& rows = columns.rows(p);
+      for (std::size_t e = 0; e < rows.size(); ++e) at[rows[e]] = columns.entries(p)[e];
+      part.write(p, [&](std::int64_t i) { return at[i]; });
+    }
+    if (!labelled.empty())
       for (std::int64_t p = 0; p < graph.n; ++p)
         for (std::int64_t c = 0; c < classes; ++c)
           class_mass[graph.points[p] * classes + c] = static_cast<T>(mass[p * (classes + 1) + c]);
     for (const std::int32_t p : labelled)
-      if (proceeding)
-        part.write(p, [&](std::int64_t i) {
-          const double* row = &mass[i * (classes + 1)];
-          return 2 * row[labels[graph.points[p]]] - row[classes];
-        });
+      part.write(p, [&](std::int64_t i) {
+        const double* row = &mass[i * (classes + 1)];
+        return 2 * row[labels[graph.points[p]]] - row[classes];
+      });
     points_done += graph.n;
   }
   double largest = 0;

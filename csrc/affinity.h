@@ -9,7 +9,8 @@
 //
 // Column j of W* is P[:, j] for an unlabelled j and 2 class_mass[:, c] - sum_c' class_mass[:, c'] for one of class c,
 // so no matrix with n columns is ever needed: columns are solved a panel at a time and only the entries on edges are
-// kept.
+// kept, and columns that are a combination of other columns are not solved at all (affinity_eliminate.h; not on a CUDA
+// device).
 //
 // How: the walk's own series, P b = (1 - gamma) (b + gamma Q b + ...) + gamma^t P Q^t b, in which a term is one sweep
 // over the graph; after a few of them the slow modes of Q (weakly connected clusters), which are found once per

@@ -140,6 +140,43 @@ def test_error_bound_holds_with_slow_modes(dtype, n, neighbours, gamma, weighted
         assert_within_bound(sf.propagate_affinity(graph, y, gamma, tol), twin, tol)
 
 
+def tributaries(n, k):
+    """Each points to the k before it: no cycle but among the first k + 1, and nobody points to the last."""
+    before = np.arange(n)[:, None] - 1 - np.arange(k)
+    return np.where(before >= 0, before, np.arange(n)[:, None] + 1 + np.arange(k))
+
+
+def rings(n, k):
+    """Three components, in which all are equally popular and every column follows from others."""
+    third, place = divmod(np.arange(n)[:, None], n // 3)
+    return third * (n // 3) + (place + 1 + np.arange(k)) % (n // 3)
+
+
+def pairs(n, k):
+    """Two and two point to each other, and all else to a few."""
+    rng = np.random.default_rng(0)
+    few = np.stack([rng.choice(np.delete(np.arange(12), i) if i < 12 else 12, k - 1, replace=False) for i in range(n)])
+    partner = np.arange(n) ^ 1
+    few[:12][few[:12] == partner[:12, None]] = 12
+    return np.column_stack([partner, few])
+
+
+@pytest.mark.parametrize("labelled", [0, 0.2])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("k", [1, 3, 8])
+@pytest.mark.parametrize("neighbours", [tributaries, rings, pairs])
+def test_error_bound_holds_where_columns_follow_from_others(neighbours, k, weighted, labelled):
+    n = 300
+    rng = np.random.default_rng(k)
+    indices = neighbours(n, k)
+    graph = KnnGraph(indices, weights=rng.random(indices.shape) ** 4 + 1e-3 if weighted else None)
+    y = np.where(rng.random(n) < labelled, rng.integers(0, 3, n), -1)
+    for gamma in (0.99, 0.3):
+        twin = exact(graph, y, gamma)
+        for tol in (1e-6, 1e-11):
+            assert_within_bound(sf.propagate_affinity(graph, y, gamma, tol), twin, tol)
+
+
 def test_slow_modes_leave_few_sweeps(isa):
     graph = KnnGraph(clustered(1500, 10))
     affinity = sf.propagate_affinity(graph, np.full(1500, -1))
