@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -147,11 +148,32 @@ def test_other_misuse_is_one_clear_error(run, tmp_path):
         (["evaluate", tmp_path / "none"], "there is no run folder"),
         (["train", "--resume", tmp_path / "none"], "there is no run folder"),
         (["train", "--out", run[0]], "must be new or empty"),
+        (["train", "--out", run[0] / "config.json"], "is a file"),
+        (["train", "--out", run[0] / "config.json" / "run", *TINY], "cannot be made: Not a directory"),
+        (["train", "--config", tmp_path / "none.toml"], "none.toml cannot be read"),
+        (["evaluate", tmp_path], "has no config.json"),
         (["train", "--resume", run[0], "--seed", "1"], "resume takes every setting from the run; found also seed"),
     ]:
         result = invoke(*arguments)
         assert result.exit_code == 2
         assert message in " ".join(result.output.split()) and "Traceback" not in result.output
+
+
+def test_a_full_disk_is_one_clear_error_and_what_was_saved_stays(tmp_path, monkeypatch):
+    save, saved = torch.save, []
+
+    def full(content, path):
+        if saved:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")  # torch's
+        saved.append(save(content, path))
+
+    monkeypatch.setattr(torch, "save", full)
+    result = invoke("train", "--out", tmp_path / "run", *TINY)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert "checkpoint.pt cannot be written" in " ".join(result.output.split())
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+    monkeypatch.undo()
+    assert invoke("train", "--resume", tmp_path / "run").exit_code == 0
 
 
 @pytest.fixture
@@ -213,6 +235,12 @@ def test_features_are_trained_on_without_a_network_and_evaluated(tmp_path):
     (row,) = rows(result.output)
     expected = report_embedding(x.astype(np.float32), y)
     assert row == ("f.npz", *(f"{100 * value:.2f}" for value in expected.values()))
+    np.savez(tmp_path / "nan.npz", x=np.where(x == x[3, 3], np.nan, x), y=y)
+    result = invoke("evaluate", tmp_path / "nan.npz")
+    assert result.exit_code == 2 and "nan.npz must be finite" in " ".join(result.output.split())
+    np.savez(tmp_path / "few.npz", x=x[:5], y=y[:5])
+    result = invoke("evaluate", tmp_path / "few.npz")
+    assert result.exit_code == 2 and "at least 9 embeddings" in " ".join(result.output.split())
     result = invoke("evaluate", tmp_path / "none.npz")
     assert result.exit_code == 2 and "found f.npz" in " ".join(result.output.split())
 
@@ -221,7 +249,9 @@ def test_features_are_trained_on_without_a_network_and_evaluated(tmp_path):
     ("text", "message"),
     [
         ("rounds = ", "my.toml cannot be read"),
-        ("round = 1", "has an unknown setting 'round'; known: alpha"),
+        ("round = 1", "has an unknown setting 'round'; did you mean 'rounds'?"),
+        ("colour = 1", "has an unknown setting 'colour'; known: alpha"),
+        ("[training]\nrounds = 1", "has an unknown setting 'training'"),
         ("resume = 'x'", "has an unknown setting 'resume'"),
         ("rounds = true", "must give a number or a text for rounds, found True"),
         ("compile = 1", "must give true or false for compile, found 1"),

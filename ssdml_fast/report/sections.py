@@ -155,8 +155,8 @@ def _retrieval(section: Section, runs: list[Run]) -> None:
     spread = spread[np.argsort(labels[spread], kind="stable")]
     wrong = order[labels[found["trained"][order, 0]] != labels[order]]
     section.text = (
-        "Validation examples and the nearest others to them, nearest first, before and after training. Framed green: of "
-        "the query's class; orange with a cross: of another."
+        "Validation examples and the nearest others to them, nearest first, before and after training. Framed green: "
+        "of the query's class; orange with a cross: of another."
     )
     pictures = as_pictures(run.examples.val_images)
     grids = {
