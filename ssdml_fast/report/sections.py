@@ -138,8 +138,8 @@ def _maps(section: Section, runs: list[Run]) -> None:
     )
     if not others and run.config.metric_update != "unconstrained":
         section.text += (
-            " To see beside it what orthogonality is worth, train with --metric-update unconstrained too, and give that "
-            "run's folder after this one."
+            " To see beside it what orthogonality is worth, train with --metric-update unconstrained too, and give "
+            "that run's folder after this one."
         )
     drawn = {title: embedding[some] for title, embedding in panels.items()}
     section.figures.append(("Maps of the validation examples", draw_maps(drawn, labels[some], run.data.classes)))
