@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -88,6 +89,36 @@ def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, tmp_path, mon
     result = invoke("train", "--resume", path)
     assert result.exit_code == 0, result.output
     assert rows(result.output) == rows(run[1])
+    assert (path / "model.safetensors").read_bytes() == (run[0] / "model.safetensors").read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from ssdml_fast.train.cli import app
+last, replace = int(sys.argv.pop(1)), os.replace
+
+def replace_or_die(source, target):
+    global last
+    last -= 1
+    if last == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+os.replace = replace_or_die
+app()
+"""
+
+
+@pytest.mark.parametrize("file", [5, 6])  # the second checkpoint before it is put in place, and what follows it
+def test_a_killed_training_loses_only_what_came_after_its_last_checkpoint(run, tmp_path, file):
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED, str(file), "train", "--out", str(path), *TINY]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    assert len((path / "metrics.jsonl").read_text().splitlines()) == 1  # of the first checkpoint
+    result = invoke("train", "--resume", path)
+    assert result.exit_code == 0, result.output
+    assert rows(result.output) == rows(run[1])
+    assert result.output.count("validation NMI") == 7 - file  # epochs trained after it
     assert (path / "model.safetensors").read_bytes() == (run[0] / "model.safetensors").read_bytes()
 
 

@@ -73,4 +73,4 @@ def _colours(n: int) -> Sequence[Any]:
     if n <= len(CLASSES):
         return CLASSES[:n]
     count = max(n, NAMED)
-    return colormaps["tab20" if n <= NAMED else "nipy_spectral"].resampled(count)(np.arange(n))
+    return list(colormaps["tab20" if n <= NAMED else "nipy_spectral"].resampled(count)(np.arange(n)))
