@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ import ssdml_fast as sf
 from ssdml_fast.report.charts import draw_confusion, draw_convergence, draw_sensitivity, draw_times
 from ssdml_fast.report.maps import draw_maps
 from ssdml_fast.report.retrieval import CELL, FRAME, GAP, as_pictures, draw_retrieval
-from ssdml_fast.report.style import RIGHT, WRONG
+from ssdml_fast.report.style import CLASSES, RIGHT, WRONG
 
 
 def test_frames_tell_right_from_wrong():
@@ -32,6 +34,26 @@ def test_frames_tell_right_from_wrong():
             middle = canvas[top + FRAME + CELL // 2, left + FRAME + CELL // 2]
             np.testing.assert_array_equal(middle, pictures[neighbor, 4, 4])
     assert kinds == {RIGHT, WRONG}
+
+
+def seen(colour, blindness):
+    """sRGB of a colour as people see it who lack one kind of cones (Machado, Oliveira, Fernandes, 2009)."""
+    matrix = {
+        "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+        "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    }[blindness]
+    linear = ((np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255 + 0.055) / 1.055) ** 2.4
+    return 255 * (1.055 * np.clip(matrix @ linear, 0, 1) ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("blindness", ["protanopia", "deuteranopia"])
+def test_frames_and_classes_differ_for_colour_blind_people(blindness):
+    def distance(one, other):
+        return np.linalg.norm(seen(one, blindness) - seen(other, blindness))
+
+    assert distance(RIGHT, WRONG) > 90
+    assert distance("#2e9e4f", "#d3302f") < 90  # a green and a red that do not
+    assert min(distance(one, other) for one, other in itertools.combinations(CLASSES, 2)) > 40
 
 
 def test_pictures_are_turned_upright_and_floats_scaled():
@@ -78,6 +100,8 @@ def test_maps_of_any_number_of_classes(tmp_path, n_classes):
     assert len(figure.axes[0].collections) == n_classes
     assert len({tuple(points.get_facecolor()[0]) for points in figure.axes[0].collections}) == n_classes
     assert bool(figure.legends) == (n_classes <= 20)
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == ([f"class {c}" for c in range(n_classes)] if n_classes <= 20 else [])
 
 
 def test_maps_keep_clusters_together():

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -90,6 +92,36 @@ def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, tmp_path, mon
     assert (path / "model.safetensors").read_bytes() == (run[0] / "model.safetensors").read_bytes()
 
 
+KILLED = """
+import os, signal, sys
+from ssdml_fast.train.cli import app
+last, replace = int(sys.argv.pop(1)), os.replace
+
+def replace_or_die(source, target):
+    global last
+    last -= 1
+    if last == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+os.replace = replace_or_die
+app()
+"""
+
+
+@pytest.mark.parametrize("file", [5, 6])  # the second checkpoint before it is put in place, and what follows it
+def test_a_killed_training_loses_only_what_came_after_its_last_checkpoint(run, tmp_path, file):
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED, str(file), "train", "--out", str(path), *TINY]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    assert len((path / "metrics.jsonl").read_text().splitlines()) == 1  # of the first checkpoint
+    result = invoke("train", "--resume", path)
+    assert result.exit_code == 0, result.output
+    assert rows(result.output) == rows(run[1])
+    assert result.output.count("validation NMI") == 7 - file  # epochs trained after it
+    assert (path / "model.safetensors").read_bytes() == (run[0] / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -147,11 +179,32 @@ def test_other_misuse_is_one_clear_error(run, tmp_path):
         (["evaluate", tmp_path / "none"], "there is no run folder"),
         (["train", "--resume", tmp_path / "none"], "there is no run folder"),
         (["train", "--out", run[0]], "must be new or empty"),
+        (["train", "--out", run[0] / "config.json"], "is a file"),
+        (["train", "--out", run[0] / "config.json" / "run", *TINY], "cannot be made: Not a directory"),
+        (["train", "--config", tmp_path / "none.toml"], "none.toml cannot be read"),
+        (["evaluate", tmp_path], "has no config.json"),
         (["train", "--resume", run[0], "--seed", "1"], "resume takes every setting from the run; found also seed"),
     ]:
         result = invoke(*arguments)
         assert result.exit_code == 2
         assert message in " ".join(result.output.split()) and "Traceback" not in result.output
+
+
+def test_a_full_disk_is_one_clear_error_and_what_was_saved_stays(tmp_path, monkeypatch):
+    save, saved = torch.save, []
+
+    def full(content, path):
+        if saved:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")  # torch's
+        saved.append(save(content, path))
+
+    monkeypatch.setattr(torch, "save", full)
+    result = invoke("train", "--out", tmp_path / "run", *TINY)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert "checkpoint.pt cannot be written" in " ".join(result.output.split())
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+    monkeypatch.undo()
+    assert invoke("train", "--resume", tmp_path / "run").exit_code == 0
 
 
 @pytest.fixture
@@ -213,6 +266,12 @@ def test_features_are_trained_on_without_a_network_and_evaluated(tmp_path):
     (row,) = rows(result.output)
     expected = report_embedding(x.astype(np.float32), y)
     assert row == ("f.npz", *(f"{100 * value:.2f}" for value in expected.values()))
+    np.savez(tmp_path / "nan.npz", x=np.where(x == x[3, 3], np.nan, x), y=y)
+    result = invoke("evaluate", tmp_path / "nan.npz")
+    assert result.exit_code == 2 and "nan.npz must be finite" in " ".join(result.output.split())
+    np.savez(tmp_path / "few.npz", x=x[:5], y=y[:5])
+    result = invoke("evaluate", tmp_path / "few.npz")
+    assert result.exit_code == 2 and "at least 9 embeddings" in " ".join(result.output.split())
     result = invoke("evaluate", tmp_path / "none.npz")
     assert result.exit_code == 2 and "found f.npz" in " ".join(result.output.split())
 
@@ -221,7 +280,9 @@ def test_features_are_trained_on_without_a_network_and_evaluated(tmp_path):
     ("text", "message"),
     [
         ("rounds = ", "my.toml cannot be read"),
-        ("round = 1", "has an unknown setting 'round'; known: alpha"),
+        ("round = 1", "has an unknown setting 'round'; did you mean 'rounds'?"),
+        ("colour = 1", "has an unknown setting 'colour'; known: alpha"),
+        ("[training]\nrounds = 1", "has an unknown setting 'training'"),
         ("resume = 'x'", "has an unknown setting 'resume'"),
         ("rounds = true", "must give a number or a text for rounds, found True"),
         ("compile = 1", "must give true or false for compile, found 1"),

@@ -68,6 +68,16 @@ def test_a_source_is_split_into_disjoint_parts_of_every_class(seed, per_class, h
     np.testing.assert_array_equal(data.labels, again.labels)
 
 
+def test_a_class_of_one_example_and_one_smaller_than_the_label_budget():
+    source = Source(("a", "b", "c"), np.zeros((41, 2), np.float32), np.repeat([0, 1, 2], [20, 20, 1]))
+    data = source.split(labels_per_class=1)
+    assert data.truth.tolist().count(2) == 1 and data.labels[data.truth == 2].tolist() == [2]
+    with pytest.raises(
+        ValueError, match=r"labels_per_class must be in \[1, 1\] \(the size of the smallest class\), found 2"
+    ):
+        source.split(labels_per_class=2)
+
+
 def test_map_prepares_every_part():
     data = Source(("a", "b"), np.ones((30, 2), np.float32), np.arange(30) % 2).split(labels_per_class=1)
     doubled = data.map(lambda part: 2 * part)
@@ -159,7 +169,9 @@ class Malicious:
         (pickle.dumps(Malicious()), "must not need builtins.print; it may be malicious"),
         (b"no pickle", "test_batch cannot be read as a pickle"),
         (pickle.dumps([1, 2]), "test_batch must be a CIFAR-10 batch"),
-        (pickle.dumps({b"data": pixels(2, 3072), b"labels": [1]}), "2 images, 1 labels"),
+        (pickle.dumps({b"data": pixels(2, 3072), b"labels": [1]}), r"2 images, labels of shape \(1,\)"),
+        (pickle.dumps({b"data": pixels(2, 3072), b"labels": [1, 10]}), "labels from 1 to 10 for 10 classes"),
+        (pickle.dumps({b"data": pixels(2, 3072), b"labels": [-1, 1]}), "labels from -1 to 1 for 10 classes"),
         (None, "expected test_batch in"),
     ],
 )
@@ -170,6 +182,14 @@ def test_a_damaged_or_malicious_pickle_is_refused(tmp_path, capsys, content, mes
     with pytest.raises(DataError, match=message):
         load_cifar10(tmp_path)
     assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [{}, [1], {b"label_names": 3}, {b"label_names": [1]}, {b"label_names": [b"\xff"]}])
+def test_damaged_names_of_cifars_classes_are_told(tmp_path, content):
+    write_cifar(tmp_path / "c")
+    (tmp_path / "c" / "batches.meta").write_bytes(pickle.dumps(content))
+    with pytest.raises(DataError, match=r"batches\.meta must hold 'label_names'"):
+        load_cifar10(tmp_path)
 
 
 @pytest.mark.parametrize("container", ["folder", "tar"])
@@ -223,6 +243,47 @@ def test_images_that_do_not_fit_are_told(tmp_path):
         (tmp_path / "file").write_bytes(b"no tar")
         with pytest.raises(DataError, match=message):
             image_folder(tmp_path / path)
+
+
+def test_images_of_every_mode_become_bytes(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    shades, colours = pixels(6, 6), pixels(6, 6, 3)
+    grey = {
+        "16 bits.png": image.fromarray(shades.astype(np.uint16) * 257),
+        "16 bits.tif": image.fromarray(shades.astype(np.uint16) * 257),
+        "8 bits.png": image.fromarray(shades),
+        "transparent.png": image.merge("LA", [image.fromarray(shades), image.fromarray(pixels(6, 6))]),
+    }
+    coloured = {
+        "opaque.png": image.fromarray(colours),
+        "transparent.png": image.fromarray(np.concatenate([colours, pixels(6, 6, 1)], 2)),
+        "palette.png": image.fromarray(colours // 128 * 255).quantize(8),
+        "cmyk.tif": image.fromarray(colours).convert("CMYK"),
+        "grey.png": image.fromarray(shades),
+    }
+    for kind, pictures in (("grey", grey), ("coloured", coloured)):
+        (tmp_path / kind / "class").mkdir(parents=True)
+        for name, picture in pictures.items():
+            picture.save(tmp_path / kind / "class" / name)
+    decoded = image_folder(tmp_path / "grey").decode().images
+    np.testing.assert_array_equal(decoded, np.broadcast_to(shades, (4, 1, 6, 6)))
+    found = image_folder(tmp_path / "coloured")  # one that is grey does not take the others' colours, nor do they its
+    of = dict(zip(found.names, found.decode().images.transpose(0, 2, 3, 1), strict=True))
+    np.testing.assert_array_equal(of["class/opaque.png"], colours)
+    np.testing.assert_array_equal(of["class/transparent.png"], colours)
+    np.testing.assert_array_equal(of["class/palette.png"], colours // 128 * 255)
+    np.testing.assert_array_equal(of["class/cmyk.tif"], colours)
+    np.testing.assert_array_equal(of["class/grey.png"], np.repeat(shades[:, :, None], 3, 2))
+
+
+def test_images_that_are_none_are_told(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "empty.png").touch()
+    image.fromarray(np.linspace(0, 1, 36, dtype=np.float32).reshape(6, 6)).save(tmp_path / "float.tif")
+    image.fromarray(np.full((6, 6), 1 << 20, np.int32)).save(tmp_path / "wide.tif")
+    for name, message in [("empty.png", "cannot identify"), ("float.tif", "of 32 bits"), ("wide.tif", "of 32 bits")]:
+        with pytest.raises(DataError, match=rf"image {name} cannot be decoded: .*{message}"):
+            decode_images([tmp_path / name], [name])
 
 
 def test_a_cut_off_tar_is_told(tmp_path):
@@ -354,6 +415,83 @@ def test_bad_features_are_told(tmp_path, arrays, message):
     np.savez(tmp_path / "f.npz", **arrays)
     with pytest.raises(DataError, match=message):
         load_features(tmp_path / "f.npz")
+
+
+def damaged(content, n, rng):
+    """`n` copies of a file: cut off, with some bytes changed, or with some put in."""
+    for i in range(n):
+        copy, at = bytearray(content), int(rng.integers(len(content)))
+        if i % 3 == 0:
+            del copy[at:]
+        elif i % 3 == 1:
+            copy[at] ^= int(rng.integers(1, 256))
+        else:
+            copy[at:at] = rng.bytes(3)
+        yield bytes(copy)
+
+
+def prepare_features(folder, save):
+    save(folder / "f.npz", x=np.ones((4, 3)), y=np.array([0, 1, 0, 1]))
+    return folder / "f.npz", lambda: load_features(folder / "f.npz")
+
+
+def prepare_arrays(folder):
+    np.save(folder / "x.npy", np.ones((4, 3)))
+    np.save(folder / "y.npy", np.array([0, 1, 0, 1]))
+    return folder / "x.npy", lambda: load_features(folder)
+
+
+def prepare_pickles(folder, name):
+    write_cifar(folder / "c")
+    return folder / "c" / name, lambda: load_cifar10(folder)
+
+
+def prepare_tar(folder):
+    write_cifar(folder / "c")
+    path = tar_of(folder / "c", folder / "c.tar.gz")
+    return path, lambda: load_cifar10(path)
+
+
+def prepare_annotations(folder):
+    files, models = ["1.jpg", "2.jpg"], np.array([["A 2000", "B 2001"]], dtype=object)
+    content = {"annotations": annotations("relative_im_path", files, [1, 2]), "class_names": models}
+    savemat(folder / "cars_annos.mat", content)
+    return folder / "cars_annos.mat", lambda: cars196(folder)
+
+
+def prepare_image(folder, suffix):
+    path = folder / f"class/1.{suffix}"
+    write_image(path, pixels(12, 12, 3))
+    return path, lambda: image_folder(folder).decode()
+
+
+@pytest.mark.filterwarnings("ignore")  # what readers warn of before they fail
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda folder: prepare_features(folder, np.savez),
+        lambda folder: prepare_features(folder, np.savez_compressed),
+        prepare_arrays,
+        lambda folder: prepare_pickles(folder, "test_batch"),
+        lambda folder: prepare_pickles(folder, "batches.meta"),
+        prepare_tar,
+        prepare_annotations,
+        lambda folder: prepare_image(folder, "png"),
+        lambda folder: prepare_image(folder, "jpg"),
+    ],
+    ids=["npz", "compressed npz", "npy", "pickle", "meta", "tar", "mat", "png", "jpg"],
+)
+def test_whatever_is_damaged_is_told_as_such(tmp_path, prepare):
+    path, read = prepare(tmp_path)
+    read()
+    refused = 0
+    for content in damaged(path.read_bytes(), 60, np.random.default_rng(0)):
+        path.write_bytes(content)
+        try:
+            read()  # a changed pixel is nothing to be seen
+        except DataError:
+            refused += 1
+    assert refused > 20
 
 
 def test_names_and_paths_that_lead_nowhere_are_told(tmp_path):

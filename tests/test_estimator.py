@@ -39,9 +39,14 @@ def test_the_embedding_is_orthonormal_linear_and_better_than_the_features(noisy)
     )
     known = few >= 0
     features = KNeighborsClassifier(1).fit(X[known], y[known]).score(X, y)
-    nearest = KNeighborsClassifier(1).fit(model.transform(X[known]), y[known])
-    assert model.score(X, y) == pytest.approx(nearest.score(model.transform(X), y))
-    assert model.score(X, y) > features + 0.1
+    few_nearest = KNeighborsClassifier(1).fit(model.transform(X[known]), y[known])
+    assert few_nearest.score(model.transform(X), y) > features + 0.1
+    np.testing.assert_array_equal(model.transduction_[known], y[known])
+    nearest = KNeighborsClassifier(1).fit(model.transform(X), model.transduction_)
+    shifted = X + 0.5  # not the training samples themselves
+    assert model.score(shifted, y) == pytest.approx(nearest.score(model.transform(shifted), y))
+    assert model.score(X, y) == pytest.approx((model.transduction_ == y).mean())
+    assert model.score(X, y) > features + 0.2
     assert np.isnan(model.score(X, np.full(240, -1)))
     assert model.score(X, np.where(y == 0, y, -1)) == pytest.approx(
         nearest.score(model.transform(X[y == 0]), y[y == 0])
@@ -58,11 +63,19 @@ def test_the_same_random_state_gives_the_same_embedding_and_pickling_keeps_it(no
     assert model.transform(X.astype(np.float32)).dtype == np.float32
 
 
+def test_the_embedding_has_two_dimensions_a_class_or_half_the_features(noisy):
+    X, _, few = noisy
+    fitted = sf.SSDML(max_iter=1).fit(X, few)
+    assert fitted.components_.shape == (5, 10)
+    two_classes = sf.SSDML(max_iter=1).fit(X, np.where(few > 1, -1, few))
+    assert two_classes.components_.shape == (4, 10)
+
+
 def test_labels_may_be_any_numbers(noisy):
     X, y, few = noisy
     spread = np.where(few < 0, -1, 10 * few + 3)
     model = sf.SSDML(random_state=0).fit(X, spread)
-    assert model.classes_.tolist() == [3, 13, 23, 33]
+    assert model.classes_.tolist() == [3, 13, 23, 33] and set(model.transduction_) <= {3, 13, 23, 33}
     assert model.score(X, 10 * y + 3) == sf.SSDML(random_state=0).fit(X, few).score(X, y)
 
 

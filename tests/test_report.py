@@ -50,20 +50,25 @@ def runs(tmp_path_factory, quick_maps):
 
 
 class Page(HTMLParser):
-    """Reads a page: its sections' texts and pictures, every address in it, and whether its tags are balanced."""
+    """Reads a page: its sections' texts and pictures, every address in it, and whether it is well formed."""
 
     VOID = ("meta", "img")
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.addresses, self.sections, self.heading = [], [], {}, None
+        self.open, self.ids, self.addresses, self.sections, self.heading = [], [], [], {}, None
         self.feed(text)
         self.close()
-        assert self.open == []
+        assert text.startswith("<!DOCTYPE html>") and self.open == []
+        assert len(set(self.ids)) == len(self.ids)
+        inside = [address for address in self.addresses if address.startswith("#")]
+        assert [address[1:] for address in inside] == self.ids  # each section is linked to, in order
 
     def handle_starttag(self, tag, attributes):
         if tag not in self.VOID:
             self.open.append(tag)
+        assert len({name for name, _ in attributes}) == len(attributes)
+        self.ids += [value for name, value in attributes if name == "id"]
         self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
         if tag == "img":
             assert dict(attributes)["alt"]
@@ -124,6 +129,7 @@ def test_one_run_is_reported_into_its_folder_and_what_would_need_others_is_said(
     alpha = page.sections["Sensitivity to α"]
     assert alpha["pictures"] == 0 and "ssdml-fast report RUN OTHER" in alpha["text"]
     assert all(section["pictures"] for title, section in page.sections.items() if title in (MAPS, RETRIEVAL))
+    assert "--metric-update unconstrained" in page.sections[MAPS]["text"]
 
 
 @pytest.mark.parametrize("stop_at", [0, 1, 3])

@@ -50,25 +50,31 @@ def load_cifar10(path: str | os.PathLike[str]) -> Source:
         return find_images(files, path).decode((32, 32))
     if missing := {*TRAIN, TEST} - set(pickles):
         raise DataError(f"expected {', '.join(sorted(missing))} in {path}, found {some_names(files)}")
-    images, labels = zip(*(_batch(pickles[name], name) for name in (*TRAIN, TEST)), strict=True)
     classes = _classes(pickles[META]) if META in pickles else tuple(map(str, range(10)))
+    images, labels = zip(*(_batch(pickles[name], name, len(classes)) for name in (*TRAIN, TEST)), strict=True)
     return Source(classes, np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1])
 
 
-def _batch(file: File, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _batch(file: File, name: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     content = _unpickle(file, name)
     try:
         images = np.asarray(content[b"data"], np.uint8).reshape(-1, 3, 32, 32)
         labels = np.asarray(content[b"labels"], np.int64)
-        if len(images) != len(labels) or labels.min() < 0:
-            raise ValueError(f"{len(images)} images, {len(labels)} labels")
+        if labels.shape != (len(images),):
+            raise ValueError(f"{len(images)} images, labels of shape {labels.shape}")
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= n_classes:
+            raise ValueError(f"labels from {labels.min()} to {labels.max()} for {n_classes} classes")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{name} must be a CIFAR-10 batch with 'data' (N, 3072) and 'labels', found {error}") from None
     return images, labels
 
 
 def _classes(file: File) -> tuple[str, ...]:
-    return tuple(name.decode() for name in _unpickle(file, META)[b"label_names"])
+    content = _unpickle(file, META)
+    try:
+        return tuple(name.decode() for name in content[b"label_names"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{META} must hold 'label_names', found {error!r}") from None
 
 
 def _unpickle(file: File, name: str) -> Any:

@@ -112,7 +112,7 @@ def decode_images(
         A number: the largest central square of each image, resized (bicubic) to that many pixels a side. A pair: the
         size that they must all have; by default that of the first image.
     grey : bool, optional
-        One channel rather than three (red, green, blue); by default as the first image.
+        One channel rather than three (red, green, blue); by default where all images are grey.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def decode_images(
     Raises
     ------
     DataError
-        If an image is damaged or of another size.
+        If an image is damaged, of another size, or of numbers that are no shades of 8 or 16 bits.
     ImportError
         If Pillow is not installed.
 
@@ -135,8 +135,8 @@ def decode_images(
     (1, 3, 4, 6)
     """
     first = open_image(files[0], names[0])
-    if grey is None:
-        grey = first.mode in ("1", "L", "LA", "I;16", "I")
+    if grey is None:  # a grey photograph among coloured ones does not take their colours
+        grey = all(_is_grey(file, name) for file, name in zip(files, names, strict=True))
     shape = (size, size) if isinstance(size, int) else size or (first.height, first.width)
     mode, resize = "L" if grey else "RGB", isinstance(size, int)
     images = np.empty((len(files), 1 if grey else 3, *shape), np.uint8)
@@ -176,11 +176,28 @@ def open_image(file: File, name: str, mode: str | None = None) -> Image.Image:
         raise ImportError("decoding image files needs Pillow: pip install 'ssdml-fast[images]'") from None
     try:
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-        return image if mode is None else image.convert(mode)
+        return image if mode is None else _of_bytes(image).convert(mode)
     except FileNotFoundError:
         raise DataError(f"expected an image at {file!s}, found nothing") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises of bad files
         raise DataError(f"image {name} cannot be decoded: {error}") from None
+
+
+def _is_grey(file: File, name: str) -> bool:
+    with open_image(file, name) as image:
+        return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+
+
+def _of_bytes(image: Image.Image) -> Image.Image:
+    """Scale shades of 16 bits to 8, which `convert` would cut off at 255 instead; refuse other numbers."""
+    from PIL import Image
+
+    if not image.mode.startswith(("I", "F")):
+        return image
+    shades = np.asarray(image)
+    if image.mode == "F" or shades.min() < 0 or shades.max() >= 1 << 16:
+        raise ValueError(f"its pixels must be of 8 or 16 bits, found numbers of 32 bits (mode {image.mode})")
+    return Image.fromarray((shades >> 8).astype(np.uint8))
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import ACCENT, QUIET, RUNS, WIDTH, new_figure, styled
+from .style import ACCENT, DASHES, QUIET, RUNS, WIDTH, new_figure, styled
 
 WRITTEN = 20  # classes at most whose confusion is written out in figures
 
@@ -38,7 +38,8 @@ def draw_convergence(histories: dict[str, list[dict[str, Any]]]) -> Figure:
             main = i == 0
             panel.plot(
                 epochs, values, color=RUNS[i % len(RUNS)], label=name, zorder=3 if main else 2,
-                linewidth=2 if main else 1.3, marker="o" if len(epochs) < 30 else "", markersize=3.5 if main else 2.5,
+                linestyle=DASHES[i % len(DASHES)], linewidth=2 if main else 1.3,
+                marker="o" if len(epochs) < 30 else "", markersize=3.5 if main else 2.5,
             )  # fmt: skip
             best = max(history, key=lambda record: record["score"])
             if key in best:

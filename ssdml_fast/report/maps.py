@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from .style import WIDTH, new_figure, styled
+from .style import CLASSES, WIDTH, new_figure, styled
 
 DRAWN = 2000  # points at most in a map: t-SNE of more takes minutes
 NAMED = 20  # classes at most to tell apart by colour
@@ -14,7 +18,7 @@ NAMED = 20  # classes at most to tell apart by colour
 
 @styled
 def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...]) -> Figure:
-    """Draw one t-SNE map per embedding, points coloured by class.
+    """Draw one t-SNE map per embedding, points coloured by class, the class's name at their median.
 
     Parameters
     ----------
@@ -42,15 +46,19 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
         panel.set_axis_off()
 
     present = np.unique(labels)
-    names = "tab10" if len(present) <= 10 else "tab20" if len(present) <= NAMED else "nipy_spectral"
-    count = {"tab10": 10, "tab20": 20}.get(names, max(2, len(present)))
-    colours = colormaps[names].resampled(count)(np.arange(len(present)))
+    colours = _colours(len(present))
     for panel, (title, embedding) in zip(panels, embeddings.items(), strict=False):
         perplexity = min(30, (len(labels) - 1) / 3)
         plane = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(embedding)
         for c, colour in zip(present, colours, strict=True):
             points = plane[labels == c]
-            panel.scatter(*points.T, s=9, color=colour, alpha=0.85, linewidths=0, label=classes[c])
+            panel.scatter(*points.T, s=9, color=[colour], alpha=0.85, linewidths=0, label=classes[c])
+            if len(present) <= NAMED:
+                x, y = np.median(points, axis=0)
+                panel.text(
+                    x, y, classes[c], ha="center", va="center", fontsize=9, fontweight="bold", color="#1f2630",
+                    path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.85)],
+                )  # fmt: skip
         panel.set(title=title, xticks=[], yticks=[])
         panel.set_aspect("equal", adjustable="datalim")
         panel.spines[:].set(visible=True, color="0.85")
@@ -58,3 +66,11 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
         handles, labels_ = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels_, loc="outside right center", markerscale=2.2, title="class")
     return figure
+
+
+def _colours(n: int) -> Sequence[Any]:
+    """One colour for each of `n` classes."""
+    if n <= len(CLASSES):
+        return CLASSES[:n]
+    count = max(n, NAMED)
+    return list(colormaps["tab20" if n <= NAMED else "nipy_spectral"].resampled(count)(np.arange(n)))

@@ -19,7 +19,7 @@ def draw_retrieval(
     neighbors: dict[str, np.ndarray],
     classes: tuple[str, ...],
 ) -> Figure:
-    """Draw each query in a row with its nearest neighbours: of its class in green, of another in red and crossed.
+    """Draw each query in a row with its nearest neighbours: of its class in green, of another in orange and crossed.
 
     Parameters
     ----------

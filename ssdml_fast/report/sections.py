@@ -136,6 +136,11 @@ def _maps(section: Section, runs: list[Run]) -> None:
         f"t-SNE of {len(some):,} validation examples, coloured by their true class; the scores, in percent, are of all "
         f"{len(labels):,}. Distances between clusters mean little in such maps."
     )
+    if not others and run.config.metric_update != "unconstrained":
+        section.text += (
+            " To see beside it what orthogonality is worth, train with --metric-update unconstrained too, and give "
+            "that run's folder after this one."
+        )
     drawn = {title: embedding[some] for title, embedding in panels.items()}
     section.figures.append(("Maps of the validation examples", draw_maps(drawn, labels[some], run.data.classes)))
 
@@ -155,8 +160,8 @@ def _retrieval(section: Section, runs: list[Run]) -> None:
     spread = spread[np.argsort(labels[spread], kind="stable")]
     wrong = order[labels[found["trained"][order, 0]] != labels[order]]
     section.text = (
-        "Validation examples and the nearest others to them, nearest first, before and after training. Green: of the "
-        "query's class; red with a cross: of another."
+        "Validation examples and the nearest others to them, nearest first, before and after training. Framed green: "
+        "of the query's class; orange with a cross: of another."
     )
     pictures = as_pictures(run.examples.val_images)
     grids = {

@@ -7,9 +7,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-ACCENT, RIGHT, WRONG, QUIET = "#2459a8", "#2e9e4f", "#d3302f", "#8a93a0"
+ACCENT, QUIET = "#2459a8", "#8a93a0"
+RIGHT, WRONG = "#009e73", "#d55e00"  # green and orange-red that colour-blind people tell apart (Okabe, Ito)
 WIDTH = 10.4  # inches, of figures that take the whole page
 RUNS = (ACCENT, "#e07b1f", "#6b4fa0", "#2a9d8f", "#b5487a", "#7a6a3a")  # the first is the run reported on
+DASHES = ("-", "--", "-.", ":")  # of runs, in turn, so that they differ without colours too
+CLASSES = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+"""Ten that differ for colour-blind people (Petroff, arXiv:2107.02270)."""
 
 styled = mpl.rc_context(
     {

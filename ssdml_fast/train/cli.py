@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import shlex
 import tomllib
@@ -179,11 +180,13 @@ def evaluate(
 
 
 def _evaluate_features(path: Path) -> None:
-    from ..evaluate import report_embedding
+    from ..evaluate import RECALL_KS, report_embedding
     from .held_out import figures_table
 
     source = read(f"features:{path}")
     x, y = (source.images, source.labels) if source.test_images is None else (source.test_images, source.test_labels)
+    if len(x) <= max(RECALL_KS):
+        raise ValueError(f"{path} must hold at least {max(RECALL_KS) + 1} embeddings to evaluate, found {len(x)}")
     Console().print(figures_table(f"{len(x)} embeddings, %", {path.name: report_embedding(x, y)}))
 
 
@@ -208,10 +211,7 @@ def report(
         from ..report.page import write_report
 
         out = out or RunFolder(runs[0]).report
-        try:
-            write_report(runs, out)
-        except OSError as error:
-            raise RunError(f"report {out} cannot be written: {error.strerror}") from None
+        write_report(runs, out)
     Console().print(f"report: {out}", soft_wrap=True, highlight=False)
 
 
@@ -228,7 +228,9 @@ def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
         known = options.keys() - {*CALLS, "config_file", "help"}
         for name, value in settings.items():
             if name not in known:
-                raise ValueError(f"config {path} has an unknown setting {name!r}; known: {', '.join(sorted(known))}")
+                near = difflib.get_close_matches(name, known, 1)
+                told = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+                raise ValueError(f"config {path} has an unknown setting {name!r}; {told}")
             is_flag = getattr(options[name], "is_flag", False)
             if not isinstance(value, bool if is_flag else (str, int, float)) or isinstance(value, bool) != is_flag:
                 kind = "true or false" if is_flag else "a number or a text"

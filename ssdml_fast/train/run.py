@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,24 @@ class RunError(Exception):
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file, then put it in the place of `path` in one step."""
+    """Let `write` fill a temporary file, then put it in the place of `path` in one step.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be written, as on a full disk; what was at `path` is still there.
+    """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells some writers the format
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's, of a full disk
+        raise RunError(f"{path} cannot be written: {getattr(error, 'strerror', None) or _first_line(error)}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 class RunFolder:
