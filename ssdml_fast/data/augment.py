@@ -101,6 +101,112 @@ def random_affine(
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator | None = None) -> Tensor:
+    """Change the colours of every image a little: each pixel's channels by one random matrix near the identity.
+
+    Parameters
+    ----------
+    images : (B, channels, height, width) float tensor
+        Any values; zero, which stays, should be the mean.
+    spread : float
+        Standard deviation of each entry of the matrices about the identity's.
+    generator : torch.Generator, optional
+        Source of the random choice; torch's global one by default.
+
+    Returns
+    -------
+    tensor of the shape and type of `images`
+
+    Examples
+    --------
+    >>> import torch
+    >>> images = torch.rand(5, 3, 8, 8)
+    >>> torch.equal(mix_channels(images, spread=0), images)
+    True
+    """
+    batch, channels = images.shape[:2]
+    matrices = torch.eye(channels) + spread * torch.randn(batch, channels, channels, generator=generator)
+    return torch.bmm(matrices.to(images), images.flatten(2)).view_as(images)
+
+
+def cut_out(images: Tensor, side: int = 12, generator: torch.Generator | None = None) -> Tensor:
+    """Set a square of every image, the same in all channels, to zero.
+
+    Parameters
+    ----------
+    images : (B, channels, height, width) tensor
+        Any values; zero should be the mean.
+    side : int
+        Pixels, at least 0. The square's centre is anywhere in the image, so part of the square may lie outside.
+    generator : torch.Generator, optional
+        Source of the random choice; torch's global one by default.
+
+    Returns
+    -------
+    tensor of the shape and type of `images`
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `side` is no integer or negative.
+
+    Notes
+    -----
+    Source: DeVries, Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
+
+    Examples
+    --------
+    >>> import torch
+    >>> (cut_out(torch.ones(400, 1, 9, 9), side=3) == 0).sum((1, 2, 3)).unique()
+    tensor([4, 6, 9])
+    """
+    side = arrays.as_int(side, "side", 0)
+    inside = []
+    for length in images.shape[2:]:
+        first = torch.randint(length, (len(images), 1), generator=generator) - side // 2
+        inside.append((torch.arange(length) >= first) & (torch.arange(length) < first + side))
+    rows, columns = inside
+    cut = (rows[:, :, None] & columns[:, None, :])[:, None]
+    return images.masked_fill(cut.to(images.device), 0)
+
+
+def mix_up(
+    images: Tensor, targets: Tensor, most: float = 0.5, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Blend every image with another of the batch, and their class probabilities in the same shares.
+
+    Parameters
+    ----------
+    images : (B, ...) float tensor
+        Any values.
+    targets : (B, C) float tensor
+        Class probabilities of each image.
+    most : float
+        The largest share that the other image may get, in [0, 1]; the share, one for the batch, is uniform up to it.
+        0.5 reaches every blend of a pair.
+    generator : torch.Generator, optional
+        Source of the random choice; torch's global one by default.
+
+    Returns
+    -------
+    images, targets : tensors of the shapes and types of those given
+
+    Notes
+    -----
+    Source: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018, with α = 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> images, targets = mix_up(torch.rand(4, 3, 8, 8), torch.eye(4))
+    >>> images.shape, torch.allclose(targets.sum(1), torch.ones(4))
+    (torch.Size([4, 3, 8, 8]), True)
+    """
+    share = most * torch.rand((), generator=generator).item()
+    other = torch.randperm(len(images), generator=generator)
+    return images.lerp(images[other], share), targets.lerp(targets[other], share)
+
+
 def _mirrored(positions: Tensor, n: int) -> Tensor:
     """Reflect positions outside 0 … n - 1 at the edge pixels."""
     return n - 1 - (n - 1 - positions.abs()).abs()
