@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from ssdml_fast.data import DataError, Source, load
-from ssdml_fast.data.augment import cut_out, mix_channels, mix_up, random_affine, shift_and_flip
+from ssdml_fast.data.augment import cut_out, mix_channels, mix_up, random_affine
 from ssdml_fast.data.cifar10 import load_cifar10
 from ssdml_fast.data.features import load_features
 from ssdml_fast.data.files import open_files
@@ -373,22 +373,6 @@ def test_names_and_paths_that_lead_nowhere_are_told(tmp_path):
 # ---- augmentation
 
 
-@settings(max_examples=40)
-@given(st.integers(1, 5), st.integers(1, 3), st.integers(3, 6), st.integers(3, 6), st.integers(0, 2), st.booleans())
-def test_every_augmented_image_is_a_window_of_the_mirrored_one(batch, channels, height, width, pad, flip):
-    generator = torch.Generator().manual_seed(batch + width)
-    images = torch.randint(256, (batch, channels, height, width), dtype=torch.uint8, generator=generator)
-    changed = shift_and_flip(images, pad, flip, generator)
-    assert changed.dtype == torch.uint8 and changed.shape == images.shape
-    for image, got in zip(images.numpy(), changed.numpy(), strict=True):
-        padded = np.pad(image, [(0, 0), (pad, pad), (pad, pad)], mode="reflect")
-        windows = [
-            padded[:, i : i + height, j : j + width] for i in range(2 * pad + 1) for j in range(2 * pad + 1)
-        ]  # fmt: skip
-        windows += [window[:, :, ::-1] for window in windows] * flip
-        assert any(np.array_equal(window, got) for window in windows)
-
-
 def test_affine_augmentation_is_what_each_of_its_parts_says():
     image = torch.zeros(1, 1, 21, 31)
     image[0, 0, 10, 15:25] = 1  # a bar from the centre to the right
@@ -416,13 +400,24 @@ def test_affine_augmentation_is_what_each_of_its_parts_says():
     assert torch.equal(changed(degrees=9.0, shift=1.0), changed(degrees=9.0, shift=1.0))
 
 
-def test_augmentation_draws_each_choice_and_repeats():
-    images = torch.arange(16).reshape(1, 1, 4, 4).expand(400, 1, 4, 4)
-    first, again = (shift_and_flip(images, 1, True, torch.Generator().manual_seed(0)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert len({tuple(image.flatten().tolist()) for image in first}) == 18  # nine shifts, each mirrored or not
-    with pytest.raises(ValueError, match="pad must be in"):
-        shift_and_flip(images, 4)
+def test_affine_augmentation_mirrors_one_image_in_two():
+    image = torch.rand(1, 2, 6, 9, generator=torch.Generator().manual_seed(0))
+    changed = random_affine(
+        image.expand(400, -1, -1, -1), 0, 0, 0, flip=True, generator=torch.Generator().manual_seed(1)
+    )
+    kept, mirrored = (torch.isclose(changed, i, atol=1e-5).all((1, 2, 3)) for i in (image, image.flip(3)))
+    assert (kept ^ mirrored).all() and 160 < mirrored.sum() < 240
+
+
+@pytest.mark.parametrize(("padding", "mode"), [("border", "edge"), ("reflection", "symmetric")])
+def test_what_affine_augmentation_takes_in_at_an_edge(padding, mode):
+    ramp = torch.arange(8.0)
+    images = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij")).expand(50, -1, -1, -1)  # rows' and columns' numbers
+    changed = random_affine(images, 0, 0, 3, padding=padding, generator=torch.Generator().manual_seed(0)).numpy()
+    padded = np.pad(ramp.numpy(), 4, mode=mode)
+    for rows, columns in changed:
+        for got, shift in ((rows[:, 4], rows[4, 4] - 4), (columns[4], columns[4, 4] - 4)):
+            np.testing.assert_allclose(got, np.interp(ramp + shift, np.arange(-4, 12), padded), atol=1e-4)
 
 
 def test_mixed_channels_are_of_one_random_matrix_per_image():

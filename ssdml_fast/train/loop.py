@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import ssdml_fast as sf
 
 from .. import _arrays as arrays
-from ..data.augment import cut_out, mix_channels, mix_up, random_affine, shift_and_flip
+from ..data.augment import cut_out, mix_channels, mix_up, random_affine
 from ..evaluate import score_embedding
 from ..models.metric import MetricModel, untrained
 from .config import Config
@@ -35,7 +35,7 @@ AUGMENTATION: dict[str, Callable[[Tensor], Tensor]] = {  # by a little for the s
     "none": lambda images: images,
     "affine": lambda images: random_affine(images, shift=images.shape[-1] / 14),
     "strong": lambda images: cut_out(
-        mix_channels(random_affine(shift_and_flip(images, images.shape[-1] // 8), scale=0.2, shift=0)),
+        mix_channels(random_affine(images, scale=0.2, shift=images.shape[-1] / 8, flip=True, padding="reflection")),
         side=images.shape[-1] * 3 // 8,
     ),
 }
