@@ -50,13 +50,13 @@ _PARTITION = {"partition_size": 9000, "neighbors": 10, "gamma": 0.99}
 _LARGE = _PARTITION | {"rounds": 1, "patience": 100}
 _CIFAR10 = _LARGE | {
     "metric_dim": 32,
-    "warmup": 3000,
+    "warmup": 2500,
     "warmup_rate": 2e-3,
     "augment": "strong",
-    "mixup": 0.5,
+    "mixup": 0.35,
     "softmax_weight": 1.0,
     "confident": 0.3,
-    "confident_last": 0.5,
+    "confident_last": 0.3,
     "hard_negatives": 0,
     "epochs": 1,
     "learning_rate": 5e-4,
