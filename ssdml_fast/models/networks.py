@@ -57,7 +57,6 @@ _CIFAR10 = _LARGE | {
     "softmax_weight": 1.0,
     "confident": 0.3,
     "confident_last": 0.3,
-    "hard_negatives": 0,
     "epochs": 1,
     "learning_rate": 5e-4,
     "weight_decay": 0.05,
