@@ -418,6 +418,8 @@ def test_what_affine_augmentation_takes_in_at_an_edge(padding, mode):
     for rows, columns in changed:
         for got, shift in ((rows[:, 4], rows[4, 4] - 4), (columns[4], columns[4, 4] - 4)):
             np.testing.assert_allclose(got, np.interp(ramp + shift, np.arange(-4, 12), padded), atol=1e-4)
+    with pytest.raises(ValueError, match="padding must be one of 'border', 'reflection', found 'zeros'"):
+        random_affine(images, padding="zeros")
 
 
 def test_mixed_channels_are_of_one_random_matrix_per_image():

@@ -43,6 +43,11 @@ def random_affine(
     -------
     tensor of the shape and type of `images`
 
+    Raises
+    ------
+    ValueError
+        If there is no such `padding`.
+
     Examples
     --------
     >>> import torch
@@ -50,6 +55,7 @@ def random_affine(
     >>> torch.allclose(random_affine(images, degrees=0, scale=0, shift=0), images, atol=1e-5)
     True
     """
+    arrays.as_choice(padding, "padding", ("border", "reflection"))
     batch, _, height, width = images.shape
     draw = 2 * torch.rand(4, batch, generator=generator) - 1
     angle, size = draw[0] * math.radians(degrees), 1 + scale * draw[1]
