@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,10 +83,6 @@ class Cifar10Net(_PaperNet):
             nn.ReLU(),
         )
         _initialise(self.layers, [0.01, 0.05, 0.05, 0.05])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed a batch of prepared images, channels last: on CPUs, 1.4 times as fast to train as channels first."""
-        return super().forward(images.contiguous(memory_format=torch.channels_last))
 
 
 def _initialise(layers: nn.Sequential, stds: list[float]) -> None:
