@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from ssdml_fast.data import DataError, Source, load
-from ssdml_fast.data.augment import random_affine, shift_and_flip
+from ssdml_fast.data.augment import cut_out, mix_channels, mix_up, random_affine
 from ssdml_fast.data.cifar10 import load_cifar10
 from ssdml_fast.data.features import load_features
 from ssdml_fast.data.files import open_files
@@ -511,22 +511,6 @@ def test_names_and_paths_that_lead_nowhere_are_told(tmp_path):
 # ---- augmentation
 
 
-@settings(max_examples=40)
-@given(st.integers(1, 5), st.integers(1, 3), st.integers(3, 6), st.integers(3, 6), st.integers(0, 2), st.booleans())
-def test_every_augmented_image_is_a_window_of_the_mirrored_one(batch, channels, height, width, pad, flip):
-    generator = torch.Generator().manual_seed(batch + width)
-    images = torch.randint(256, (batch, channels, height, width), dtype=torch.uint8, generator=generator)
-    changed = shift_and_flip(images, pad, flip, generator)
-    assert changed.dtype == torch.uint8 and changed.shape == images.shape
-    for image, got in zip(images.numpy(), changed.numpy(), strict=True):
-        padded = np.pad(image, [(0, 0), (pad, pad), (pad, pad)], mode="reflect")
-        windows = [
-            padded[:, i : i + height, j : j + width] for i in range(2 * pad + 1) for j in range(2 * pad + 1)
-        ]  # fmt: skip
-        windows += [window[:, :, ::-1] for window in windows] * flip
-        assert any(np.array_equal(window, got) for window in windows)
-
-
 def test_affine_augmentation_is_what_each_of_its_parts_says():
     image = torch.zeros(1, 1, 21, 31)
     image[0, 0, 10, 15:25] = 1  # a bar from the centre to the right
@@ -554,10 +538,72 @@ def test_affine_augmentation_is_what_each_of_its_parts_says():
     assert torch.equal(changed(degrees=9.0, shift=1.0), changed(degrees=9.0, shift=1.0))
 
 
-def test_augmentation_draws_each_choice_and_repeats():
-    images = torch.arange(16).reshape(1, 1, 4, 4).expand(400, 1, 4, 4)
-    first, again = (shift_and_flip(images, 1, True, torch.Generator().manual_seed(0)) for _ in range(2))
+def test_affine_augmentation_mirrors_one_image_in_two():
+    image = torch.rand(1, 2, 6, 9, generator=torch.Generator().manual_seed(0))
+    changed = random_affine(
+        image.expand(400, -1, -1, -1), 0, 0, 0, flip=True, generator=torch.Generator().manual_seed(1)
+    )
+    kept, mirrored = (torch.isclose(changed, i, atol=1e-5).all((1, 2, 3)) for i in (image, image.flip(3)))
+    assert (kept ^ mirrored).all() and 160 < mirrored.sum() < 240
+
+
+@pytest.mark.parametrize(("padding", "mode"), [("border", "edge"), ("reflection", "symmetric")])
+def test_what_affine_augmentation_takes_in_at_an_edge(padding, mode):
+    ramp = torch.arange(8.0)
+    images = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij")).expand(50, -1, -1, -1)  # rows' and columns' numbers
+    changed = random_affine(images, 0, 0, 3, padding=padding, generator=torch.Generator().manual_seed(0)).numpy()
+    padded = np.pad(ramp.numpy(), 4, mode=mode)
+    for rows, columns in changed:
+        for got, shift in ((rows[:, 4], rows[4, 4] - 4), (columns[4], columns[4, 4] - 4)):
+            np.testing.assert_allclose(got, np.interp(ramp + shift, np.arange(-4, 12), padded), atol=1e-4)
+    with pytest.raises(ValueError, match="padding must be one of 'border', 'reflection', found 'zeros'"):
+        random_affine(images, padding="zeros")
+
+
+def test_mixed_channels_are_of_one_random_matrix_per_image():
+    images = torch.randn(500, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    first, again = (mix_channels(images, 0.2, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, again)
-    assert len({tuple(image.flatten().tolist()) for image in first}) == 18  # nine shifts, each mirrored or not
-    with pytest.raises(ValueError, match="pad must be in"):
-        shift_and_flip(images, 4)
+    matrices, rest = [], []
+    for before, after in zip(images.flatten(2).double(), first.flatten(2).double(), strict=True):
+        found = torch.linalg.lstsq(before.T, after.T)
+        matrices.append(found.solution.T)
+        rest.append((found.solution.T @ before - after).abs().max())
+    assert max(rest) < 1e-5
+    matrices = torch.stack(matrices)
+    torch.testing.assert_close(matrices.mean(0), torch.eye(3, dtype=torch.float64), atol=0.04, rtol=0)
+    assert (matrices.std(0) - 0.2).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("side", [0, 3, 4])
+def test_a_square_anywhere_is_cut_out_of_every_image(side):
+    images = torch.ones(2000, 2, 6, 8)
+    first, again = (cut_out(images, side, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(first, again)
+    expected = {
+        tuple(tuple((abs(torch.arange(n) + 0.5 * (side % 2 == 0) - centre) < side / 2).tolist()) for n, centre in place)
+        for place in [((6, i), (8, j)) for i in range(6) for j in range(8)]
+    }
+    got = set()
+    for cut in (first == 0).numpy():
+        assert np.array_equal(cut[0], cut[1])
+        rows, columns = cut[0].any(1), cut[0].any(0)
+        assert np.array_equal(cut[0], rows[:, None] & columns)
+        got.add((tuple(rows.tolist()), tuple(columns.tolist())))
+    assert got == expected if side else not (first == 0).any()
+    with pytest.raises(ValueError, match="side must be at least 0"):
+        cut_out(images, -1)
+
+
+def test_blends_share_images_and_targets_alike():
+    images, targets = torch.eye(6).reshape(6, 1, 2, 3), torch.eye(6)
+    shares = []
+    for seed in range(300):
+        mixed, blended = mix_up(images, targets, 0.4, torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(mixed.flatten(1), blended)
+        torch.testing.assert_close(blended.sum(1), torch.ones(6))
+        others = (blended - torch.diag(blended.diag())).sum(1)
+        assert ((others < 1e-6) | ((others - others.max()).abs() < 1e-6)).all()  # one share for the batch
+        shares.append(others.max().item())
+    assert 0.38 < max(shares) <= 0.4 and min(shares) < 0.02 and 0.17 < np.mean(shares) < 0.23
+    assert torch.equal(mix_up(images, targets, 0.0)[0], images)

@@ -196,6 +196,7 @@ def test_a_recipe_is_the_callers_to_change(recipe):
         ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
         ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
         ("precision", "float16"), ("compile", 1),
+        ("mixup", 0.6), ("mixup", -0.1), ("softmax_weight", -1.0), ("softmax_weight", 1000.0),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_named(setting, value):
@@ -205,7 +206,9 @@ def test_a_bad_setting_is_named(setting, value):
 
 # ---- the whole training
 
-TINY = Config(rounds=2, partition_size=120, epochs=1, metric_dim=16, warmup=20, augment="affine")
+TINY = Config(
+    rounds=2, partition_size=120, epochs=1, metric_dim=16, warmup=20, augment="affine", mixup=0.2, softmax_weight=0.5
+)
 
 
 @pytest.fixture(scope="module")
@@ -408,6 +411,30 @@ def test_the_warm_ups_step_grows_and_then_follows_the_schedule(tiny, monkeypatch
     np.testing.assert_allclose(rates[0], 0.5 / 50)
     np.testing.assert_allclose([rates[150], rates[299]], [0.25, 0.25 * (1 + np.cos(np.pi * 299 / 300))])
     assert max(rates) == max(rates[40:50])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_softmax_learns_beside_the_triplets_by_its_weight(tiny, weight):
+    training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, warmup=0, softmax_weight=weight))
+    before = training.softmax.directions.clone()
+    training.one_partition(None, None)
+    assert (training.softmax.directions != before).any() == (weight > 0)
+    record = training.history[-1]
+    chosen = record["triplets"] // TINY.triplets_per_example
+    labelled = 100 * -(-chosen // TINY.batch_size)  # the 100 in each mini-batch
+    assert record["examples"] == chosen + (labelled if weight else 0)
+
+
+def test_the_softmax_learns_from_blends(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop, "mix_up", lambda images, classes, most: (2 * images, classes / 2))
+    training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, augment="none", mixup=0.25))
+    monkeypatch.setattr(training.softmax, "forward", lambda y, classes: seen.append(classes) or y.sum())
+    monkeypatch.setattr(training, "embedded", lambda images: seen.append(images) or torch.zeros(len(images), 32))
+    rows = torch.from_numpy(np.flatnonzero(tiny[1] >= 0))
+    training.softmax_loss(rows)
+    assert torch.equal(seen[0], 2 * training.images[rows])
+    assert torch.equal(seen[1], F.one_hot(torch.from_numpy(tiny[1])[rows], 10) / 2)
 
 
 def test_the_average_follows_the_weights(tiny):

@@ -11,58 +11,13 @@ from torch.nn import functional as F
 from .. import _arrays as arrays
 
 
-def shift_and_flip(images: Tensor, pad: int = 4, flip: bool = True, generator: torch.Generator | None = None) -> Tensor:
-    """Shift every image by up to `pad` pixels each way, and mirror one in two.
-
-    Parameters
-    ----------
-    images : (B, channels, height, width) tensor
-        Of any type; uint8 costs least.
-    pad : int
-        Most pixels of a shift, at least 0. What comes in at an edge is the image mirrored there (its edge pixel once),
-        so `pad` is less than height and width.
-    flip : bool
-        Whether to mirror images left to right.
-    generator : torch.Generator, optional
-        Source of the random choice; torch's global one by default.
-
-    Returns
-    -------
-    tensor of the shape and type of `images`
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `pad` is no integer or out of range.
-
-    Notes
-    -----
-    One gather for the whole batch: each image is read once, at the rows and columns drawn for it.
-
-    Examples
-    --------
-    >>> import torch
-    >>> images = torch.arange(16, dtype=torch.uint8).expand(400, 1, 16).unflatten(2, (4, 4))
-    >>> len(shift_and_flip(images, pad=1).unique(dim=0))  # nine shifts, each mirrored or not
-    18
-    """
-    batch, channels, height, width = images.shape
-    pad = arrays.as_int(pad, "pad", 0, min(height, width) - 1, " (less than a side of the images)")
-    shift = torch.randint(-pad, pad + 1, (2, batch, 1), generator=generator)
-    rows = _mirrored(torch.arange(height) + shift[0], height)
-    columns = _mirrored(torch.arange(width) + shift[1], width)
-    if flip:
-        mirror = torch.rand(batch, 1, generator=generator) < 0.5
-        columns = torch.where(mirror, columns.flip(1), columns)
-    index = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None].expand(-1, channels, -1)
-    return images.flatten(2).gather(2, index.to(images.device)).view_as(images)
-
-
 def random_affine(
     images: Tensor,
     degrees: float = 15.0,
     scale: float = 0.1,
     shift: float = 2.0,
+    flip: bool = False,
+    padding: str = "border",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Rotate, scale and shift every image a little, about its centre, by bilinear interpolation.
@@ -76,13 +31,22 @@ def random_affine(
     scale : float
         Most change of size, as a share; in [0, 1).
     shift : float
-        Most pixels of a shift each way. What comes in at an edge are its pixels repeated.
+        Most pixels of a shift each way.
+    flip : bool
+        Whether to mirror one image in two left to right.
+    padding : {"border", "reflection"}
+        What comes in at an edge: its pixels repeated, or the image mirrored there.
     generator : torch.Generator, optional
         Source of the random choice, each uniform in its range; torch's global one by default.
 
     Returns
     -------
     tensor of the shape and type of `images`
+
+    Raises
+    ------
+    ValueError
+        If there is no such `padding`.
 
     Examples
     --------
@@ -91,16 +55,119 @@ def random_affine(
     >>> torch.allclose(random_affine(images, degrees=0, scale=0, shift=0), images, atol=1e-5)
     True
     """
+    arrays.as_choice(padding, "padding", ("border", "reflection"))
     batch, _, height, width = images.shape
     draw = 2 * torch.rand(4, batch, generator=generator) - 1
     angle, size = draw[0] * math.radians(degrees), 1 + scale * draw[1]
     cos, sin = size * angle.cos(), size * angle.sin()
     right, down = shift * 2 / width * draw[2], shift * 2 / height * draw[3]  # the grid goes from -1 to 1
-    rows = torch.stack([cos, -sin * height / width, right, sin * width / height, cos, down], 1)
+    side = 1 - 2 * (torch.rand(batch, generator=generator) < 0.5) if flip else 1
+    rows = torch.stack([side * cos, -sin * height / width, right, side * sin * width / height, cos, down], 1)
     grid = F.affine_grid(rows.view(batch, 2, 3).to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
 
 
-def _mirrored(positions: Tensor, n: int) -> Tensor:
-    """Reflect positions outside 0 … n - 1 at the edge pixels."""
-    return n - 1 - (n - 1 - positions.abs()).abs()
+def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator | None = None) -> Tensor:
+    """Change the colours of every image a little: each pixel's channels by one random matrix near the identity.
+
+    Parameters
+    ----------
+    images : (B, channels, height, width) float tensor
+        Any values; zero, which stays, should be the mean.
+    spread : float
+        Standard deviation of each entry of the matrices about the identity's.
+    generator : torch.Generator, optional
+        Source of the random choice; torch's global one by default.
+
+    Returns
+    -------
+    tensor of the shape and type of `images`
+
+    Examples
+    --------
+    >>> import torch
+    >>> images = torch.rand(5, 3, 8, 8)
+    >>> torch.equal(mix_channels(images, spread=0), images)
+    True
+    """
+    batch, channels = images.shape[:2]
+    matrices = torch.eye(channels) + spread * torch.randn(batch, channels, channels, generator=generator)
+    return torch.bmm(matrices.to(images), images.flatten(2)).view_as(images)
+
+
+def cut_out(images: Tensor, side: int = 12, generator: torch.Generator | None = None) -> Tensor:
+    """Set a square of every image, the same in all channels, to zero.
+
+    Parameters
+    ----------
+    images : (B, channels, height, width) tensor
+        Any values; zero should be the mean.
+    side : int
+        Pixels, at least 0. The square's centre is anywhere in the image, so part of the square may lie outside.
+    generator : torch.Generator, optional
+        Source of the random choice; torch's global one by default.
+
+    Returns
+    -------
+    tensor of the shape and type of `images`
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `side` is no integer or negative.
+
+    Notes
+    -----
+    Source: DeVries, Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
+
+    Examples
+    --------
+    >>> import torch
+    >>> (cut_out(torch.ones(400, 1, 9, 9), side=3) == 0).sum((1, 2, 3)).unique()
+    tensor([4, 6, 9])
+    """
+    side = arrays.as_int(side, "side", 0)
+    inside = []
+    for length in images.shape[2:]:
+        first = torch.randint(length, (len(images), 1), generator=generator) - side // 2
+        inside.append((torch.arange(length) >= first) & (torch.arange(length) < first + side))
+    rows, columns = inside
+    cut = (rows[:, :, None] & columns[:, None, :])[:, None]
+    return images.masked_fill(cut.to(images.device), 0)
+
+
+def mix_up(
+    images: Tensor, targets: Tensor, most: float = 0.5, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Blend every image with another of the batch, and their class probabilities in the same shares.
+
+    Parameters
+    ----------
+    images : (B, ...) float tensor
+        Any values.
+    targets : (B, C) float tensor
+        Class probabilities of each image.
+    most : float
+        The largest share that the other image may get, in [0, 1]; the share, one for the batch, is uniform up to it.
+        0.5 reaches every blend of a pair.
+    generator : torch.Generator, optional
+        Source of the random choice; torch's global one by default.
+
+    Returns
+    -------
+    images, targets : tensors of the shapes and types of those given
+
+    Notes
+    -----
+    Source: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018, with α = 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> images, targets = mix_up(torch.rand(4, 3, 8, 8), torch.eye(4))
+    >>> images.shape, torch.allclose(targets.sum(1), torch.ones(4))
+    (torch.Size([4, 3, 8, 8]), True)
+    """
+    share = most * torch.rand((), generator=generator).item()
+    other = torch.randperm(len(images), generator=generator)
+    return images.lerp(images[other], share), targets.lerp(targets[other], share)

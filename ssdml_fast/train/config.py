@@ -8,7 +8,7 @@ from typing import Any
 from .. import _arrays as arrays
 
 MINING = ("class", "neighborhood")
-AUGMENT = ("none", "affine", "flip")
+AUGMENT = ("none", "affine", "strong")
 METRIC_UPDATE = ("cayley", "conjugate", "unconstrained")
 OPTIMIZER = ("adam", "sgd")
 SCHEDULE = ("constant", "cosine")
@@ -46,6 +46,13 @@ class Config:
     warmup_rate: float = _setting(
         1e-3, "Step on the network in the warm-up, to which it grows over 50 mini-batches; follows the schedule."
     )
+    mixup: float = _setting(
+        0.0,
+        "Largest share of another image that is blended into each for the softmax, labels alike; [0, 0.5].",
+    )
+    softmax_weight: float = _setting(
+        0.0, "Of the warm-up's softmax beside each mini-batch of triplets, on as many labelled examples; [0, 1000)."
+    )
     rounds: int = _setting(8, "Passes over the unlabelled examples.")
     partition_size: int = _setting(500, "Unlabelled examples per partition; all labelled ones join each partition.")
     epochs: int = _setting(2, "Passes over a partition: its triplets, or its confidently classed examples.")
@@ -67,8 +74,8 @@ class Config:
     )
     augment: str = _setting(
         "none",
-        "Random changes to each image of a mini-batch; 'affine': small rotations, scalings and shifts; 'flip': shifts "
-        "and mirroring.",
+        "Random changes to each image of a mini-batch; 'affine': small rotations, scalings and shifts; 'strong': "
+        "larger ones, mirroring, channels mixed a little and a square cut out.",
     )
     optimizer: str = _setting("adam", "What moves the network: 'adam', or 'sgd' with momentum 0.9.")
     learning_rate: float = _setting(1e-3, "Its step, in (0, 1000), for the mean loss of a mini-batch.")
@@ -100,7 +107,10 @@ class Config:
             self._set(name, arrays.as_float(getattr(self, name), name))
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be greater than 0 and at most 1, found {getattr(self, name)}")
-        for name, limit in (("average", 1), ("weight_decay", 1000)):
+        self._set("mixup", arrays.as_float(self.mixup, "mixup"))
+        if not 0 <= self.mixup <= 0.5:
+            raise ValueError(f"mixup must be in [0, 0.5], found {self.mixup}")
+        for name, limit in (("average", 1), ("weight_decay", 1000), ("softmax_weight", 1000)):
             self._set(name, arrays.as_float(getattr(self, name), name))
             if not 0 <= getattr(self, name) < limit:
                 raise ValueError(f"{name} must be at least 0 and less than {limit}, found {getattr(self, name)}")

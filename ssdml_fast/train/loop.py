@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import ssdml_fast as sf
 
 from .. import _arrays as arrays
-from ..data.augment import random_affine, shift_and_flip
+from ..data.augment import cut_out, mix_channels, mix_up, random_affine
 from ..evaluate import score_embedding
 from ..models.metric import MetricModel, untrained
 from .config import Config
@@ -33,7 +34,10 @@ MOMENTUM = 0.9  # of SGD
 AUGMENTATION: dict[str, Callable[[Tensor], Tensor]] = {  # by a little for the side of the images
     "none": lambda images: images,
     "affine": lambda images: random_affine(images, shift=images.shape[-1] / 14),
-    "flip": lambda images: shift_and_flip(images, pad=images.shape[-1] // 8),
+    "strong": lambda images: cut_out(
+        mix_channels(random_affine(images, scale=0.2, shift=images.shape[-1] / 8, flip=True, padding="reflection")),
+        side=images.shape[-1] * 3 // 8,
+    ),
 }
 Told = Callable[[dict[str, Any]], None] | None  # someone who wants to know
 COLLAPSE_DROP = 0.1  # below the best validation score so far; on digits, good trainings vary by 0.03 between epochs
@@ -120,12 +124,13 @@ def fit(
 
     Notes
     -----
-    First, if `warmup` is set, the labelled examples alone are classed by a softmax on the embedding, which is then
-    dropped. Then on each partition: embed, :func:`ssdml_fast.knn_graph`, propagate, choose what to train on (see
+    First, if `warmup` is set, the labelled examples alone are classed by a softmax on the embedding. Then on each
+    partition: embed, :func:`ssdml_fast.knn_graph`, propagate, choose what to train on (see
     :mod:`ssdml_fast.train.mining`), and per mini-batch update L along the gradient of the mean
-    :func:`ssdml_fast.angular_loss`, and with that L take one step on the network. With `average`, graphs, validation
-    and the result use a running mean of the network's weights. Random choices depend only on the seed and the position
-    in the training, and the caller's global generators are left as they were.
+    :func:`ssdml_fast.angular_loss`, and with that L take one step on the network; with `softmax_weight` the softmax
+    goes on beside it, moving the network but not L. With `average`, graphs, validation and the result use a running
+    mean of the network's weights. Random choices depend only on the seed and the position in the training, and the
+    caller's global generators are left as they were.
 
     Source: Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, Algorithm 1.
 
@@ -179,7 +184,8 @@ class _Training:
         self.learner: Callable[[Tensor], Tensor] = torch.compile(network) if config.compile else network
         known = np.unique(labels[labels >= 0])
         self.classes = torch.from_numpy(np.searchsorted(known, labels))  # 0 … C - 1 where labelled
-        self.softmax = CosineSoftmax(config.metric_dim, len(known), config.seed)
+        self.n_classes = len(known)
+        self.softmax = CosineSoftmax(config.metric_dim, self.n_classes, config.seed)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         parameters = [*trained, *self.softmax.parameters()]
         self.optimizer: torch.optim.Optimizer = (
@@ -252,8 +258,9 @@ class _Training:
         self.keep_propagated(round_, members, mined.propagated)
         for epoch in range(config.epochs):
             through = done * config.epochs + epoch  # epochs
+            labelled = warmup_batches(self.labels, config.batch_size, mined.n_batches, rng)
             losses = (
-                self.triplet_step(images[rows], draw, self.rate(through + i / mined.n_batches))
+                self.triplet_step(images[rows], draw, labelled, self.rate(through + i / mined.n_batches))
                 for i, (rows, draw) in enumerate(mined.batches(rng))
             )
             self.epoch_done(
@@ -318,8 +325,7 @@ class _Training:
 
         One that is not finite, as of an embedding that is not, moves nothing.
         """
-        z, L = self.embedded(self.images[rows]), self.model.metric.L
-        loss = self.softmax(z @ L, self.classes[rows])
+        loss, L = self.softmax_loss(rows), self.model.metric.L
         if not torch.isfinite(loss):
             return math.nan
         L.grad = None
@@ -328,12 +334,14 @@ class _Training:
         self.update_average()
         return loss.item()
 
-    def triplet_step(self, images: Tensor, draw: Callable[[Tensor], Tensor], rate: float) -> float | None:
-        """Move L, and with that L the network, along the loss of a mini-batch.
+    def triplet_step(
+        self, images: Tensor, draw: Callable[[Tensor], Tensor], labelled: Iterator[Tensor], rate: float
+    ) -> float | None:
+        """Move L, and with that L the network, along the loss of a mini-batch, and the softmax on a labelled one.
 
         Returns the loss: NaN once an embedding is not finite, None if no triplet can be drawn.
         """
-        z, L, alpha = self.embedded(images), self.model.metric.L, self.config.alpha
+        z, L, alpha = self.embedded(self.augmented(images)), self.model.metric.L, self.config.alpha
         if not torch.isfinite(z).all():
             return math.nan
         fixed = z.detach()
@@ -349,16 +357,29 @@ class _Training:
             _, _, L.grad = sf.angular_loss_and_grad(fixed, triplets, L, alpha, reduction="mean")
             self.metric_optimizer.step()
         loss = sf.angular_loss(z, triplets, L.detach(), alpha, reduction="mean")
+        if self.config.softmax_weight:
+            loss = loss + self.config.softmax_weight * self.softmax_loss(next(labelled))
         self.move_network(loss, rate)
         self.update_average()
         return loss.item()
 
+    def softmax_loss(self, rows: Tensor) -> Tensor:
+        """How far the softmax is from telling the classes of labelled examples, augmented and mixed up."""
+        images, classes = self.augmented(self.images[rows]), self.classes[rows]
+        if self.config.mixup:
+            images, classes = mix_up(images, F.one_hot(classes, self.n_classes).to(images), self.config.mixup)
+        return self.softmax(self.embedded(images) @ self.model.metric.L, classes)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """Change the images of a mini-batch at random."""
+        return AUGMENTATION[self.config.augment](images)
+
     def embedded(self, images: Tensor) -> Tensor:
-        """Augment and embed a mini-batch, to learn from."""
+        """Embed a mini-batch, to learn from."""
         self.model.network.train()
         self.examples += len(images)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            z = self.learner(AUGMENTATION[self.config.augment](images))
+            z = self.learner(images)
         return z.float()
 
     def move_network(self, loss: Tensor, rate: float) -> None:

@@ -42,7 +42,7 @@ class CosineSoftmax(nn.Module):
         self.directions = nn.Parameter(SHORT * torch.randn(dim, n_classes, generator=generator))
 
     def forward(self, y: Tensor, classes: Tensor) -> Tensor:
-        """Mean loss of (B, dim) embeddings of known classes 0 … n_classes - 1."""
+        """Mean loss of (B, dim) embeddings of known classes, as (B,) of 0 … n_classes - 1 or (B, n_classes) shares."""
         return F.cross_entropy(SCALE * y @ F.normalize(self.directions, dim=0), classes)
 
 
