@@ -189,8 +189,8 @@ def test_a_recipe_is_the_callers_to_change(recipe):
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("seed", -1), ("mining", "best"), ("rounds", 0), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
-        ("patience", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0), ("gamma", float("nan")), ("alpha", 90.0),
+        ("seed", -1), ("mining", "best"), ("rounds", -1), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
+        ("patience", 0), ("validations", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0), ("gamma", float("nan")), ("alpha", 90.0),
         ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
         ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
         ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
@@ -386,6 +386,27 @@ def test_what_moves_L_decides_whether_it_stays_orthogonal(tiny):
         errors = [record["orthogonality_error"] for record in result.history]
         assert result.best["score"] > result.history[0]["score"]
         assert max(errors) <= 1e-5 if update == "conjugate" else errors[-1] > 1e-3
+
+
+def test_validations_within_a_pass_change_nothing_else(tiny):
+    whole = dataclasses.replace(TINY, rounds=1, warmup=0, max_epochs=2)
+    once, often = (fit(small_net(), *tiny, dataclasses.replace(whole, validations=v)) for v in (1, 2))
+    assert [record["partition"] for record in often.history[1:]] == [1, 1, 2, 2]
+    assert often.best["epochs"] == 4 and often.stopped == "finished"
+    for name in ("score", "val_nmi", "orthogonality_error"):
+        assert [record[name] for record in often.history[::2]] == [record[name] for record in once.history]
+    per_pass = [record["examples"] for record in once.history[1:]]
+    assert [sum(r["examples"] for r in often.history[i : i + 2]) for i in (1, 3)] == per_pass
+    with pytest.raises(ValueError, match="validations must be at most the mini-batches of a pass, 2, found 3"):
+        fit(small_net(), *tiny, dataclasses.replace(whole, validations=3))
+
+
+def test_without_rounds_the_warm_up_is_all(tiny, fitted):
+    result = fit(small_net(), *tiny, dataclasses.replace(TINY, rounds=0))
+    assert (result.stopped, len(result.history)) == ("finished", 2)
+    assert result.history[1]["val_nmi"] == fitted.history[1]["val_nmi"]
+    result = fit(small_net(), *tiny, dataclasses.replace(TINY, rounds=0, warmup=0))
+    assert (result.stopped, result.best["epoch"]) == ("finished", 0)
 
 
 def test_the_rate_follows_the_schedule_and_the_epochs_their_limit(tiny):

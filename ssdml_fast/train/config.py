@@ -46,12 +46,13 @@ class Config:
     warmup_rate: float = _setting(
         1e-3, "Step on the network in the warm-up, to which it grows over 50 mini-batches; follows the schedule."
     )
-    rounds: int = _setting(8, "Passes over the unlabelled examples.")
+    rounds: int = _setting(8, "Passes over the unlabelled examples; 0: the warm-up is all.")
     partition_size: int = _setting(500, "Unlabelled examples per partition; all labelled ones join each partition.")
     epochs: int = _setting(2, "Passes over a partition: its triplets, or its confidently classed examples.")
-    max_epochs: int = _setting(0, "Most epochs in all, the warm-up's left out; 0: no limit.")
+    max_epochs: int = _setting(0, "Most passes over partitions in all; 0: no limit.")
+    validations: int = _setting(1, "Validations per pass over a partition, evenly spaced; the best model is kept.")
     patience: int = _setting(
-        8, "Stop after this many epochs without a better validation score; the warm-up's do not count."
+        8, "Stop after this many validations without a better score; the warm-up's do not count."
     )
     batch_size: int = _setting(100, "Per mini-batch: triplets, or with mining 'class' the examples to draw them among.")
     neighbors: int = _setting(4, "Neighbours of each example in the graph (k), at least 2.")
@@ -116,10 +117,11 @@ class Config:
 _LEAST = {
     "seed": 0,
     "warmup": 0,
-    "rounds": 1,
+    "rounds": 0,
     "partition_size": 1,
     "epochs": 1,
     "max_epochs": 0,
+    "validations": 1,
     "patience": 1,
     "batch_size": 1,
     "neighbors": 2,

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Fitted:
     model : MetricModel
         The network and L with the best validation score; the untrained ones if nothing was better.
     history : list of dict
-        One record per epoch, as given to `on_epoch`; the first is the untrained model, epoch 0.
+        One record per validation, as given to `on_epoch`; the first is the untrained model, epoch 0.
     best : dict
         The record of `model`.
     stopped : str
@@ -96,7 +97,8 @@ def fit(
     resume : bool
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
     on_epoch : callable, optional
-        Called with the record of each epoch: ``epoch`` (of ``epochs`` planned), ``round`` (0: the warm-up),
+        Called after each validation, which ends an epoch: a pass over a partition, or one of the `validations` parts
+        of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs`` planned), ``round`` (0: the warm-up),
         ``partition``, ``loss`` (mean over mini-batches), ``triplets``, ``examples`` (trained on, each time it was),
         ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean), ``orthogonality_error`` (largest entry
         of |LᵀL - I|), ``seconds`` (wall time of each stage since the record before: ``embed``, ``graph``,
@@ -195,7 +197,8 @@ class _Training:
         self.partitions = config.rounds * self.per_round
         self.warmups = -(-config.warmup // WARMUP_EPOCH)
         planned = self.partitions * config.epochs
-        self.epochs = self.warmups + min(planned, config.max_epochs or planned)
+        self.passes = min(planned, config.max_epochs or planned)
+        self.epochs = self.warmups + self.passes * config.validations
         self.done = 0  # parts of the warm-up and then partitions
         self.steps = 0  # on the network
         self.examples = 0  # trained on in this epoch
@@ -251,17 +254,18 @@ class _Training:
         mined = mine(z, self.labels[members], config, share, self.times)
         self.keep_propagated(round_, members, mined.propagated)
         for epoch in range(config.epochs):
-            through = done * config.epochs + epoch  # epochs
+            through = done * config.epochs + epoch  # passes
             losses = (
                 self.triplet_step(images[rows], draw, self.rate(through + i / mined.n_batches))
                 for i, (rows, draw) in enumerate(mined.batches(rng))
             )
-            self.epoch_done(
-                losses, mined.n_batches, on_epoch, on_batch,
-                round=round_ + 1, partition=part + 1, triplets=mined.n_triplets,
-            )  # fmt: skip
-            if self.stopped:
-                return
+            for n_batches in even_parts(mined.n_batches, config.validations):
+                self.epoch_done(
+                    islice(losses, n_batches), n_batches, on_epoch, on_batch,
+                    round=round_ + 1, partition=part + 1, triplets=mined.n_triplets,
+                )  # fmt: skip
+                if self.stopped:
+                    return
 
     def keep_propagated(self, round_: int, members: np.ndarray, propagated: np.ndarray) -> None:
         """Note the labels that the unlabelled examples of a partition got; -1: labelled, or not yet in a partition."""
@@ -277,8 +281,8 @@ class _Training:
         return rng
 
     def rate(self, through: float) -> float:
-        """Step on the network after that many epochs on partitions."""
-        return self.config.learning_rate * self.decay(through / (self.epochs - self.warmups))
+        """Step on the network after that many passes over partitions."""
+        return self.config.learning_rate * self.decay(through / self.passes)
 
     def decay(self, through: float) -> float:
         """Factor of the step at a share of the way."""
@@ -449,6 +453,13 @@ class _Training:
         self.model.load_state_dict(self.best_model)
         self.model.eval()
         return Fitted(self.model, self.history, self.best, self.stopped or "finished")
+
+
+def even_parts(n_batches: int, parts: int) -> list[int]:
+    """Cut a pass's mini-batches into parts that differ by at most one; return how many each has."""
+    if n_batches < parts:
+        raise ValueError(f"validations must be at most the mini-batches of a pass, {n_batches}, found {parts}")
+    return [n_batches * (i + 1) // parts - n_batches * i // parts for i in range(parts)]
 
 
 def _mean(losses: Iterator[float | None]) -> float | None:
