@@ -160,7 +160,7 @@ def test_the_papers_recipe_has_the_papers_settings():
     for config in (mnist, cifar):
         assert (config.mining, config.neighbors, config.gamma, config.alpha) == ("neighborhood", 10, 0.99, 40)
         assert (config.partition_size, config.epochs, config.max_epochs, config.batch_size) == (9000, 10, 50, 100)
-        assert (config.optimizer, config.schedule, config.metric_update) == ("sgd", "constant", "conjugate")
+        assert (config.optimizer, config.schedule, config.metric_update) == ("sgd", "constant", "partition")
         assert (config.augment, config.average, config.weight_decay) == ("none", 0, 0)
         assert config.learning_rate == 1e-4 / config.batch_size
     assert (mnist.warmup, mnist.metric_dim) == (0, 64)
@@ -190,12 +190,14 @@ def test_a_recipe_is_the_callers_to_change(recipe):
     ("setting", "value"),
     [
         ("seed", -1), ("mining", "best"), ("rounds", -1), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
-        ("patience", 0), ("validations", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0), ("gamma", float("nan")), ("alpha", 90.0),
+        ("validations", 0), ("patience", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0),
+        ("gamma", float("nan")), ("alpha", 90.0),
         ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
         ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
         ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
         ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
         ("precision", "float16"), ("compile", 1),
+        ("metric_update", "partition"),  # with the default mining, whose triplets are not known before
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_named(setting, value):
@@ -386,6 +388,19 @@ def test_what_moves_L_decides_whether_it_stays_orthogonal(tiny):
         errors = [record["orthogonality_error"] for record in result.history]
         assert result.best["score"] > result.history[0]["score"]
         assert max(errors) <= 1e-5 if update == "conjugate" else errors[-1] > 1e-3
+
+
+def test_L_of_a_pass_is_solved_on_all_its_triplets(tiny, monkeypatch):
+    solved = []
+    solve = loop._Training.solve_metric
+    monkeypatch.setattr(
+        loop._Training, "solve_metric", lambda training, z, t: solved.append((len(z), len(t))) or solve(training, z, t)
+    )
+    config = Config(mining="neighborhood", metric_update="partition", rounds=1, metric_dim=16, max_epochs=2, average=0)
+    result = fit(small_net(), *tiny, dataclasses.replace(config, epochs=2, neighbors=10, learning_rate=1e-9))
+    assert solved == [(400, 2000)] * 2
+    start = untrained(small_net(), tiny[0], 16, 0).metric.L
+    assert result.history[-1]["orthogonality_error"] <= 1e-5 and (result.model.metric.L - start).abs().max() > 1e-2
 
 
 def test_validations_within_a_pass_change_nothing_else(tiny):

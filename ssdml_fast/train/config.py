@@ -9,7 +9,7 @@ from .. import _arrays as arrays
 
 MINING = ("class", "neighborhood")
 AUGMENT = ("none", "affine", "flip")
-METRIC_UPDATE = ("cayley", "conjugate", "unconstrained")
+METRIC_UPDATE = ("cayley", "conjugate", "partition", "unconstrained")
 OPTIMIZER = ("adam", "sgd")
 SCHEDULE = ("constant", "cosine")
 PRECISION = ("float32", "bfloat16")
@@ -51,9 +51,7 @@ class Config:
     epochs: int = _setting(2, "Passes over a partition: its triplets, or its confidently classed examples.")
     max_epochs: int = _setting(0, "Most passes over partitions in all; 0: no limit.")
     validations: int = _setting(1, "Validations per pass over a partition, evenly spaced; the best model is kept.")
-    patience: int = _setting(
-        8, "Stop after this many validations without a better score; the warm-up's do not count."
-    )
+    patience: int = _setting(8, "Stop after this many validations without a better score; the warm-up's do not count.")
     batch_size: int = _setting(100, "Per mini-batch: triplets, or with mining 'class' the examples to draw them among.")
     neighbors: int = _setting(4, "Neighbours of each example in the graph (k), at least 2.")
     gamma: float = _setting(0.9, "Share of the affinity that propagates at each step of the walk, in (0, 1).")
@@ -81,7 +79,8 @@ class Config:
     metric_update: str = _setting(
         "cayley",
         "What moves L: 'cayley' steps; 'conjugate': ten iterations of Riemannian conjugate gradients per mini-batch, "
-        "the paper's; 'unconstrained': gradient steps that do not keep L orthogonal.",
+        "as the paper says; 'partition': the same before each pass, on all its triplets, with mining 'neighborhood'; "
+        "'unconstrained': gradient steps that do not keep L orthogonal.",
     )
     metric_step: float = _setting(0.1, "Step on L, in (0, 1000).")
     metric_dim: int = _setting(64, "Columns of L: the dimension of the embedding.")
@@ -109,6 +108,11 @@ class Config:
             raise TypeError(f"compile must be True or False, found {self.compile!r}")
         for name, choices in _CHOICES.items():
             arrays.as_choice(getattr(self, name), name, choices)
+        if self.metric_update == "partition" and self.mining != "neighborhood":
+            raise ValueError(
+                f"metric_update must be other than 'partition' with mining {self.mining!r}, whose triplets are drawn "
+                "per mini-batch"
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -29,7 +29,7 @@ from .warmup import CosineSoftmax, warmup_batches
 WARMUP_EPOCH = 250  # mini-batches of the warm-up between two validations
 RAMP = 50  # mini-batches in which the warm-up's step grows to its size: full ones harm small untrained weights
 WARMUP = 2**31  # in place of the round, in the seeds of the warm-up
-CG_ITERATIONS = 10  # per mini-batch, as in the paper
+CG_ITERATIONS = 10  # at once, as in the paper
 MOMENTUM = 0.9  # of SGD
 AUGMENTATION: dict[str, Callable[[Tensor], Tensor]] = {  # by a little for the side of the images
     "none": lambda images: images,
@@ -98,8 +98,9 @@ def fit(
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
     on_epoch : callable, optional
         Called after each validation, which ends an epoch: a pass over a partition, or one of the `validations` parts
-        of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs`` planned), ``round`` (0: the warm-up),
-        ``partition``, ``loss`` (mean over mini-batches), ``triplets``, ``examples`` (trained on, each time it was),
+        of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs`` planned), ``round`` (0:
+        the warm-up), ``partition``, ``loss`` (mean over mini-batches), ``triplets`` (of the pass), ``examples``
+        (trained on, each time it was),
         ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean), ``orthogonality_error`` (largest entry
         of |LᵀL - I|), ``seconds`` (wall time of each stage since the record before: ``embed``, ``graph``,
         ``propagate``, ``mine``, ``train``, ``validate``, ``save``).
@@ -255,6 +256,8 @@ class _Training:
         self.keep_propagated(round_, members, mined.propagated)
         for epoch in range(config.epochs):
             through = done * config.epochs + epoch  # passes
+            if config.metric_update == "partition" and mined.triplets is not None:
+                self.solve_metric(self.model.features(images), mined.triplets)
             losses = (
                 self.triplet_step(images[rows], draw, self.rate(through + i / mined.n_batches))
                 for i, (rows, draw) in enumerate(mined.batches(rng))
@@ -346,16 +349,20 @@ class _Training:
         if len(triplets) == 0:
             return None
         if self.config.metric_update == "conjugate":
-            moved = sf.riemannian_cg(L, fixed, triplets, alpha, CG_ITERATIONS, reduction="mean")
-            with torch.no_grad():
-                L.copy_(moved.L)
-        else:
+            self.solve_metric(fixed, triplets)
+        elif self.config.metric_update != "partition":
             _, _, L.grad = sf.angular_loss_and_grad(fixed, triplets, L, alpha, reduction="mean")
             self.metric_optimizer.step()
         loss = sf.angular_loss(z, triplets, L.detach(), alpha, reduction="mean")
         self.move_network(loss, rate)
         self.update_average()
         return loss.item()
+
+    @torch.no_grad()
+    def solve_metric(self, z: Tensor, triplets: Tensor) -> None:
+        """Move L by Riemannian conjugate gradients on points that stay."""
+        L = self.model.metric.L
+        L.copy_(sf.riemannian_cg(L, z, triplets, self.config.alpha, CG_ITERATIONS, reduction="mean").L)
 
     def embedded(self, images: Tensor) -> Tensor:
         """Augment and embed a mini-batch, to learn from."""
