@@ -11,6 +11,7 @@ RECIPES = ("default", "paper")
 PAPER: dict[str, Any] = {
     "mining": "neighborhood",
     "warmup": 0,
+    "warmup_rate": 1e-2,  # on CIFAR-10, where there is one
     "rounds": 50,  # as many as it takes to reach max_epochs
     "partition_size": 9000,
     "epochs": 10,
