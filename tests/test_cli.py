@@ -94,7 +94,7 @@ def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, tmp_path, mon
     ("arguments", "message"),
     [
         (["--gamma", "1.5"], "gamma must be between 0 and 1"),
-        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--epochs", "0"], "epochs must be at least 1"),
         (["--mining", "best"], "mining must be one of 'class', 'neighborhood'"),
         (["--neighbors", "5000"], "neighbors must be less than the examples of a partition"),
         (["--metric-dim", "999"], "metric_dim must be in [1, 128]"),

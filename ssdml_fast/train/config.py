@@ -50,7 +50,7 @@ class Config:
     partition_size: int = _setting(500, "Unlabelled examples per partition; all labelled ones join each partition.")
     epochs: int = _setting(2, "Passes over a partition: its triplets, or its confidently classed examples.")
     max_epochs: int = _setting(0, "Most passes over partitions in all; 0: no limit.")
-    validations: int = _setting(1, "Validations per pass over a partition, evenly spaced; the best model is kept.")
+    validations: int = _setting(1, "Validations per pass over a partition, evenly spaced; at most one per mini-batch.")
     patience: int = _setting(8, "Stop after this many validations without a better score; the warm-up's do not count.")
     batch_size: int = _setting(100, "Per mini-batch: triplets, or with mining 'class' the examples to draw them among.")
     neighbors: int = _setting(4, "Neighbours of each example in the graph (k), at least 2.")

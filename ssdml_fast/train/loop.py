@@ -98,9 +98,9 @@ def fit(
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
     on_epoch : callable, optional
         Called after each validation, which ends an epoch: a pass over a partition, or one of the `validations` parts
-        of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs`` planned), ``round`` (0:
-        the warm-up), ``partition``, ``loss`` (mean over mini-batches), ``triplets`` (of the pass), ``examples``
-        (trained on, each time it was),
+        of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs``, at most), ``round`` (0: the
+        warm-up), ``partition``, ``loss`` (mean over mini-batches), ``triplets`` (of the pass), ``examples`` (trained on,
+        each time it was),
         ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean), ``orthogonality_error`` (largest entry
         of |LᵀL - I|), ``seconds`` (wall time of each stage since the record before: ``embed``, ``graph``,
         ``propagate``, ``mine``, ``train``, ``validate``, ``save``).
@@ -213,16 +213,23 @@ class _Training:
     def best(self) -> dict[str, Any]:
         return max(self.history, key=lambda record: record["score"])  # the earliest, of equals
 
+    @property
+    def over(self) -> bool:
+        """Whether all that is planned is done."""
+        return (self.done - self.warmups) * self.config.epochs >= self.passes
+
     def to_the_end(self, run: RunFolder | None, on_epoch: Told, on_batch: Told) -> None:
         """Warm up, then train on one partition after another, saving in between, until there is a reason to stop."""
         if run:
             self.save(run)
-        while self.stopped is None:
+        while not (self.stopped or self.over):
             if self.done < self.warmups:
                 self.warm_up(on_epoch, on_batch)
             else:
                 self.one_partition(on_epoch, on_batch)
             self.done += 1
+            if self.over:
+                self.stopped = self.stopped or "finished"
             if run:
                 self.save(run)
 
@@ -254,7 +261,7 @@ class _Training:
             return
         mined = mine(z, self.labels[members], config, share, self.times)
         self.keep_propagated(round_, members, mined.propagated)
-        for epoch in range(config.epochs):
+        for epoch in range(min(config.epochs, self.passes - done * config.epochs)):
             through = done * config.epochs + epoch  # passes
             if config.metric_update == "partition" and mined.triplets is not None:
                 self.solve_metric(self.model.features(images), mined.triplets)
@@ -418,8 +425,6 @@ class _Training:
             self.stopped = "collapsed"
         elif record["epoch"] - max(best["epoch"], self.warmups) >= self.config.patience:
             self.stopped = "patience"
-        if record["epoch"] == self.epochs and self.stopped is None:
-            self.stopped = "finished"
 
     def save(self, run: RunFolder) -> None:
         checkpoint = {
@@ -463,9 +468,8 @@ class _Training:
 
 
 def even_parts(n_batches: int, parts: int) -> list[int]:
-    """Cut a pass's mini-batches into parts that differ by at most one; return how many each has."""
-    if n_batches < parts:
-        raise ValueError(f"validations must be at most the mini-batches of a pass, {n_batches}, found {parts}")
+    """Cut a pass's mini-batches into parts that differ by at most one; return how many each has, at least one."""
+    parts = max(1, min(parts, n_batches))
     return [n_batches * (i + 1) // parts - n_batches * i // parts for i in range(parts)]
 
 
