@@ -98,9 +98,9 @@ def fit(
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
     on_epoch : callable, optional
         Called after each validation, which ends an epoch: a pass over a partition, or one of the `validations` parts
-        of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs``, at most), ``round`` (0: the
-        warm-up), ``partition``, ``loss`` (mean over mini-batches), ``triplets`` (of the pass), ``examples`` (trained on,
-        each time it was),
+        of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs``, at most), ``round`` (0:
+        the warm-up), ``partition``, ``loss`` (mean over mini-batches), ``triplets`` (of the pass), ``examples``
+        (trained on, each time it was),
         ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean), ``orthogonality_error`` (largest entry
         of |LᵀL - I|), ``seconds`` (wall time of each stage since the record before: ``embed``, ``graph``,
         ``propagate``, ``mine``, ``train``, ``validate``, ``save``).
