@@ -126,7 +126,7 @@ def test_a_killed_training_loses_only_what_came_after_its_last_checkpoint(run, t
     ("arguments", "message"),
     [
         (["--gamma", "1.5"], "gamma must be between 0 and 1"),
-        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--epochs", "0"], "epochs must be at least 1"),
         (["--mining", "best"], "mining must be one of 'class', 'neighborhood'"),
         (["--neighbors", "5000"], "neighbors must be less than the examples of a partition"),
         (["--metric-dim", "999"], "metric_dim must be in [1, 128]"),

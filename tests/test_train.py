@@ -160,7 +160,7 @@ def test_the_papers_recipe_has_the_papers_settings():
     for config in (mnist, cifar):
         assert (config.mining, config.neighbors, config.gamma, config.alpha) == ("neighborhood", 10, 0.99, 40)
         assert (config.partition_size, config.epochs, config.max_epochs, config.batch_size) == (9000, 10, 50, 100)
-        assert (config.optimizer, config.schedule, config.metric_update) == ("sgd", "constant", "conjugate")
+        assert (config.optimizer, config.schedule, config.metric_update) == ("sgd", "constant", "partition")
         assert (config.augment, config.average, config.weight_decay) == ("none", 0, 0)
         assert config.learning_rate == 1e-4 / config.batch_size
     assert (mnist.warmup, mnist.metric_dim) == (0, 64)
@@ -189,14 +189,16 @@ def test_a_recipe_is_the_callers_to_change(recipe):
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("seed", -1), ("mining", "best"), ("rounds", 0), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
-        ("patience", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0), ("gamma", float("nan")), ("alpha", 90.0),
+        ("seed", -1), ("mining", "best"), ("rounds", -1), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
+        ("validations", 0), ("patience", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0),
+        ("gamma", float("nan")), ("alpha", 90.0),
         ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
         ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
         ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
         ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
         ("precision", "float16"), ("compile", 1),
         ("mixup", 0.6), ("mixup", -0.1), ("softmax_weight", -1.0), ("softmax_weight", 1000.0),
+        ("metric_update", "partition"),  # with the default mining, whose triplets are not known before
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_named(setting, value):
@@ -389,6 +391,41 @@ def test_what_moves_L_decides_whether_it_stays_orthogonal(tiny):
         errors = [record["orthogonality_error"] for record in result.history]
         assert result.best["score"] > result.history[0]["score"]
         assert max(errors) <= 1e-5 if update == "conjugate" else errors[-1] > 1e-3
+
+
+def test_L_of_a_pass_is_solved_on_all_its_triplets(tiny, monkeypatch):
+    solved = []
+    solve = loop._Training.solve_metric
+    monkeypatch.setattr(
+        loop._Training, "solve_metric", lambda training, z, t: solved.append((len(z), len(t))) or solve(training, z, t)
+    )
+    config = Config(mining="neighborhood", metric_update="partition", rounds=1, metric_dim=16, max_epochs=2, average=0)
+    result = fit(small_net(), *tiny, dataclasses.replace(config, epochs=2, neighbors=10, learning_rate=1e-9))
+    assert solved == [(400, 2000)] * 2
+    start = untrained(small_net(), tiny[0], 16, 0).metric.L
+    assert result.history[-1]["orthogonality_error"] <= 1e-5 and (result.model.metric.L - start).abs().max() > 1e-2
+
+
+def test_validations_within_a_pass_change_nothing_else(tiny):
+    whole = dataclasses.replace(TINY, rounds=1, warmup=0, max_epochs=2)
+    once, often = (fit(small_net(), *tiny, dataclasses.replace(whole, validations=v)) for v in (1, 2))
+    assert [record["partition"] for record in often.history[1:]] == [1, 1, 2, 2]
+    assert often.best["epochs"] == 4 and often.stopped == "finished"
+    for name in ("score", "val_nmi", "orthogonality_error"):
+        assert [record[name] for record in often.history[::2]] == [record[name] for record in once.history]
+    per_pass = [record["examples"] for record in once.history[1:]]
+    assert [sum(r["examples"] for r in often.history[i : i + 2]) for i in (1, 3)] == per_pass
+    each = fit(small_net(), *tiny, dataclasses.replace(whole, validations=3))  # of two mini-batches
+    assert (len(each.history), each.stopped) == (5, "finished")
+    assert each.history[-1]["score"] == once.history[-1]["score"]
+
+
+def test_without_rounds_the_warm_up_is_all(tiny, fitted):
+    result = fit(small_net(), *tiny, dataclasses.replace(TINY, rounds=0))
+    assert (result.stopped, len(result.history)) == ("finished", 2)
+    assert result.history[1]["val_nmi"] == fitted.history[1]["val_nmi"]
+    result = fit(small_net(), *tiny, dataclasses.replace(TINY, rounds=0, warmup=0))
+    assert (result.stopped, result.best["epoch"]) == ("finished", 0)
 
 
 def test_the_rate_follows_the_schedule_and_the_epochs_their_limit(tiny):

@@ -9,7 +9,7 @@ from .. import _arrays as arrays
 
 MINING = ("class", "neighborhood")
 AUGMENT = ("none", "affine", "strong")
-METRIC_UPDATE = ("cayley", "conjugate", "unconstrained")
+METRIC_UPDATE = ("cayley", "conjugate", "partition", "unconstrained")
 OPTIMIZER = ("adam", "sgd")
 SCHEDULE = ("constant", "cosine")
 PRECISION = ("float32", "bfloat16")
@@ -53,13 +53,12 @@ class Config:
     softmax_weight: float = _setting(
         0.0, "Of the warm-up's softmax beside each mini-batch of triplets, on as many labelled examples; [0, 1000)."
     )
-    rounds: int = _setting(8, "Passes over the unlabelled examples.")
+    rounds: int = _setting(8, "Passes over the unlabelled examples; 0: the warm-up is all.")
     partition_size: int = _setting(500, "Unlabelled examples per partition; all labelled ones join each partition.")
     epochs: int = _setting(2, "Passes over a partition: its triplets, or its confidently classed examples.")
-    max_epochs: int = _setting(0, "Most epochs in all, the warm-up's left out; 0: no limit.")
-    patience: int = _setting(
-        8, "Stop after this many epochs without a better validation score; the warm-up's do not count."
-    )
+    max_epochs: int = _setting(0, "Most passes over partitions in all; 0: no limit.")
+    validations: int = _setting(1, "Validations per pass over a partition, evenly spaced; at most one per mini-batch.")
+    patience: int = _setting(8, "Stop after this many validations without a better score; the warm-up's do not count.")
     batch_size: int = _setting(100, "Per mini-batch: triplets, or with mining 'class' the examples to draw them among.")
     neighbors: int = _setting(4, "Neighbours of each example in the graph (k), at least 2.")
     gamma: float = _setting(0.9, "Share of the affinity that propagates at each step of the walk, in (0, 1).")
@@ -87,7 +86,8 @@ class Config:
     metric_update: str = _setting(
         "cayley",
         "What moves L: 'cayley' steps; 'conjugate': ten iterations of Riemannian conjugate gradients per mini-batch, "
-        "the paper's; 'unconstrained': gradient steps that do not keep L orthogonal.",
+        "as the paper says; 'partition': the same before each pass, on all its triplets, with mining 'neighborhood'; "
+        "'unconstrained': gradient steps that do not keep L orthogonal.",
     )
     metric_step: float = _setting(0.1, "Step on L, in (0, 1000).")
     metric_dim: int = _setting(64, "Columns of L: the dimension of the embedding.")
@@ -118,6 +118,11 @@ class Config:
             raise TypeError(f"compile must be True or False, found {self.compile!r}")
         for name, choices in _CHOICES.items():
             arrays.as_choice(getattr(self, name), name, choices)
+        if self.metric_update == "partition" and self.mining != "neighborhood":
+            raise ValueError(
+                f"metric_update must be other than 'partition' with mining {self.mining!r}, whose triplets are drawn "
+                "per mini-batch"
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -126,10 +131,11 @@ class Config:
 _LEAST = {
     "seed": 0,
     "warmup": 0,
-    "rounds": 1,
+    "rounds": 0,
     "partition_size": 1,
     "epochs": 1,
     "max_epochs": 0,
+    "validations": 1,
     "patience": 1,
     "batch_size": 1,
     "neighbors": 2,

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from .warmup import CosineSoftmax, warmup_batches
 WARMUP_EPOCH = 250  # mini-batches of the warm-up between two validations
 RAMP = 50  # mini-batches in which the warm-up's step grows to its size: full ones harm small untrained weights
 WARMUP = 2**31  # in place of the round, in the seeds of the warm-up
-CG_ITERATIONS = 10  # per mini-batch, as in the paper
+CG_ITERATIONS = 10  # at once, as in the paper
 MOMENTUM = 0.9  # of SGD
 AUGMENTATION: dict[str, Callable[[Tensor], Tensor]] = {  # by a little for the side of the images
     "none": lambda images: images,
@@ -52,7 +53,7 @@ class Fitted:
     model : MetricModel
         The network and L with the best validation score; the untrained ones if nothing was better.
     history : list of dict
-        One record per epoch, as given to `on_epoch`; the first is the untrained model, epoch 0.
+        One record per validation, as given to `on_epoch`; the first is the untrained model, epoch 0.
     best : dict
         The record of `model`.
     stopped : str
@@ -100,8 +101,10 @@ def fit(
     resume : bool
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
     on_epoch : callable, optional
-        Called with the record of each epoch: ``epoch`` (of ``epochs`` planned), ``round`` (0: the warm-up),
-        ``partition``, ``loss`` (mean over mini-batches), ``triplets``, ``examples`` (trained on, each time it was),
+        Called after each validation, which ends an epoch: a pass over a partition, or one of the `validations` parts
+        of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs``, at most), ``round`` (0:
+        the warm-up), ``partition``, ``loss`` (mean over mini-batches), ``triplets`` (of the pass), ``examples``
+        (trained on, each time it was),
         ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean), ``orthogonality_error`` (largest entry
         of |LᵀL - I|), ``seconds`` (wall time of each stage since the record before: ``embed``, ``graph``,
         ``propagate``, ``mine``, ``train``, ``validate``, ``save``).
@@ -201,7 +204,8 @@ class _Training:
         self.partitions = config.rounds * self.per_round
         self.warmups = -(-config.warmup // WARMUP_EPOCH)
         planned = self.partitions * config.epochs
-        self.epochs = self.warmups + min(planned, config.max_epochs or planned)
+        self.passes = min(planned, config.max_epochs or planned)
+        self.epochs = self.warmups + self.passes * config.validations
         self.done = 0  # parts of the warm-up and then partitions
         self.steps = 0  # on the network
         self.examples = 0  # trained on in this epoch
@@ -215,16 +219,23 @@ class _Training:
     def best(self) -> dict[str, Any]:
         return max(self.history, key=lambda record: record["score"])  # the earliest, of equals
 
+    @property
+    def over(self) -> bool:
+        """Whether all that is planned is done."""
+        return (self.done - self.warmups) * self.config.epochs >= self.passes
+
     def to_the_end(self, run: RunFolder | None, on_epoch: Told, on_batch: Told) -> None:
         """Warm up, then train on one partition after another, saving in between, until there is a reason to stop."""
         if run:
             self.save(run)
-        while self.stopped is None:
+        while not (self.stopped or self.over):
             if self.done < self.warmups:
                 self.warm_up(on_epoch, on_batch)
             else:
                 self.one_partition(on_epoch, on_batch)
             self.done += 1
+            if self.over:
+                self.stopped = self.stopped or "finished"
             if run:
                 self.save(run)
 
@@ -256,19 +267,22 @@ class _Training:
             return
         mined = mine(z, self.labels[members], config, share, self.times)
         self.keep_propagated(round_, members, mined.propagated)
-        for epoch in range(config.epochs):
-            through = done * config.epochs + epoch  # epochs
+        for epoch in range(min(config.epochs, self.passes - done * config.epochs)):
+            through = done * config.epochs + epoch  # passes
             labelled = warmup_batches(self.labels, config.batch_size, mined.n_batches, rng)
+            if config.metric_update == "partition" and mined.triplets is not None:
+                self.solve_metric(self.model.features(images), mined.triplets)
             losses = (
                 self.triplet_step(images[rows], draw, labelled, self.rate(through + i / mined.n_batches))
                 for i, (rows, draw) in enumerate(mined.batches(rng))
             )
-            self.epoch_done(
-                losses, mined.n_batches, on_epoch, on_batch,
-                round=round_ + 1, partition=part + 1, triplets=mined.n_triplets,
-            )  # fmt: skip
-            if self.stopped:
-                return
+            for n_batches in even_parts(mined.n_batches, config.validations):
+                self.epoch_done(
+                    islice(losses, n_batches), n_batches, on_epoch, on_batch,
+                    round=round_ + 1, partition=part + 1, triplets=mined.n_triplets,
+                )  # fmt: skip
+                if self.stopped:
+                    return
 
     def keep_propagated(self, round_: int, members: np.ndarray, propagated: np.ndarray) -> None:
         """Note the labels that the unlabelled examples of a partition got; -1: labelled, or not yet in a partition."""
@@ -284,8 +298,8 @@ class _Training:
         return rng
 
     def rate(self, through: float) -> float:
-        """Step on the network after that many epochs on partitions."""
-        return self.config.learning_rate * self.decay(through / (self.epochs - self.warmups))
+        """Step on the network after that many passes over partitions."""
+        return self.config.learning_rate * self.decay(through / self.passes)
 
     def decay(self, through: float) -> float:
         """Factor of the step at a share of the way."""
@@ -350,10 +364,8 @@ class _Training:
         if len(triplets) == 0:
             return None
         if self.config.metric_update == "conjugate":
-            moved = sf.riemannian_cg(L, fixed, triplets, alpha, CG_ITERATIONS, reduction="mean")
-            with torch.no_grad():
-                L.copy_(moved.L)
-        else:
+            self.solve_metric(fixed, triplets)
+        elif self.config.metric_update != "partition":
             _, _, L.grad = sf.angular_loss_and_grad(fixed, triplets, L, alpha, reduction="mean")
             self.metric_optimizer.step()
         loss = sf.angular_loss(z, triplets, L.detach(), alpha, reduction="mean")
@@ -373,6 +385,12 @@ class _Training:
     def augmented(self, images: Tensor) -> Tensor:
         """Change the images of a mini-batch at random."""
         return AUGMENTATION[self.config.augment](images)
+
+    @torch.no_grad()
+    def solve_metric(self, z: Tensor, triplets: Tensor) -> None:
+        """Move L by Riemannian conjugate gradients on points that stay."""
+        L = self.model.metric.L
+        L.copy_(sf.riemannian_cg(L, z, triplets, self.config.alpha, CG_ITERATIONS, reduction="mean").L)
 
     def embedded(self, images: Tensor) -> Tensor:
         """Embed a mini-batch, to learn from."""
@@ -428,8 +446,6 @@ class _Training:
             self.stopped = "collapsed"
         elif record["epoch"] - max(best["epoch"], self.warmups) >= self.config.patience:
             self.stopped = "patience"
-        if record["epoch"] == self.epochs and self.stopped is None:
-            self.stopped = "finished"
 
     def save(self, run: RunFolder) -> None:
         checkpoint = {
@@ -470,6 +486,12 @@ class _Training:
         self.model.load_state_dict(self.best_model)
         self.model.eval()
         return Fitted(self.model, self.history, self.best, self.stopped or "finished")
+
+
+def even_parts(n_batches: int, parts: int) -> list[int]:
+    """Cut a pass's mini-batches into parts that differ by at most one; return how many each has, at least one."""
+    parts = max(1, min(parts, n_batches))
+    return [n_batches * (i + 1) // parts - n_batches * i // parts for i in range(parts)]
 
 
 def _mean(losses: Iterator[float | None]) -> float | None:

@@ -33,12 +33,15 @@ class Mined:
         Mini-batches and triplets of one epoch.
     propagated : (N,) int64 array
         The most probable label of each example.
+    triplets : (T, 3) int32 or int64 tensor, optional
+        All of them, where they are known before the mini-batches are.
     """
 
     batches: Callable[[np.random.Generator], Iterator[Batch]]
     n_batches: int
     n_triplets: int
     propagated: np.ndarray
+    triplets: Tensor | None = None
 
 
 def mine(z: Tensor, labels: np.ndarray, config: Config, share: float, times: StageTimes | None = None) -> Mined:
@@ -78,6 +81,7 @@ def mine(z: Tensor, labels: np.ndarray, config: Config, share: float, times: Sta
             -(-len(triplets) // config.batch_size),
             len(triplets),
             np.where(labels >= 0, labels, propagated),
+            triplets,
         )
     with times.stage("propagate"):
         posteriors = sf.propagate_labels(graph, known, gamma=config.gamma, tol=TOLERANCE).posteriors.numpy()
