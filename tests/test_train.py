@@ -525,11 +525,11 @@ class NaNOf(SmallNet):
         return super().forward(images).where(others, torch.nan)
 
 
-def test_a_network_of_nan_is_named_before_anything_is_written(tiny, tmp_path):
+def test_a_network_of_nan_is_named_and_leaves_nothing_to_resume(tiny, tmp_path):
     run = RunFolder(tmp_path / "run")
     with pytest.raises(ValueError, match=r"^network must embed val_images by finite numbers"):
         fit(NaNOf(tiny[2][7]), *tiny, TINY, run=run)
-    assert not run.path.exists()
+    assert not run.resumable
 
 
 def test_an_embedding_that_is_not_finite_is_given_no_graph(tiny):

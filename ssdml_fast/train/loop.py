@@ -156,11 +156,11 @@ def fit(
                 raise ValueError("run must be given to resume from")
             training.load(run)
         else:
+            if run:
+                run.create(config)  # first, as it may be refused
             training.validate(epoch=0)
             if not training.history:
                 raise ValueError("network must embed val_images by finite numbers, found NaN or inf before training")
-            if run:
-                run.create(config)
             if on_epoch:
                 on_epoch(training.history[0])
         training.to_the_end(run, on_epoch, on_batch)
