@@ -128,6 +128,7 @@ template <typename P, typename T, typename Proceed>
 std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& modes,
                                         const std::vector<std::int32_t>& places, bool or_give_up, Elimination& columns,
                                         Outcome& outcome, const Proceed& proceed) {
+  if (places.empty()) return {};  // a team of no threads would be one of any number
   const Graph& graph = part.graph;
   const auto count = static_cast<std::int64_t>(places.size());
   const std::int64_t panels = (count + kWidth<P> - 1) / kWidth<P>;

@@ -248,7 +248,7 @@ double angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64
     const auto [begin, end] = share(l, line);
     const auto [first, last] = share(n_triplets, line);
     if (grad_y) clear(begin, end);
-    find_losses(first, last, slopes.data() + first);
+    find_losses(first, last, grad_y ? slopes.data() + first : nullptr);
 #pragma omp barrier
     add_gradients(0, n_triplets, slopes.data(), begin, end);
   }

@@ -30,12 +30,10 @@ template <typename T, typename F>
 void each_block(std::int64_t d, std::int64_t l, int num_threads, F f) {
   constexpr std::int64_t rows = 64;
   const std::int64_t blocks = (d + rows - 1) / rows;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
-  {
-    const auto buffer = std::make_unique_for_overwrite<T[]>(rows * l);
-#pragma omp for schedule(static)
-    for (std::int64_t i = 0; i < blocks; ++i) f(i * rows, std::min(rows, d - i * rows), buffer.get());
-  }
+  const auto buffers = std::make_unique_for_overwrite<T[]>(num_threads * rows * l);
+#pragma omp parallel for num_threads(num_threads) if (num_threads > 1) schedule(static)
+  for (std::int64_t i = 0; i < blocks; ++i)
+    f(i * rows, std::min(rows, d - i * rows), buffers.get() + thread_index() * rows * l);
 }
 
 /// polished (d, l), which may be L itself, = L (I - off / 2), where off = L'L - I, which is overwritten: one

@@ -18,6 +18,7 @@ from .models.seeded import seeded
 from .ops.affinity import propagate_labels
 from .ops.knn_graph import knn_graph, knn_search
 from .train import Config, fit
+from .train.mining import TOLERANCE
 
 __all__ = ["SSDML"]
 
@@ -150,15 +151,13 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.scale_ = distance / SPREAD if distance > 0 else 1.0
         z = self._scaled(X).astype(np.float32)
         network = nn.Identity() if hidden is None else seeded(lambda: _Network(X.shape[1], hidden), seed)
-        known = labels >= 0
         guessed = self._propagate(z, labels)
         some = np.random.default_rng(seed).permutation(len(z))[:VALIDATED]
         fitted = fit(network, z, labels, z[some], guessed[some], config)
         self.components_ = fitted.model.metric.L.detach().numpy().T.astype(np.float64)
         self._network = fitted.model.network.double()  # so that an embedding does not depend on the rows around it
         self._embedding = self.transform(X)
-        self._labels = np.where(known, labels, self._propagate(self._embedding, labels))
-        self.transduction_ = self.classes_[self._labels]
+        self.transduction_ = self.classes_[self._propagate(self._embedding, labels)]
         self.n_iter_, self.best_iter_ = len(fitted.history) - 1, fitted.best["epoch"]
         return self
 
@@ -210,9 +209,9 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return len(self.components_)
 
     def _propagate(self, z: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The labels that samples get along the graph of their embeddings."""
+        """The labels that samples have, or else get along the graph of their embeddings."""
         graph = knn_graph(z, max(1, min(self.n_neighbors, len(z) - 1)))
-        return propagate_labels(graph, labels, self.gamma).labels
+        return np.where(labels >= 0, labels, propagate_labels(graph, labels, self.gamma, tol=TOLERANCE).labels)
 
     def _config(self, seed: int, n: int) -> Config:
         """The settings of the training; checks them."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,6 +55,29 @@ def quick_maps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sklearn.manifold.TSNE", Plane)
         yield
+
+
+@pytest.fixture
+def holds_in_a_forked_child() -> Callable[[Callable[[], bool]], None]:
+    """Check a condition in a forked child, which must not hang."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+
+    def check(condition: Callable[[], bool]) -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(int(not condition()))
+        for _ in range(600):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, signal.SIGKILL)
+            pytest.fail("the child hangs")
+        assert status == 0
+
+    return check
 
 
 @pytest.fixture(params=_core.available())

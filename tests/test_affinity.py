@@ -413,3 +413,13 @@ def test_refuses_weights_that_became_negative(refuses, library):
     graph = LIBRARIES[library](KnnGraph(GRAPH.indices, weights=np.ones(GRAPH.indices.shape)))
     graph.weights[2, 1] = -1
     refuses(ValueError, "weights", sf.propagate_affinity, graph, LIBRARIES[library](Y))
+
+
+@pytest.mark.parametrize("n_labelled", [10, 500])
+def test_works_in_a_forked_child(holds_in_a_forked_child, n_labelled):
+    graph = sf.knn_graph(make_points("gaussian", 500, 5, np.random.default_rng(0)), 5)
+    y = np.where(np.arange(500) < n_labelled, np.arange(500) % 3, -1)
+    expected = sf.propagate_affinity(graph, y, num_threads=2)  # starts threads that the child will not have
+    holds_in_a_forked_child(
+        lambda: np.array_equal(sf.propagate_affinity(graph, y, num_threads=2).values, expected.values)
+    )

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn.datasets import make_blobs
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -28,6 +29,14 @@ def noisy():
     y = np.arange(240) % 4
     X = np.concatenate([np.eye(4)[y][:, :3] * 6 + rng.normal(size=(240, 3)), 3 * rng.normal(size=(240, 7))], 1)
     return X, y, hide_labels(y, 5, rng)
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_that_are_known_are_kept_and_tight_clusters_are_no_reason_to_warn():
+    X, y = make_blobs(1500, centers=12, cluster_std=0.1, random_state=0)
+    assert sf.SSDML(random_state=0, max_iter=1).fit(X, np.where(np.arange(1500) % 50 == 0, y, -1)).score(X, y) > 0.9
+    X, y = np.random.default_rng(0).standard_normal((200, 5)), np.arange(200) % 3  # noise
+    np.testing.assert_array_equal(sf.SSDML(random_state=0, max_iter=1).fit(X, y).transduction_, y)
 
 
 def test_the_embedding_is_orthonormal_linear_and_better_than_the_features(noisy):

@@ -2,10 +2,8 @@ import concurrent.futures
 import itertools
 import mmap
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -329,22 +327,10 @@ def test_unaligned_points_are_copied():
     assert_identical(sf.knn_graph(shifted, 4), sf.knn_graph(x, 4))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_works_in_a_forked_child():
+def test_works_in_a_forked_child(holds_in_a_forked_child):
     x = make_points("gaussian", 1500, 5, np.random.default_rng(0))
     expected = sf.knn_graph(x, 5, num_threads=2)  # starts threads that the child will not have
-    child = os.fork()
-    if child == 0:
-        os._exit(int(not np.array_equal(sf.knn_graph(x, 5, num_threads=2).indices, expected.indices)))
-    for _ in range(600):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, signal.SIGKILL)
-        pytest.fail("the child hangs")
-    assert status == 0
+    holds_in_a_forked_child(lambda: np.array_equal(sf.knn_graph(x, 5, num_threads=2).indices, expected.indices))
 
 
 def test_more_points_than_can_be_numbered_are_refused():

@@ -420,6 +420,29 @@ def test_validations_within_a_pass_change_nothing_else(tiny):
     assert each.history[-1]["score"] == once.history[-1]["score"]
 
 
+def test_a_part_of_a_pass_without_triplets_is_not_validated():
+    rng = np.random.default_rng(0)  # two examples of a class seldom meet in a mini-batch of four
+    x, y = rng.standard_normal((300, 8), np.float32), np.where(np.arange(300) < 40, np.arange(300) % 20, -1)
+    config = Config(seed=1, rounds=1, partition_size=48, epochs=1, metric_dim=4, batch_size=4, validations=5)
+    result = fit(nn.Identity(), x, y, x[:100], np.arange(100) % 20, config)
+    passes = 6  # partitions
+    assert result.stopped == "finished" and passes < len(result.history) - 1 < passes * config.validations
+
+
+class ThreeAxes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv3d(1, 8, (1, 8, 8))
+
+    def forward(self, images):
+        return self.layer(images[:, None]).flatten(1)
+
+
+def test_networks_of_other_axes_train(tiny):
+    config = Config(rounds=1, partition_size=300, epochs=1, metric_dim=4, max_epochs=1)
+    assert len(fit(ThreeAxes(), *tiny, config).history) == 2
+
+
 def test_without_rounds_the_warm_up_is_all(tiny, fitted):
     result = fit(small_net(), *tiny, dataclasses.replace(TINY, rounds=0))
     assert (result.stopped, len(result.history)) == ("finished", 2)

@@ -65,6 +65,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             return {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in sorted(path.glob("*.npy"))}
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
+    except MemoryError:
+        raise
     except Exception as error:  # NumPy and zipfile raise whatever a damaged file makes them stumble over
         raise DataError(f"{path} cannot be read: {error}") from None
 

@@ -195,7 +195,8 @@ def _of_bytes(image: Image.Image) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
     shades = np.asarray(image)
-    if image.mode == "F" or shades.min() < 0 or shades.max() >= 1 << 16:
+    is_wide = image.mode == "F" or (image.mode == "I" and image.format != "PNG")  # PNG has no more than 16 bits
+    if is_wide or shades.min() < 0 or shades.max() >= 1 << 16:
         raise ValueError(f"its pixels must be of 8 or 16 bits, found numbers of 32 bits (mode {image.mode})")
     return Image.fromarray((shades >> 8).astype(np.uint8))
 

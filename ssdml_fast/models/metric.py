@@ -61,8 +61,8 @@ def untrained(network: nn.Module, images: np.ndarray, metric_dim: int, seed: int
     Returns
     -------
     MetricModel
-        Holding `network` itself, not a copy; weights of convolutions are laid out with channels last, which takes half
-        the time on CPUs.
+        Holding `network` itself, not a copy; weights of 2-D convolutions are laid out with channels last, which takes
+        half the time on CPUs.
 
     Raises
     ------
@@ -72,5 +72,7 @@ def untrained(network: nn.Module, images: np.ndarray, metric_dim: int, seed: int
     with torch.no_grad():
         d = network.eval()(torch.from_numpy(images[:1])).shape[1]
     metric_dim = arrays.as_int(metric_dim, "metric_dim", 1, d, " (the network's output size)")
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     return MetricModel(network, OrthogonalMetric(d, metric_dim, generator=torch.Generator().manual_seed(seed)))

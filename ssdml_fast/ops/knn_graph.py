@@ -65,9 +65,9 @@ def knn_graph(
     the same graph comes out for any number of threads and any instruction set. Time O(N² d / 2) per segment. Memory
     O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a ``numpy.memmap`` (or a torch tensor on a mapped
     file) larger than memory; Ctrl-C is answered between blocks of points. On a CUDA device, segments of 512 points and
-    more take about N (24 k + 1100) bytes and a float16 copy of `x`, cosine also one in float64. Segments hold fewer
-    than 2³² points. This is the graph of Section 2 of Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep
-    Resurrection", AAAI 2021, with Q[i, j] = 1/k on its edges.
+    more take about N (24 k + 1100) bytes (up to 3100 N for k in the tens) and a float16 copy of `x`, cosine also one
+    in float64. Segments hold fewer than 2³² points. This is the graph of Section 2 of Dutta, Harandi, Sekhar,
+    "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, with Q[i, j] = 1/k on its edges.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def knn_search(
     Notes
     -----
     Time O(Q N d); memory O(Q k), plus at most 256 MiB, or on a CUDA device, with 512 base points and more, about
-    Q (24 k + 1100) bytes and a float16 copy of all points; for cosine one in float64.
+    Q (24 k + 1100) bytes (up to 3100 Q for k in the tens) and a float16 copy of all points; for cosine one in float64.
 
     Examples
     --------

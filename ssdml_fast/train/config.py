@@ -48,7 +48,8 @@ class Config:
     )
     mixup: float = _setting(
         0.0,
-        "Largest share of another image that is blended into each for the softmax, labels alike; [0, 0.5].",
+        "Largest share of another image that is blended into each for the softmax, where there is one (warmup, "
+        "softmax_weight), labels alike; [0, 0.5].",
     )
     softmax_weight: float = _setting(
         0.0, "Of the warm-up's softmax beside each mini-batch of triplets, on as many labelled examples; [0, 1000)."

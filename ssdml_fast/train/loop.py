@@ -57,9 +57,9 @@ class Fitted:
     best : dict
         The record of `model`.
     stopped : str
-        Why the training ended: ``"finished"`` all its rounds; ``"patience"``: no better score for that many epochs;
-        ``"collapsed"``: the validation score fell by more than 0.1 below its best; ``"diverged"``: the embedding
-        became infinite or NaN.
+        Why the training ended: ``"finished"`` all its rounds; ``"patience"``: no better score for that many
+        validations; ``"collapsed"``: the validation score fell by more than 0.1 below its best; ``"diverged"``: the
+        embedding became infinite or NaN.
     """
 
     model: MetricModel
@@ -104,10 +104,9 @@ def fit(
         Called after each validation, which ends an epoch: a pass over a partition, or one of the `validations` parts
         of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs``, at most), ``round`` (0:
         the warm-up), ``partition``, ``loss`` (mean over mini-batches), ``triplets`` (of the pass), ``examples``
-        (trained on, each time it was),
-        ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean), ``orthogonality_error`` (largest entry
-        of |LᵀL - I|), ``seconds`` (wall time of each stage since the record before: ``embed``, ``graph``,
-        ``propagate``, ``mine``, ``train``, ``validate``, ``save``).
+        (trained on, each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean),
+        ``orthogonality_error`` (largest entry of |LᵀL - I|), ``seconds`` (wall time of each stage since the record
+        before: ``embed``, ``graph``, ``propagate``, ``mine``, ``train``, ``validate``, ``save``).
     on_batch : callable, optional
         Called after each mini-batch with ``epoch``, ``epochs``, ``done`` (mini-batches of this epoch so far),
         ``batches`` (of this epoch), ``examples`` (of this epoch so far), ``loss`` (of the mini-batch).
@@ -129,7 +128,7 @@ def fit(
     -----
     First, if `warmup` is set, the labelled examples alone are classed by a softmax on the embedding. Then on each
     partition: embed, :func:`ssdml_fast.knn_graph`, propagate, choose what to train on (see
-    :mod:`ssdml_fast.train.mining`), and per mini-batch update L along the gradient of the mean
+    :mod:`ssdml_fast.train.mining`), and per mini-batch update L, as `metric_update` says, to lower the mean
     :func:`ssdml_fast.angular_loss`, and with that L take one step on the network; with `softmax_weight` the softmax
     goes on beside it, moving the network but not L. With `average`, graphs, validation and the result use a running
     mean of the network's weights. Random choices depend only on the seed and the position in the training, and the
@@ -271,11 +270,15 @@ class _Training:
             through = done * config.epochs + epoch  # passes
             labelled = warmup_batches(self.labels, config.batch_size, mined.n_batches, rng)
             if config.metric_update == "partition" and mined.triplets is not None:
-                self.solve_metric(self.model.features(images), mined.triplets)
+                with self.times.stage("embed"):
+                    z = self.model.features(images)
+                with self.times.stage("train"):
+                    self.solve_metric(z, mined.triplets)
             losses = (
                 self.triplet_step(images[rows], draw, labelled, self.rate(through + i / mined.n_batches))
                 for i, (rows, draw) in enumerate(mined.batches(rng))
             )
+            before = len(self.history)
             for n_batches in even_parts(mined.n_batches, config.validations):
                 self.epoch_done(
                     islice(losses, n_batches), n_batches, on_epoch, on_batch,
@@ -283,6 +286,8 @@ class _Training:
                 )  # fmt: skip
                 if self.stopped:
                     return
+            if len(self.history) == before:
+                raise ValueError(f"no triplet can be drawn from partition {part + 1} of round {round_ + 1}")
 
     def keep_propagated(self, round_: int, members: np.ndarray, propagated: np.ndarray) -> None:
         """Note the labels that the unlabelled examples of a partition got; -1: labelled, or not yet in a partition."""
@@ -313,12 +318,12 @@ class _Training:
         on_batch: Told,
         **record: Any,
     ) -> None:
-        """Take the steps whose `losses` these are, validate, and tell."""
+        """Take the steps whose `losses` these are, validate, and tell; not if no mini-batch has triplets."""
         self.examples = 0
         with self.times.stage("train"):
             loss = _mean(self.told(losses, n_batches, on_batch))
         if loss is None:
-            raise ValueError(f"no triplet can be drawn from partition {record['partition']} of round {record['round']}")
+            return
         if not math.isfinite(loss):
             self.stopped = "diverged"
             return

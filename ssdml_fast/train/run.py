@@ -36,7 +36,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch's, of a full disk
-        raise RunError(f"{path} cannot be written: {getattr(error, 'strerror', None) or _first_line(error)}") from None
+        raise RunError(f"{path} cannot be written: {getattr(error, 'strerror', None) or _first_line(error)}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
