@@ -423,7 +423,9 @@ def test_validations_within_a_pass_change_nothing_else(tiny):
 def test_a_part_of_a_pass_without_triplets_is_not_validated():
     rng = np.random.default_rng(0)  # two examples of a class seldom meet in a mini-batch of four
     x, y = rng.standard_normal((300, 8), np.float32), np.where(np.arange(300) < 40, np.arange(300) % 20, -1)
-    config = Config(seed=1, rounds=1, partition_size=48, epochs=1, metric_dim=4, batch_size=4, validations=5)
+    config = Config(
+        seed=1, rounds=1, partition_size=48, epochs=1, metric_dim=4, batch_size=4, validations=5, patience=100
+    )
     result = fit(nn.Identity(), x, y, x[:100], np.arange(100) % 20, config)
     passes = 6  # partitions
     assert result.stopped == "finished" and passes < len(result.history) - 1 < passes * config.validations
