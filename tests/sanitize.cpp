@@ -82,9 +82,9 @@ void partition(std::int64_t n, std::int64_t d, std::int64_t k, const Indices& pt
   std::vector<T> few(n * d);
   for (const bool is_sparse : {false, true}) {
     std::int64_t* const used_rows = is_sparse ? rows.data() : nullptr;
-    const MetricLossReport report = metric_loss(x.data(), n, d, metric.data(), d, triplets.data(),
-                                                is_sparse ? 1 : count, 0.7, static_cast<const T*>(nullptr),
-                                                static_cast<T*>(nullptr), grad.data(), few.data(), used_rows, threads);
+    const MetricLossReport report = metric_loss(
+        x.data(), n, d, metric.data(), d, triplets.data(), is_sparse ? std::min<std::int64_t>(count, 1) : count, 0.7,
+        static_cast<const T*>(nullptr), static_cast<T*>(nullptr), grad.data(), few.data(), used_rows, threads);
     if (!(report.in_range && report.is_finite)) std::abort();
     metric_loss_backward(is_sparse ? few.data() : x.data(), report.used, d, metric.data(), d, grad.data(), T(2),
                          used_rows, n, grad_x.data(), grad_metric.data(), threads);
