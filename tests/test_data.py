@@ -573,6 +573,8 @@ def test_mixed_channels_are_of_one_random_matrix_per_image():
     matrices = torch.stack(matrices)
     torch.testing.assert_close(matrices.mean(0), torch.eye(3, dtype=torch.float64), atol=0.04, rtol=0)
     assert (matrices.std(0) - 0.2).abs().max() < 0.03
+    with pytest.raises(ValueError, match=r"^spread must be finite, found inf"):
+        mix_channels(images, float("inf"))
 
 
 @pytest.mark.parametrize("side", [0, 3, 4])
@@ -607,3 +609,5 @@ def test_blends_share_images_and_targets_alike():
         shares.append(others.max().item())
     assert 0.38 < max(shares) <= 0.4 and min(shares) < 0.02 and 0.17 < np.mean(shares) < 0.23
     assert torch.equal(mix_up(images, targets, 0.0)[0], images)
+    with pytest.raises(ValueError, match=r"^most must be in \[0, 1\], found 1.5"):
+        mix_up(images, targets, 1.5)

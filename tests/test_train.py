@@ -334,7 +334,11 @@ class SmallConvNet(nn.Module):
 @pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"compile": True}])
 def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path, monkeypatch, options):
     compiled, compiler = [], torch.compile
-    quick = lambda network: compiled.append(network) or compiler(network, backend="aot_eager")  # noqa: E731
+
+    def quick(network):
+        compiled.append(network)
+        return compiler(network, backend="aot_eager")
+
     monkeypatch.setattr(torch, "compile", quick)
 
     def network():

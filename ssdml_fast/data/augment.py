@@ -83,6 +83,11 @@ def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator
     -------
     tensor of the shape and type of `images`
 
+    Raises
+    ------
+    TypeError, ValueError
+        If `spread` is no finite number.
+
     Examples
     --------
     >>> import torch
@@ -90,6 +95,7 @@ def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator
     >>> torch.equal(mix_channels(images, spread=0), images)
     True
     """
+    spread = arrays.as_float(spread, "spread")
     batch, channels = images.shape[:2]
     matrices = torch.eye(channels) + spread * torch.randn(batch, channels, channels, generator=generator)
     return torch.bmm(matrices.to(images), images.flatten(2)).view_as(images)
@@ -157,6 +163,11 @@ def mix_up(
     -------
     images, targets : tensors of the shapes and types of those given
 
+    Raises
+    ------
+    TypeError, ValueError
+        If `most` is no number in [0, 1].
+
     Notes
     -----
     Source: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018, with α = 1.
@@ -168,6 +179,9 @@ def mix_up(
     >>> images.shape, torch.allclose(targets.sum(1), torch.ones(4))
     (torch.Size([4, 3, 8, 8]), True)
     """
+    most = arrays.as_float(most, "most")
+    if not 0 <= most <= 1:
+        raise ValueError(f"most must be in [0, 1], found {most}")
     share = most * torch.rand((), generator=generator).item()
     other = torch.randperm(len(images), generator=generator)
     return images.lerp(images[other], share), targets.lerp(targets[other], share)
