@@ -58,7 +58,7 @@ build() {
 tests() {
   local status=0 worst=0
   for _ in 1 2 3 4; do
-    "$python" -m pytest tests/test_gpu.py -m gpu -q --durations=5 -p no:cacheprovider \
+    "$python" -m pytest tests/test_gpu_*.py -m gpu -q --durations=5 -p no:cacheprovider \
       -p hang_watch --seconds-per-test 45 --journal "$out/tests.journal"
     status=$?
     [ $status -eq 0 ] || [ $status -eq 5 ] || worst=$status  # 5: none are left
@@ -72,7 +72,7 @@ bench() {
 }
 
 sanitizer() {
-  compute-sanitizer --error-exitcode 9 --target-processes all "$python" -m pytest tests/test_gpu.py -m gpu -q \
+  compute-sanitizer --error-exitcode 9 --target-processes all "$python" -m pytest tests/test_gpu_streams.py -m gpu -q \
     -p no:cacheprovider -k "test_runs_on_the_current_stream and not propagate_affinity"
 }
 

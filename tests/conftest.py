@@ -1,4 +1,4 @@
-"""What every test file shares: hypothesis profile, instruction sets, and how a refusal is checked."""
+"""What test files share: hypothesis profile, instruction sets, devices, and how a refusal is checked."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from stand_in import build, installed
 
 from ssdml_fast import EdgeAffinity, KnnGraph, _core
+
+pytest.register_assert_rewrite("on_device")  # its assertions explain themselves, as those of test files do
 
 settings.register_profile(
     "ssdml_fast",
@@ -87,6 +91,24 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _core.use(request.param)
     yield request.param
     _core.lib = before
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """CUDA's kernels, compiled for the CPU."""
+    return build(tmp_path_factory.mktemp("stand_in"))
+
+
+@pytest.fixture(
+    params=["stand-in", pytest.param("torch", marks=pytest.mark.gpu), pytest.param("cupy", marks=pytest.mark.gpu)]
+)
+def device_library(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once with the arrays of each library that has a device, or a stand-in for one."""
+    if request.param == "stand-in":
+        with installed(request.getfixturevalue("stand_in")):
+            yield request.param
+    else:
+        yield request.param
 
 
 @pytest.fixture(scope="session")

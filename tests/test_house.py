@@ -39,6 +39,7 @@ def mentions(pattern, paths):
         "ssdml_fast/ops/{}.py",
         "ssdml_fast/reference/{}.py",
         "tests/test_{}.py",
+        "tests/test_gpu_{}.py",
         "benchmarks/bench_{}.py",
     ],
 )
