@@ -136,7 +136,10 @@ def _read_by_interface(x: Any) -> Any:
 
 def namespace(x: Any, name: str) -> ModuleType:
     """Return the library that `x` belongs to: numpy, torch or cupy."""
+    if type(x) is np.ndarray:  # the most frequent, in little time, which small kernels would notice
+        return np
     if isinstance(x, np.ndarray):
+        check_not_masked(x, name)
         return np
     if is_torch(x):
         if not (x.is_cpu or x.is_cuda):
@@ -157,6 +160,16 @@ def namespace(x: Any, name: str) -> ModuleType:
         f"{name} must be a NumPy array, torch tensor, CuPy array or speak DLPack or __cuda_array_interface__, found "
         f"{type(x).__name__}"
     )
+
+
+def check_not_masked(x: Any, name: str) -> None:
+    """Refuse a NumPy masked array, whose mask neither kernels nor other libraries would see."""
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(x, masked.MaskedArray):
+        raise TypeError(
+            f"{name} must have no mask, found a NumPy masked array: fill it, as {name}.filled(value) does, or drop "
+            "what is masked first"
+        )
 
 
 def device(x: Any) -> str:

@@ -141,6 +141,8 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         -------
         self
         """
+        arrays.check_not_masked(X, "X")
+        arrays.check_not_masked(y, "y")
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
         self.classes_, labels = _encode(y)
         seed = int(check_random_state(self.random_state).randint(2**31))
@@ -175,6 +177,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             float32 for float32 samples, float64 otherwise.
         """
         check_is_fitted(self)
+        arrays.check_not_masked(X, "X")
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         with torch.no_grad():
             z = self._network(torch.from_numpy(self._scaled(X))).numpy()
@@ -196,6 +199,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         float
             In [0, 1]; NaN where no sample has a label.
         """
+        arrays.check_not_masked(y, "y")
         embedding = self.transform(X)
         y = np.asarray(y)
         known = y != -1

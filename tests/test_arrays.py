@@ -1,13 +1,15 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 from foreign import Foreign, OnDevice
-from strategies import LAYOUTS, relayout
+from strategies import LAYOUTS, relayout, to_torch
 
 import ssdml_fast as sf
 from ssdml_fast import _arrays as arrays
+from ssdml_fast import evaluate
 
 # --- which library ----------------------------------------------------------------------------------------------------
 
@@ -59,36 +61,86 @@ def test_adopts_arrays_of_other_libraries_without_a_copy():
     assert isinstance(found, np.ndarray)
 
 
-def test_every_operation_takes_arrays_of_other_libraries():
-    rng = np.random.default_rng(0)
-    x, y, posteriors = rng.standard_normal((30, 4)), rng.integers(-1, 2, 30), rng.dirichlet((1, 1), 30)
-    L, triplets, anchors = np.linalg.qr(x[:4])[0][:, :2].copy(), rng.integers(0, 30, (9, 3)), rng.integers(0, 30, 5)
-
-    def results(of):
-        graph = sf.knn_graph(of(x), 3, ptr=of(np.array([0, 10, 30])))
-        affinity = sf.propagate_affinity(graph, of(y), gamma=0.5)
-        yield from (graph.indices, affinity.values, sf.propagate_labels(graph, of(y), gamma=0.5).posteriors)
-        yield sf.KnnGraph(of(arrays.to_numpy(graph.indices)), of(arrays.to_numpy(graph.distances))).indices
-        yield from sf.knn_search(of(x[:3]), of(x), 2)
-        yield sf.KnnGraph.from_search(*map(of, map(arrays.to_numpy, sf.knn_search(x, x, 3)))).indices
-        yield sf.mine_triplets(graph, affinity, of(anchors))
-        yield sf.mine_class_triplets(of(posteriors), 20, z=of(x))
-        yield sf.angular_loss(of(x), of(triplets), of(L), weight=of(np.ones(9)))
-        yield from sf.angular_loss_and_grad(of(x), of(triplets), of(L))
-        yield from (move(of(L), of(L)) for move in (sf.qr_retraction, sf.polar_retraction))
-        yield sf.cayley_update(of(L), of(x[:4, :2].copy()), 0.1)
-        yield sf.riemannian_cg(of(L), of(x), of(triplets), iterations=2).L
-
-    for found, right in zip(results(lambda a: Foreign(torch.from_numpy(a))), results(torch.from_numpy), strict=True):
-        assert arrays.is_torch(found) and torch.equal(found, right)
-
-
 def test_says_why_an_array_of_another_library_cannot_be_read():
     masked = OnDevice(None, mask=np.zeros(3), data=(0, False))
     with pytest.raises(TypeError, match=r"x must be an array that torch can read, found OnDevice: it is masked"):
         sf.knn_graph(masked, 1)
     with pytest.raises(TypeError, match=r"z must be an array that numpy can read, found OnDevice: its memory is a dev"):
         sf.mine_class_triplets(np.ones((3, 2)), 1, z=masked)
+
+
+# --- every argument of every function ---------------------------------------------------------------------------------
+
+
+def operations():
+    """Every operation, and arguments that it takes."""
+    rng = np.random.default_rng(0)
+    x, y, weight = rng.standard_normal((30, 4)), rng.integers(-1, 2, 30), rng.random(9)
+    L, triplets, anchors = np.linalg.qr(x[:4])[0][:, :2].copy(), rng.integers(0, 30, (9, 3)), rng.integers(0, 30, 5)
+    grad, ptr = x[:4, :2].copy(), np.array([0, 10, 30])
+    graph = sf.knn_graph(x, 3, ptr=ptr)
+    affinity = sf.propagate_affinity(graph, y, gamma=0.5)
+    indices, distances = sf.knn_search(x, x, 3)
+    loss = {"z": x, "triplets": triplets, "L": L, "weight": weight}
+    return {
+        sf.knn_graph: {"x": x, "k": 3, "ptr": ptr},
+        sf.knn_search: {"queries": x[:3].copy(), "base": x, "k": 2},
+        sf.KnnGraph: {"indices": graph.indices, "distances": graph.distances, "ptr": ptr, "weights": graph.distances},
+        sf.KnnGraph.from_search: {"indices": indices, "distances": distances},
+        sf.propagate_affinity: {"graph": graph, "labels": y, "gamma": 0.5},
+        sf.propagate_labels: {"graph": graph, "labels": y, "gamma": 0.5},
+        sf.mine_triplets: {"graph": graph, "affinity": affinity, "anchors": anchors},
+        sf.mine_class_triplets: {"posteriors": rng.dirichlet((1, 1), 30), "n_triplets": 20, "z": x},
+        sf.angular_loss: loss,
+        sf.angular_loss_and_grad: loss,
+        sf.cayley_update: {"L": L, "grad": grad, "step": 0.1},
+        sf.qr_retraction: {"L": L, "direction": grad},
+        sf.polar_retraction: {"L": L, "direction": grad},
+        sf.riemannian_cg: {**loss, "iterations": 2},
+    }
+
+
+OPERATIONS = operations()
+EMBEDDING = {"embedding": np.random.default_rng(0).standard_normal((30, 4)), "labels": np.arange(30) % 3}
+EVALUATIONS = {evaluate.recall_at_k: {**EMBEDDING, "ks": (1, 3)}, evaluate.clustering_nmi: {**EMBEDDING, "n_init": 1}}
+EVALUATIONS |= {evaluate.map_at_r: EMBEDDING, evaluate.silhouette: EMBEDDING}
+CALLS = OPERATIONS | EVALUATIONS
+ARRAYS = [
+    pytest.param(function, name, id=f"{function.__name__}-{name}")
+    for function, arguments in CALLS.items()
+    for name, value in arguments.items()
+    if isinstance(value, np.ndarray)
+]
+
+
+def parts(result):
+    """What a function returned, as a list."""
+    if dataclasses.is_dataclass(result):
+        return list(vars(result).values())
+    return list(result.values() if isinstance(result, dict) else result if isinstance(result, tuple) else [result])
+
+
+@pytest.mark.parametrize("function", OPERATIONS)
+def test_takes_arrays_of_other_libraries(function):
+    arguments = to_torch(OPERATIONS[function])
+    foreign = {name: Foreign(value) if arrays.is_torch(value) else value for name, value in arguments.items()}
+    for found, right in zip(parts(function(**foreign)), parts(function(**arguments)), strict=True):
+        assert type(found) is type(right)
+        assert torch.equal(found, right) if arrays.is_torch(right) else found == right
+
+
+@pytest.mark.parametrize(("function", "name"), ARRAYS)
+def test_refuses_masked_arrays(function, name):
+    """Also where nothing is masked, so that a program does not depend on whether its data have gaps."""
+    value = CALLS[function][name]
+    for masked in (np.ma.masked_array(value), np.ma.masked_equal(value, value.flat[0])):
+        with pytest.raises(TypeError, match=rf"^{name} must have no mask, found a NumPy masked array: fill it"):
+            function(**{**CALLS[function], name: masked})
+
+
+def test_subclasses_of_arrays_are_read_in_place():
+    x = np.zeros((2, 3)).view(np.memmap)
+    assert arrays.namespace(x, "x") is np and arrays.as_floats(x, "x").ctypes.data == x.ctypes.data
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -119,3 +119,14 @@ def test_a_bad_parameter_is_named(noisy, settings, message):
 def test_fewer_than_two_classes_are_refused(noisy, y):
     with pytest.raises(ValueError, match="y must hold at least two classes"):
         sf.SSDML().fit(noisy[0], y)
+
+
+@pytest.mark.parametrize("method", ["fit", "score", "transform"])
+def test_refuses_masked_arrays(method):
+    X, y = np.eye(4), np.array([0, 1, 0, -1])
+    model = sf.SSDML(random_state=0, max_iter=1).fit(X, y)
+    with pytest.raises(TypeError, match=r"^X must have no mask, found a NumPy masked array: fill it"):
+        getattr(model, method)(np.ma.masked_equal(X, 1), *[y] * (method != "transform"))
+    if method != "transform":
+        with pytest.raises(TypeError, match=r"^y must have no mask, found a NumPy masked array: fill it"):
+            getattr(model, method)(X, np.ma.masked_equal(y, -1))

@@ -576,6 +576,10 @@ def test_an_embedding_that_is_not_finite_is_given_no_graph(tiny):
         (1, lambda labels: labels[:-1], "labels must have shape"),
         (1, lambda labels: np.where(labels > 0, -1, labels), "labels must hold at least two classes"),
         (3, lambda labels: labels[:-1], "val_labels must have shape"),
+        (0, np.ma.masked_array, "^images must have no mask, found a NumPy masked array"),
+        (1, np.ma.masked_array, "^labels must have no mask"),
+        (2, np.ma.masked_array, "^val_images must have no mask"),
+        (3, np.ma.masked_array, "^val_labels must have no mask"),
         (0, lambda images: images.reshape(len(images), -1), "augment must be 'none' for examples that are no images"),
     ],
 )  # fmt: skip

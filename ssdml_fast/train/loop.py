@@ -520,12 +520,14 @@ def _check(
 ) -> np.ndarray:
     """Refuse what the training cannot work with; return the labels as int64."""
     for name, array in (("images", images), ("val_images", val_images)):
+        arrays.check_not_masked(array, name)
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
             found = getattr(array, "dtype", type(array).__name__)
             raise TypeError(f"{name} must be a NumPy array of type float32, found {found}")
         arrays.check_finite(array, name)
     labels = arrays.as_integers(labels, "labels", ndim=1, like=images)
     arrays.check_shape(labels, (len(images),), "labels", "one per image")
+    val_labels = arrays.as_integers(val_labels, "val_labels", ndim=1, like=val_images)
     arrays.check_shape(val_labels, (len(val_images),), "val_labels", "one per image of val_images")
     n_classes = len(np.unique(labels[labels >= 0]))
     if n_classes < 2:
