@@ -180,13 +180,13 @@ def device(x: Any) -> str:
 
 
 def dtype_name(x: Any) -> str:
-    """Name the element type of `x` the same way for every library, as in "float32"."""
+    """Name the element type of `x` the same way for every library and byte order, as in "float32"."""
     return _numpy_name(x.dtype) if isinstance(x, np.ndarray) else str(x.dtype).removeprefix("torch.")
 
 
 @functools.cache  # NumPy takes longer to name a type than a small kernel takes
 def _numpy_name(dtype: Any) -> str:
-    return str(dtype)
+    return dtype.name
 
 
 def to_numpy(x: Any) -> np.ndarray:
@@ -303,12 +303,12 @@ def addresses(*xs: Any) -> list[int]:
 
 
 def contiguous(x: Any) -> Any:
-    """Return `x` in C order and aligned, itself where it already is."""
+    """Return `x` in C order, aligned and in native byte order, itself where it already is."""
     if is_torch(x):
         return x.detach().contiguous()
     if is_cupy(x):
         return sys.modules["cupy"].ascontiguousarray(x)
-    x = np.ascontiguousarray(x)
+    x = np.ascontiguousarray(x, None if x.dtype.isnative else x.dtype.newbyteorder("native"))
     return x if x.flags.aligned else x.copy()
 
 
@@ -346,7 +346,7 @@ def _is_plain(x: Any, dtypes: tuple[str, ...]) -> bool:
     """Whether kernels of the CPU can read `x` where it lies."""
     if is_cuda(x) or dtype_name(x) not in dtypes:
         return False
-    return x.is_contiguous() if is_torch(x) else x.flags.c_contiguous and x.flags.aligned
+    return x.is_contiguous() if is_torch(x) else x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative
 
 
 def is_finite(x: Any, limit: float = math.inf) -> bool:

@@ -138,6 +138,19 @@ def test_refuses_masked_arrays(function, name):
             function(**{**CALLS[function], name: masked})
 
 
+@pytest.mark.parametrize(("function", "name"), ARRAYS)
+def test_takes_arrays_of_the_other_byte_order(function, name):
+    """As files from other machines hold them; results are native."""
+    value = CALLS[function][name]
+    swapped = value.astype(value.dtype.newbyteorder())
+    before = swapped.tobytes()
+    found, right = function(**{**CALLS[function], name: swapped}), function(**CALLS[function])
+    for ours, expected in zip(parts(found), parts(right), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+        assert not isinstance(ours, np.ndarray) or ours.dtype == expected.dtype
+    assert swapped.tobytes() == before
+
+
 def test_subclasses_of_arrays_are_read_in_place():
     x = np.zeros((2, 3)).view(np.memmap)
     assert arrays.namespace(x, "x") is np and arrays.as_floats(x, "x").ctypes.data == x.ctypes.data
@@ -153,6 +166,15 @@ def test_floats_become_contiguous_and_are_copied_only_for_that(layout):
     assert floats.flags.c_contiguous and floats.dtype == x.dtype
     np.testing.assert_array_equal(floats, x)
     assert (floats is x) == x.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_floats_of_the_other_byte_order_become_native(dtype):
+    x = np.arange(12.0).reshape(4, 3).astype(dtype)
+    for swapped in (x.astype(x.dtype.newbyteorder()), x.astype(x.dtype.newbyteorder()).T.copy().T):
+        floats = arrays.as_floats(swapped, "x", ndim=2, halves=True)
+        assert floats.flags.c_contiguous and floats.dtype.isnative and floats.itemsize == max(x.itemsize, 4)
+        np.testing.assert_array_equal(floats, x)
 
 
 def test_torch_floats_become_contiguous():
@@ -180,9 +202,10 @@ def test_refuses_what_is_no_integer(refuses, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
-def test_integers_become_int64(dtype):
-    y = arrays.as_integers(np.array([3, 1], dtype), "y", ndim=1)
-    assert y.dtype == np.int64 and y.tolist() == [3, 1]
+@pytest.mark.parametrize("order", "<>")
+def test_integers_become_int64(dtype, order):
+    y = arrays.as_integers(np.array([3, 1], np.dtype(dtype).newbyteorder(order)), "y", ndim=1)
+    assert y.dtype == np.dtype(np.int64) and y.dtype.isnative and y.tolist() == [3, 1]
 
 
 def test_refuses_integers_beyond_int64(refuses):
@@ -203,7 +226,7 @@ def test_refuses_what_is_not_finite_and_says_where(value):
     x = np.zeros((3, 4))
     arrays.check_finite(x, "x")
     x[2, 1] = x[2, 3] = value
-    for array in (x, torch.from_numpy(x)):
+    for array in (x, torch.from_numpy(x), x.astype(x.dtype.newbyteorder())):
         with pytest.raises(ValueError, match=rf"x must be finite, found {value} at x\[2, 1\]"):
             arrays.check_finite(array, "x")
 

@@ -571,7 +571,8 @@ def test_an_embedding_that_is_not_finite_is_given_no_graph(tiny):
 @pytest.mark.parametrize(
     ("position", "change", "message"),
     [
-        (0, lambda images: images.astype(np.float64), "images must be a NumPy array of type float32, found float64"),
+        (0, lambda images: images.astype(np.float64), "images must be a NumPy array of type float32 in native"),
+        (0, lambda images: images.astype(images.dtype.newbyteorder()), "in native byte order, found [<>]f4"),
         (0, lambda images: torch.from_numpy(images), "images must be a NumPy array"),
         (1, lambda labels: labels[:-1], "labels must have shape"),
         (1, lambda labels: np.where(labels > 0, -1, labels), "labels must hold at least two classes"),

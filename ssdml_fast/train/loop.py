@@ -523,7 +523,7 @@ def _check(
         arrays.check_not_masked(array, name)
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
             found = getattr(array, "dtype", type(array).__name__)
-            raise TypeError(f"{name} must be a NumPy array of type float32, found {found}")
+            raise TypeError(f"{name} must be a NumPy array of type float32 in native byte order, found {found}")
         arrays.check_finite(array, name)
     labels = arrays.as_integers(labels, "labels", ndim=1, like=images)
     arrays.check_shape(labels, (len(images),), "labels", "one per image")
