@@ -46,7 +46,7 @@ def ours(data: Dataset, config: Config) -> tuple[MetricModel, dict[str, float]]:
             seconds["warm-up" if stage == "train" and record["round"] == 0 else stage] += took
 
     network = seeded(choose(data.images.shape[1:]).network, config.seed)
-    fitted = fit(network, data.images, data.labels, data.val_images, data.val_labels, config, on_epoch=add)
+    fitted = fit(network, data.images, data.labels, data.val_images, data.val_labels, config, on_validation=add)
     return fitted.model, seconds
 
 

@@ -47,7 +47,7 @@ PAPER = {  # NMI and Recall@1, %
 
 
 def train(data: str, recipe: str, method: str, seed: int, folder: Path) -> dict[str, Any] | None:
-    """Train one cell and return its test figures, and the seconds that its epochs took, interrupted or not.
+    """Train one cell and return its test figures, and the seconds that its training took, interrupted or not.
 
     None: the recipe does not have that method.
     """
@@ -67,12 +67,12 @@ def train(data: str, recipe: str, method: str, seed: int, folder: Path) -> dict[
             shutil.rmtree(folder, ignore_errors=True)
         fitted = fit(
             network, dataset.images, dataset.labels, dataset.val_images, dataset.val_labels, config, run, run.resumable,
-            lambda record: print(f"  epoch {record['epoch']}: {100 * record['score']:.1f}", flush=True),
+            lambda record: print(f"  validation {record['validation']}: {100 * record['score']:.1f}", flush=True),
         )  # fmt: skip
         model = fitted.model
         seconds = sum(sum(record["seconds"].values()) for record in fitted.history)
         told = {
-            "stopped": fitted.stopped, "best_epoch": fitted.best["epoch"], "validation": fitted.best["score"],
+            "stopped": fitted.stopped, "best_validation": fitted.best["validation"], "validation": fitted.best["score"],
             "seconds": round(seconds, 1),
         }  # fmt: skip
     figures = score_embedding(model.embed(dataset.test_images), dataset.test_labels)

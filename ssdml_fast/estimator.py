@@ -160,7 +160,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._network = fitted.model.network.double()  # so that an embedding does not depend on the rows around it
         self._embedding = self.transform(X)
         self.transduction_ = self.classes_[self._propagate(self._embedding, labels)]
-        self.n_iter_, self.best_iter_ = len(fitted.history) - 1, fitted.best["epoch"]
+        self.n_iter_, self.best_iter_ = fitted.history[-1]["epoch"], fitted.best["epoch"]
         return self
 
     def transform(self, X: Any) -> np.ndarray:

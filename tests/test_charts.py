@@ -66,8 +66,8 @@ def test_pictures_are_turned_upright_and_floats_scaled():
     assert as_pictures(np.zeros((4, 7))) is None
 
 
-def record(epoch, **values):
-    return {"epoch": epoch, "score": epoch, "val_nmi": 0.1 * epoch, "val_recall@1": 0.2, **values}
+def record(number, **values):
+    return {"validation": number, "score": number, "val_nmi": 0.1 * number, "val_recall@1": 0.2, **values}
 
 
 def test_charts_draw_what_they_are_given(tmp_path):

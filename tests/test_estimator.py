@@ -42,6 +42,7 @@ def test_labels_that_are_known_are_kept_and_tight_clusters_are_no_reason_to_warn
 def test_the_embedding_is_orthonormal_linear_and_better_than_the_features(noisy):
     X, y, few = noisy
     model = sf.SSDML(n_components=3, random_state=0).fit(X, few)
+    assert model.n_iter_ == model.max_iter and 0 < model.best_iter_ <= model.max_iter
     np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(3), atol=1e-5)
     np.testing.assert_allclose(
         model.transform(X), (X - model.mean_) / model.scale_ @ model.components_.T, rtol=1e-9, atol=1e-12

@@ -26,16 +26,22 @@ def invoke(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
 
 
-def record(epoch, **values):
-    return {"epoch": epoch, "epochs": 4, "val_nmi": 0.5, "val_recall@1": 0.75, "seconds": {"train": 2.0}} | values
+def record(number, **values):
+    return {
+        "validation": number,
+        "planned": 4,
+        "val_nmi": 0.5,
+        "val_recall@1": 0.75,
+        "seconds": {"train": 2.0},
+    } | values
 
 
-def trained(epoch):
-    return record(epoch, round=1, partition=epoch, loss=0.25, triplets=3000, examples=3000)
+def trained(number):
+    return record(number, round=1, partition=number, loss=0.25, triplets=3000, examples=3000)
 
 
-def batch(epoch, done):
-    return {"epoch": epoch, "epochs": 4, "done": done, "batches": 1000, "examples": done, "loss": 0.125}
+def batch(number, done):
+    return {"validation": number, "planned": 4, "done": done, "batches": 1000, "examples": done, "loss": 0.125}
 
 
 class Terminal:
@@ -53,21 +59,19 @@ class Terminal:
 # ---- the terminal
 
 
-def test_an_epochs_line_tells_scores_throughput_and_time_left():
+def test_a_validations_line_tells_scores_throughput_and_time_left():
     terminal = Terminal()
     with terminal.live as live:
-        live.epoch(record(0))
+        live.validation(record(0))
         terminal.now += 30
-        live.epoch(trained(1))
+        live.validation(trained(1))
         terminal.now += 50
-        live.epoch(trained(2))
+        live.validation(trained(2))
         terminal.now += 40
-        live.epoch(trained(4))
+        live.validation(trained(4))
     first, second, third, last = terminal.lines()
     assert "untrained" in first and first.endswith("NMI  50.0  R@1  75.0")  # nothing to reckon the time from yet
-    assert (
-        "round 1  partition 1  loss 0.2500  validation NMI  50.0  R@1  75.0  1,500 examples/s  0:01:30 left" in second
-    )
+    assert "round 1  partition 1  loss 0.2500  NMI  50.0  R@1  75.0  1,500 examples/s  0:01:30 left" in second
     assert third.endswith("0:01:20 left") and last.endswith("examples/s")
 
 
@@ -77,14 +81,14 @@ def test_time_left_of_a_resumed_training_counts_from_where_it_was_resumed():
         terminal.now += 5
         live.batch(batch(3, 100))
         terminal.now += 15
-        live.epoch(trained(3))
-    assert terminal.lines()[-1].endswith("0:00:20 left")  # one epoch took 20 s, one is to come
+        live.validation(trained(3))
+    assert terminal.lines()[-1].endswith("0:00:20 left")  # one took 20 s, one is to come
 
 
 def test_the_bar_moves_with_every_batch():
     terminal = Terminal(force_terminal=True)
     with terminal.live as live:
-        live.epoch(record(0))
+        live.validation(record(0))
         live.batch(batch(1, 100))
         terminal.now += 2
         live.batch(batch(1, 500))
@@ -92,7 +96,7 @@ def test_the_bar_moves_with_every_batch():
         text = terminal.file.getvalue()
         (task,) = live._bar.tasks
     assert (task.completed, task.total) == (0.5, 4)
-    assert "epoch 1 of 4" in text and "loss 0.1250  200 examples/s  0:00:14 left" in text
+    assert "validation 1 of 4" in text and "loss 0.1250  200 examples/s  0:00:14 left" in text
 
 
 # ---- the calls behind
@@ -100,19 +104,19 @@ def test_the_bar_moves_with_every_batch():
 
 def test_batches_and_stages_are_told():
     data = load_digits()
-    batches, epochs = [], []
+    batches, records = [], []
     fit(
         seeded(DigitsNet, 0), data.images, data.labels, data.val_images, data.val_labels,
         Config(rounds=1, epochs=1, partition_size=920, batch_size=200, warmup=0),
-        on_epoch=epochs.append, on_batch=batches.append,
+        on_validation=records.append, on_batch=batches.append,
     )  # fmt: skip
-    (start, epoch) = epochs
-    assert set(start["seconds"]) == {"validate"} and set(epoch["seconds"]) == STAGES
-    assert all(seconds >= 0 for seconds in epoch["seconds"].values()) and epoch["seconds"]["train"] > 0
-    assert {(b["epoch"], b["epochs"], b["batches"]) for b in batches} == {(1, 1, len(batches))}
+    (start, end) = records
+    assert set(start["seconds"]) == {"validate"} and set(end["seconds"]) == STAGES
+    assert all(seconds >= 0 for seconds in end["seconds"].values()) and end["seconds"]["train"] > 0
+    assert {(b["validation"], b["planned"], b["batches"]) for b in batches} == {(1, 1, len(batches))}
     assert [b["done"] for b in batches] == list(range(1, len(batches) + 1))
-    assert batches[0]["examples"] == 200 and batches[-1]["examples"] == epoch["examples"]
-    assert sum(b["loss"] for b in batches) / len(batches) == pytest.approx(epoch["loss"])
+    assert batches[0]["examples"] == 200 and batches[-1]["examples"] == end["examples"]
+    assert sum(b["loss"] for b in batches) / len(batches) == pytest.approx(end["loss"])
 
 
 # ---- TensorBoard
@@ -183,8 +187,8 @@ def test_tensorboard_reads_the_logs(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logs = TensorBoard(tmp_path)
-    for epoch in (1, 2):
-        logs(trained(epoch))
+    for number in (1, 2):
+        logs(trained(number))
     logs.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()

@@ -138,7 +138,7 @@ def test_an_interrupted_run_is_reported(tmp_path, monkeypatch, quick_maps, stop_
 
     def interrupted(training, **record):
         validate(training, **record)
-        if record["epoch"] == stop_at:
+        if record["validation"] == stop_at:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -177,7 +177,7 @@ def change_data(path):
     ("damage", "lost", "message"),
     [
         (lambda path: (path / "metrics.jsonl").write_text("{"), ["Convergence", MAPS, "Time"], "metrics.jsonl is dam"),
-        (lambda path: (path / "metrics.jsonl").write_text(""), ["Convergence", MAPS, "Time"], "No epoch is done"),
+        (lambda path: (path / "metrics.jsonl").write_text(""), ["Convergence", MAPS, "Time"], "no validation yet"),
         (lambda path: (path / "metrics.jsonl").write_text("[1]"), ["Convergence"], "metrics.jsonl is damaged"),
         (lambda path: (path / "model.safetensors").write_bytes(b"x"), [MAPS, RETRIEVAL], "model.safetensors is dam"),
         (lambda path: (path / "propagated.safetensors").write_bytes(b"x"), [PROPAGATED], "safetensors is damaged"),

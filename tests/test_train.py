@@ -251,8 +251,10 @@ def fitted(tiny):
 
 def test_training_improves_and_returns_its_best(tiny, fitted):
     assert fitted.stopped == "finished"
-    assert len(fitted.history) == 2 + TINY.rounds * 3 == 1 + fitted.best["epochs"]
+    assert len(fitted.history) == 2 + TINY.rounds * 3 == 1 + fitted.best["planned"]
     assert [record.get("round") for record in fitted.history] == [None, 0, 1, 1, 1, 2, 2, 2]
+    assert [record["validation"] for record in fitted.history] == list(range(8))
+    assert [record["epoch"] for record in fitted.history] == [0, 0, 1, 2, 3, 4, 5, 6]  # passes over partitions
     assert fitted.best["val_nmi"] > fitted.history[0]["val_nmi"] + 0.05
     assert fitted.best["score"] == max(record["score"] for record in fitted.history)
     figures = score_embedding(fitted.model.embed(tiny[2]), tiny[3], ks=(1,))
@@ -282,16 +284,16 @@ def test_training_repeats_exactly_and_leaves_global_generators_alone(tiny, fitte
 @pytest.mark.parametrize("stop_at", [1, 2, 5])
 def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path, stop_at):
     def interrupt(record):
-        if record["epoch"] == stop_at:
+        if record["validation"] == stop_at:
             raise KeyboardInterrupt
 
     run = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
-        fit(small_net(), *tiny, TINY, run=run, on_epoch=interrupt)
-    assert len(run.read_checkpoint()["history"]) == stop_at  # the epoch that was cut off is not in it
+        fit(small_net(), *tiny, TINY, run=run, on_validation=interrupt)
+    assert len(run.read_checkpoint()["history"]) == stop_at  # the validation that was cut off is not in it
     seen = []
-    resumed = fit(small_net(), *tiny, run.read_config(), run=run, resume=True, on_epoch=seen.append)
-    assert [record["epoch"] for record in seen] == list(range(stop_at, 8))
+    resumed = fit(small_net(), *tiny, run.read_config(), run=run, resume=True, on_validation=seen.append)
+    assert [record["validation"] for record in seen] == list(range(stop_at, 8))
     assert without_times(resumed.history) == without_times(fitted.history)
     for name, tensor in fitted.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
@@ -300,12 +302,32 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path,
     assert [json.loads(line) for line in lines] == resumed.history
 
 
+def test_a_run_whose_records_called_validations_epochs_goes_on(tiny, fitted, tmp_path):
+    def interrupt(record):
+        if record["validation"] == 3:
+            raise KeyboardInterrupt
+
+    run, older = RunFolder(tmp_path / "run"), {"validation": "epoch", "planned": "epochs"}
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_net(), *tiny, TINY, run=run, on_validation=interrupt)
+    checkpoint = run.read_checkpoint()
+    for record in checkpoint["history"]:
+        del record["epoch"]
+    history = checkpoint["history"].copy()
+    checkpoint["history"] = [{older.get(name, name): value for name, value in r.items()} for r in history]
+    run.write_progress(checkpoint)
+    assert run.read_history() == history
+    resumed = fit(small_net(), *tiny, TINY, run=run, resume=True)
+    assert resumed.history[:3] == history
+    assert without_times(resumed.history[3:]) == without_times(fitted.history[3:])
+
+
 KILLED = """
 import os, signal, sys
 from test_train import TINY, RunFolder, fit, small_net, tiny_digits
 
 def kill(record):
-    if record["done"] == 2 and record["epoch"] == 4:
+    if record["done"] == 2 and record["validation"] == 4:
         os.kill(os.getpid(), signal.SIGKILL)
 
 fit(small_net(), *tiny_digits(), TINY, run=RunFolder(sys.argv[1]), on_batch=kill)
@@ -347,7 +369,7 @@ def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path,
             return SmallConvNet()
 
     def interrupt(record):
-        if record["epoch"] == 2:
+        if record["validation"] == 2:
             raise KeyboardInterrupt
 
     plain = fit(network(), *tiny, dataclasses.replace(TINY, rounds=1, augment="none"))
@@ -358,7 +380,7 @@ def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path,
     assert len(compiled) == 1 and change < 1e-3 if config.compile else 0 < change < 0.02
     run = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), *tiny, config, run=run, on_epoch=interrupt)
+        fit(network(), *tiny, config, run=run, on_validation=interrupt)
     resumed = fit(network(), *tiny, run.read_config(), run=run, resume=True)
     assert without_times(resumed.history) == without_times(whole.history)
     for name, tensor in whole.model.state_dict().items():
@@ -377,15 +399,15 @@ def test_patience_stops_early(tiny):
     result = fit(
         small_net(), *tiny, dataclasses.replace(TINY, warmup=0, patience=1, learning_rate=1e-12, metric_step=1e-12)
     )
-    assert (result.stopped, result.best["epoch"], len(result.history)) == ("patience", 0, 2)
+    assert (result.stopped, result.best["validation"], len(result.history)) == ("patience", 0, 2)
 
 
 def test_the_warm_up_does_not_try_ones_patience(tiny, monkeypatch):
-    monkeypatch.setattr(loop, "WARMUP_EPOCH", 5)
+    monkeypatch.setattr(loop, "WARMUP_PART", 5)
     still = dataclasses.replace(TINY, patience=2, learning_rate=1e-12, warmup_rate=1e-12, metric_step=1e-12)
     result = fit(small_net(), *tiny, still)
     assert [record["round"] for record in result.history[1:]] == [0, 0, 0, 0, 1, 1]
-    assert (result.stopped, result.best["epoch"]) == ("patience", 0)
+    assert (result.stopped, result.best["validation"]) == ("patience", 0)
 
 
 def test_what_moves_L_decides_whether_it_stays_orthogonal(tiny):
@@ -414,7 +436,8 @@ def test_validations_within_a_pass_change_nothing_else(tiny):
     whole = dataclasses.replace(TINY, rounds=1, warmup=0, max_epochs=2)
     once, often = (fit(small_net(), *tiny, dataclasses.replace(whole, validations=v)) for v in (1, 2))
     assert [record["partition"] for record in often.history[1:]] == [1, 1, 2, 2]
-    assert often.best["epochs"] == 4 and often.stopped == "finished"
+    assert [record["epoch"] for record in often.history] == [0, 1, 1, 2, 2]
+    assert often.best["planned"] == 4 and often.stopped == "finished"
     for name in ("score", "val_nmi", "orthogonality_error"):
         assert [record[name] for record in often.history[::2]] == [record[name] for record in once.history]
     per_pass = [record["examples"] for record in once.history[1:]]
@@ -454,12 +477,12 @@ def test_without_rounds_the_warm_up_is_all(tiny, fitted):
     assert (result.stopped, len(result.history)) == ("finished", 2)
     assert result.history[1]["val_nmi"] == fitted.history[1]["val_nmi"]
     result = fit(small_net(), *tiny, dataclasses.replace(TINY, rounds=0, warmup=0))
-    assert (result.stopped, result.best["epoch"]) == ("finished", 0)
+    assert (result.stopped, result.best["validation"]) == ("finished", 0)
 
 
 def test_the_rate_follows_the_schedule_and_the_epochs_their_limit(tiny):
     kept = fit(small_net(), *tiny, dataclasses.replace(TINY, rounds=1, warmup=0, max_epochs=2))
-    assert (len(kept.history), kept.stopped, kept.best["epochs"]) == (3, "finished", 2)
+    assert (len(kept.history), kept.stopped, kept.best["planned"]) == (3, "finished", 2)
     training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, warmup=0, learning_rate=0.5))
     np.testing.assert_allclose([training.rate(e) for e in (0, 2, 3, 6)], [0.5, 0.375, 0.25, 0])
     training = loop._Training(small_net(), *tiny, dataclasses.replace(TINY, schedule="constant", learning_rate=0.5))

@@ -16,12 +16,13 @@ WRITTEN = 20  # classes at most whose confusion is written out in figures
 
 @styled
 def draw_convergence(histories: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Draw loss, validation NMI and validation R@1 by epoch.
+    """Draw loss, NMI and R@1 by validation.
 
     Parameters
     ----------
     histories : dict of list of dict
-        By name of the run, the records of its epochs; the first run is drawn over the others, with its rounds as bands.
+        By name of the run, the records of its validations; the first run is drawn over the others, with its rounds as
+        bands.
 
     Returns
     -------
@@ -34,24 +35,25 @@ def draw_convergence(histories: dict[str, list[dict[str, Any]]]) -> Figure:
         factor = 1 if key == "loss" else 100
         for i, (name, history) in enumerate(histories.items()):
             records = [record for record in history if key in record]
-            epochs, values = [r["epoch"] for r in records], [factor * r[key] for r in records]
+            numbers, values = [r["validation"] for r in records], [factor * r[key] for r in records]
             main = i == 0
             panel.plot(
-                epochs, values, color=RUNS[i % len(RUNS)], label=name, zorder=3 if main else 2,
+                numbers, values, color=RUNS[i % len(RUNS)], label=name, zorder=3 if main else 2,
                 linestyle=DASHES[i % len(DASHES)], linewidth=2 if main else 1.3,
-                marker="o" if len(epochs) < 30 else "", markersize=3.5 if main else 2.5,
+                marker="o" if len(numbers) < 30 else "", markersize=3.5 if main else 2.5,
             )  # fmt: skip
             best = max(history, key=lambda record: record["score"])
             if key in best:
                 panel.plot(
-                    best["epoch"], factor * best[key], "*", color=RUNS[i % len(RUNS)], markersize=13 if main else 9,
-                    markeredgecolor="white", zorder=4,
+                    best["validation"], factor * best[key], "*", color=RUNS[i % len(RUNS)],
+                    markersize=13 if main else 9, markeredgecolor="white", zorder=4,
                 )  # fmt: skip
-        rounds = [(r["round"], r["epoch"]) for r in next(iter(histories.values())) if r.get("round")]  # 0: the warm-up
+        first = next(iter(histories.values()))
+        rounds = [(r["round"], r["validation"]) for r in first if r.get("round")]  # 0: the warm-up
         for number in {number for number, _ in rounds if number % 2 == 0}:
-            epochs = [epoch for other, epoch in rounds if other == number]
-            panel.axvspan(min(epochs) - 0.5, max(epochs) + 0.5, color="#f4f6f9", zorder=0)
-        panel.set(title=title, xlabel="epoch")
+            numbers = [validation for other, validation in rounds if other == number]
+            panel.axvspan(min(numbers) - 0.5, max(numbers) + 0.5, color="#f4f6f9", zorder=0)
+        panel.set(title=title, xlabel="validation")
         panel.grid(axis="y")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if len(histories) > 1:

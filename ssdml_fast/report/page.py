@@ -73,8 +73,8 @@ def _cards(run: Run) -> list[tuple[str, str, str]]:
             (f"validation {name}", f"{100 * best[key]:.1f}", f"untrained: {100 * start[key]:.1f}")
             for name, key in (("NMI", "val_nmi"), ("R@1", "val_recall@1"))
         ),
-        ("epochs", f"{last['epoch']} of {last['epochs']}", remark),
-        ("kept", f"epoch {best['epoch']}", "the best on validation"),
+        ("validations", f"{last['validation']} of {last['planned']}", remark),
+        ("kept", f"validation {best['validation']}", "the best"),
     ]
 
 

@@ -44,10 +44,10 @@ class Run:
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        """Records of the epochs, at least one; :class:`Missing` if there is none."""
+        """Records of the validations, at least one; :class:`Missing` if there is none."""
         records = _or_missing("The metrics cannot be read", self.folder.read_history)
         if not records:
-            raise Missing("No epoch is done yet.")
+            raise Missing("There is no validation yet.")
         return records
 
     @property

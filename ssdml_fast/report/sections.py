@@ -89,12 +89,12 @@ def _convergence(section: Section, runs: list[Run]) -> None:
         except Missing:
             if each is run:
                 raise
-            section.missing = "Runs of which no epoch is done are left out."
+            section.missing = "Runs without a validation are left out."
     section.text = (
-        f"A star marks the model that is kept: of epoch {best['epoch']}, the best mean of validation NMI and R@1. "
-        "Epoch 0 is the untrained network; every other round over the unlabelled examples is shaded."
+        f"A star marks the model that is kept: of validation {best['validation']}, the best mean of NMI and R@1. "
+        "Validation 0 is of the untrained network; every other round over the unlabelled examples is shaded."
     )
-    section.figures.append(("Loss and validation scores by epoch", draw_convergence(histories)))
+    section.figures.append(("Loss and scores by validation", draw_convergence(histories)))
 
 
 def _sensitivity(section: Section, runs: list[Run]) -> None:
@@ -217,7 +217,7 @@ def _times(section: Section, runs: list[Run]) -> None:
     for record in history[1:] + history[:1]:  # the untrained network is only validated, which comes late in others
         for stage, value in record["seconds"].items():
             seconds[stage] = seconds.get(stage, 0.0) + value
-    seconds = dict(sorted(seconds.items(), key=lambda item: item[0] == "save"))  # the last, though of the epoch before
+    seconds = dict(sorted(seconds.items(), key=lambda item: item[0] == "save"))  # the last, though of the record before
     section.text = (
         f"{sum(seconds.values()):,.1f} s in all, wall time; of that, graph, propagation and mining "
         f"{sum(seconds.get(stage, 0) for stage in PREPARING) / sum(seconds.values()):.1%}."

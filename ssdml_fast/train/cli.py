@@ -122,37 +122,39 @@ def _run(run: RunFolder, config: Config, recipe: str | None, given: set[str], te
     )
     with Live(console) as live, closing(logs) if logs else nullcontext(), _errors_told():
 
-        def on_epoch(record: dict[str, Any]) -> None:
-            live.epoch(record)
+        def on_validation(record: dict[str, Any]) -> None:
+            live.validation(record)
             if logs:
                 logs(record)
 
         fitted = fit(
             seeded(choice.network, config.seed), data.images, data.labels, data.val_images, data.val_labels,
-            config, run, recipe is None, on_epoch, live.batch,
+            config, run, recipe is None, on_validation, live.batch,
         )  # fmt: skip
     console.print(_verdict(fitted), soft_wrap=True)
 
     held_out = HeldOut.of(fitted.model, config, data)
-    run.write_results({"stopped": fitted.stopped, "best_epoch": fitted.best["epoch"], "test": held_out.figures})
+    run.write_results(
+        {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
+    )
     held_out.draw(run)
     console.print(held_out.table())
     console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)
 
 
 def _verdict(fitted: Fitted) -> str:
-    epoch, last = fitted.best["epoch"], fitted.history[-1]
+    best, last = fitted.best["validation"], fitted.history[-1]["validation"]
     why = {
         "finished": "All rounds are done.",
-        "patience": f"Stopped early in epoch {last['epoch']}: no better validation score for a while.",
+        "patience": f"Stopped early at validation {last}: no better score for a while.",
         "collapsed": f"[bold red]The embedding collapsed[/]: the validation score fell from {fitted.best['score']:.3f} "
-        f"in epoch {epoch} to {last['score']:.3f} in epoch {last['epoch']}, where training was stopped.",
-        "diverged": f"[bold red]The embedding diverged[/] after epoch {last['epoch']} (not finite), where training was "
+        f"at validation {best} to {fitted.history[-1]['score']:.3f} at validation {last}, where training was stopped.",
+        "diverged": f"[bold red]The embedding diverged[/] after validation {last} (not finite), where training was "
         "stopped; try a smaller learning_rate or metric_step.",
     }[fitted.stopped]
-    if epoch == 0:
-        return why + " [bold red]No epoch validated better than the untrained network, which is what is kept.[/]"
-    return why + f" Kept: epoch {epoch}, the best on validation images."
+    if best == 0:
+        return why + " [bold red]No validation was better than that of the untrained network, which is what is kept.[/]"
+    return why + f" Kept: the model of validation {best}, the best."
 
 
 def evaluate(

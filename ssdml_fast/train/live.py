@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 
 class Live:
-    """A line for each epoch, and in a terminal below them a bar that moves with every mini-batch.
+    """A line for each validation, and in a terminal below them a bar that moves with every mini-batch.
 
     Parameters
     ----------
@@ -24,10 +24,10 @@ class Live:
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
-        self._began, self._first = clock(), -1.0  # the epochs that were done when this began: more than 0 if resumed
-        self._batches: tuple[int, int, float] | None = None  # epoch, examples done and time at its first mini-batch
+        self._began, self._first = clock(), -1.0  # validations made when this began: more than 0 if resumed
+        self._batches: tuple[int, int, float] | None = None  # validation, examples and time at the first mini-batch
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]} of {task.total:.0f}"),
+            TextColumn("validation {task.fields[number]} of {task.total:.0f}"),
             BarColumn(bar_width=None),
             TextColumn("{task.description}"),
             console=console,
@@ -35,7 +35,7 @@ class Live:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("embedding", total=None, epoch=0, visible=False)
+        self._task = self._bar.add_task("embedding", total=None, number=0, visible=False)
 
     def __enter__(self) -> Live:
         self._bar.start()
@@ -47,33 +47,33 @@ class Live:
     def batch(self, record: dict[str, Any]) -> None:
         """Move the bar; `on_batch` of :func:`ssdml_fast.train.fit`."""
         now, examples = self._clock(), record["examples"]
-        if self._batches is None or self._batches[0] != record["epoch"]:
-            self._batches = record["epoch"], examples, now
+        if self._batches is None or self._batches[0] != record["validation"]:
+            self._batches = record["validation"], examples, now
         _, before, then = self._batches
         rate = f"{(examples - before) / (now - then):,.0f} examples/s  " if now > then and examples > before else ""
-        position = record["epoch"] - 1 + record["done"] / record["batches"]
+        position = record["validation"] - 1 + record["done"] / record["batches"]
         self._bar.update(
-            self._task, completed=position, total=record["epochs"], epoch=record["epoch"], visible=True,
+            self._task, completed=position, total=record["planned"], number=record["validation"], visible=True,
             description=f"loss {record['loss']:.4f}  {rate}{self._left(position, record)}",
         )  # fmt: skip
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """Print the epoch's line; `on_epoch` of :func:`ssdml_fast.train.fit`."""
+    def validation(self, record: dict[str, Any]) -> None:
+        """Print the validation's line; `on_validation` of :func:`ssdml_fast.train.fit`."""
         where, rate = f"{'untrained':<36}", ""
-        if record["epoch"]:
+        if record["validation"]:
             of = f"round {record['round']}  partition {record['partition']}" if record["round"] else "warm-up"
             where = f"{of:<20}  loss {record['loss']:.4f}  "
             rate = f"  {record['examples'] / max(record['seconds']['train'], 1e-9):,.0f} examples/s"
         figures = f"NMI {100 * record['val_nmi']:5.1f}  R@1 {100 * record['val_recall@1']:5.1f}{rate}"
-        line = f"epoch {record['epoch']:>2} of {record['epochs']}  {where}validation {figures}"
-        left = self._left(record["epoch"], record)
+        line = f"validation {record['validation']:>2} of {record['planned']}  {where}{figures}"
+        left = self._left(record["validation"], record)
         self._console.print(f"{line}  {left}".rstrip(), highlight=False, soft_wrap=True)
 
     def _left(self, position: float, record: dict[str, Any]) -> str:
-        """Time until all epochs are done, if each takes what one took so far; training may well stop earlier."""
+        """Time until the last that is planned, if each takes what one took so far; training may well stop earlier."""
         if self._first < 0:
-            self._first = max(record["epoch"] - 1, 0)
-        if position <= self._first or position >= record["epochs"]:
+            self._first = max(record["validation"] - 1, 0)
+        if position <= self._first or position >= record["planned"]:
             return ""
         each = (self._clock() - self._began) / (position - self._first)
-        return f"{timedelta(seconds=round(each * (record['epochs'] - position)))} left"
+        return f"{timedelta(seconds=round(each * (record['planned'] - position)))} left"

@@ -23,11 +23,11 @@ from ..models.metric import MetricModel, untrained
 from .config import Config
 from .mining import mine
 from .partition import count, partitions
-from .run import RunError, RunFolder
+from .run import RunError, RunFolder, current
 from .timing import StageTimes
 from .warmup import CosineSoftmax, warmup_batches
 
-WARMUP_EPOCH = 250  # mini-batches of the warm-up between two validations
+WARMUP_PART = 250  # mini-batches of the warm-up between two validations
 RAMP = 50  # mini-batches in which the warm-up's step grows to its size: full ones harm small untrained weights
 WARMUP = 2**31  # in place of the round, in the seeds of the warm-up
 CG_ITERATIONS = 10  # at once, as in the paper
@@ -41,7 +41,7 @@ AUGMENTATION: dict[str, Callable[[Tensor], Tensor]] = {  # by a little for the s
     ),
 }
 Told = Callable[[dict[str, Any]], None] | None  # someone who wants to know
-COLLAPSE_DROP = 0.1  # below the best validation score so far; on digits, good trainings vary by 0.03 between epochs
+COLLAPSE_DROP = 0.1  # below the best validation score so far; on digits, good trainings vary by 0.03
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Fitted:
     model : MetricModel
         The network and L with the best validation score; the untrained ones if nothing was better.
     history : list of dict
-        One record per validation, as given to `on_epoch`; the first is the untrained model, epoch 0.
+        One record per validation, as given to `on_validation`; the first is of the untrained model.
     best : dict
         The record of `model`.
     stopped : str
@@ -77,7 +77,7 @@ def fit(
     config: Config | None = None,
     run: RunFolder | None = None,
     resume: bool = False,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_validation: Callable[[dict[str, Any]], None] | None = None,
     on_batch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Fitted:
     """Train a network and an orthogonal metric L by SSDML, and keep the model that validates best.
@@ -100,16 +100,21 @@ def fit(
         checkpoint.
     resume : bool
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
-    on_epoch : callable, optional
-        Called after each validation, which ends an epoch: a pass over a partition, or one of the `validations` parts
-        of it, or up to 250 mini-batches of the warm-up. The record: ``epoch`` (of ``epochs``, at most), ``round`` (0:
-        the warm-up), ``partition``, ``loss`` (mean over mini-batches), ``triplets`` (of the pass), ``examples``
-        (trained on, each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean),
+    on_validation : callable, optional
+        Called after each validation: of the untrained model, then after each pass over a partition or, where the
+        setting `validations` is more than 1, each such part of it, and after up to 250 mini-batches of the warm-up.
+        The record: ``validation`` (its number, 0 for the untrained model), ``planned`` (number of the last, unless the
+        training stops early), ``epoch`` (passes over partitions, the one that this is in or ends included, as
+        `max_epochs` counts them; 0: the warm-up), ``round`` (0: the warm-up), ``partition``, ``loss`` (mean over the
+        mini-batches since the validation before), ``triplets`` (of the pass), ``examples`` (trained on since then,
+        each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean),
         ``orthogonality_error`` (largest entry of |LᵀL - I|), ``seconds`` (wall time of each stage since the record
-        before: ``embed``, ``graph``, ``propagate``, ``mine``, ``train``, ``validate``, ``save``).
+        before: ``embed``, ``graph``, ``propagate``, ``mine``, ``train``, ``validate``, ``save``). That of the
+        untrained model lacks what tells of training.
     on_batch : callable, optional
-        Called after each mini-batch with ``epoch``, ``epochs``, ``done`` (mini-batches of this epoch so far),
-        ``batches`` (of this epoch), ``examples`` (of this epoch so far), ``loss`` (of the mini-batch).
+        Called after each mini-batch with ``validation`` (number of the next), ``planned``, ``done`` (mini-batches since
+        the one before), ``batches`` (between the two), ``examples`` (since the one before), ``loss`` (of the
+        mini-batch).
 
     Returns
     -------
@@ -157,12 +162,12 @@ def fit(
         else:
             if run:
                 run.create(config)  # first, as it may be refused
-            training.validate(epoch=0)
+            training.validate(validation=0, epoch=0)
             if not training.history:
                 raise ValueError("network must embed val_images by finite numbers, found NaN or inf before training")
-            if on_epoch:
-                on_epoch(training.history[0])
-        training.to_the_end(run, on_epoch, on_batch)
+            if on_validation:
+                on_validation(training.history[0])
+        training.to_the_end(run, on_validation, on_batch)
     return training.result()
 
 
@@ -201,13 +206,13 @@ class _Training:
         )
         self.per_round = count(labels, config.partition_size)
         self.partitions = config.rounds * self.per_round
-        self.warmups = -(-config.warmup // WARMUP_EPOCH)
+        self.warmups = -(-config.warmup // WARMUP_PART)
         planned = self.partitions * config.epochs
         self.passes = min(planned, config.max_epochs or planned)
-        self.epochs = self.warmups + self.passes * config.validations
+        self.planned = self.warmups + self.passes * config.validations  # validations
         self.done = 0  # parts of the warm-up and then partitions
         self.steps = 0  # on the network
-        self.examples = 0  # trained on in this epoch
+        self.examples = 0  # trained on since the last validation
         self.history: list[dict[str, Any]] = []
         self.propagated: list[Tensor] = []  # by round, of every training image; for reports, nothing is trained on it
         self.times = StageTimes()
@@ -223,34 +228,34 @@ class _Training:
         """Whether all that is planned is done."""
         return (self.done - self.warmups) * self.config.epochs >= self.passes
 
-    def to_the_end(self, run: RunFolder | None, on_epoch: Told, on_batch: Told) -> None:
+    def to_the_end(self, run: RunFolder | None, on_validation: Told, on_batch: Told) -> None:
         """Warm up, then train on one partition after another, saving in between, until there is a reason to stop."""
         if run:
             self.save(run)
         while not (self.stopped or self.over):
             if self.done < self.warmups:
-                self.warm_up(on_epoch, on_batch)
+                self.warm_up(on_validation, on_batch)
             else:
-                self.one_partition(on_epoch, on_batch)
+                self.one_partition(on_validation, on_batch)
             self.done += 1
             if self.over:
                 self.stopped = self.stopped or "finished"
             if run:
                 self.save(run)
 
-    def warm_up(self, on_epoch: Told, on_batch: Told) -> None:
-        """Train on the labelled examples alone, for WARMUP_EPOCH mini-batches or what is left of the warm-up."""
-        config, first = self.config, self.done * WARMUP_EPOCH
+    def warm_up(self, on_validation: Told, on_batch: Told) -> None:
+        """Train on the labelled examples alone, for WARMUP_PART mini-batches or what is left of the warm-up."""
+        config, first = self.config, self.done * WARMUP_PART
         rng = self.seeded(WARMUP, self.done)
-        n_batches = min(WARMUP_EPOCH, config.warmup - first)
+        n_batches = min(WARMUP_PART, config.warmup - first)
         batches = warmup_batches(self.labels, config.batch_size, n_batches, rng)
         losses = (
             self.warmup_step(rows, config.warmup_rate * min(1, (i + 1) / RAMP) * self.decay(i / config.warmup))
             for i, rows in enumerate(batches, first)
         )
-        self.epoch_done(losses, n_batches, on_epoch, on_batch, round=0, partition=0, triplets=0)
+        self.part_done(losses, n_batches, on_validation, on_batch, epoch=0, round=0, partition=0, triplets=0)
 
-    def one_partition(self, on_epoch: Told, on_batch: Told) -> None:
+    def one_partition(self, on_validation: Told, on_batch: Told) -> None:
         """Build the graph of the next partition, mine it, and train on its triplets."""
         config, done = self.config, self.done - self.warmups
         round_, part = divmod(done, self.per_round)
@@ -266,8 +271,8 @@ class _Training:
             return
         mined = mine(z, self.labels[members], config, share, self.times)
         self.keep_propagated(round_, members, mined.propagated)
-        for epoch in range(min(config.epochs, self.passes - done * config.epochs)):
-            through = done * config.epochs + epoch  # passes
+        first = done * config.epochs
+        for through in range(first, min(first + config.epochs, self.passes)):  # passes
             labelled = warmup_batches(self.labels, config.batch_size, mined.n_batches, rng)
             if config.metric_update == "partition" and mined.triplets is not None:
                 with self.times.stage("embed"):
@@ -280,9 +285,9 @@ class _Training:
             )
             before = len(self.history)
             for n_batches in even_parts(mined.n_batches, config.validations):
-                self.epoch_done(
-                    islice(losses, n_batches), n_batches, on_epoch, on_batch,
-                    round=round_ + 1, partition=part + 1, triplets=mined.n_triplets,
+                self.part_done(
+                    islice(losses, n_batches), n_batches, on_validation, on_batch,
+                    epoch=through + 1, round=round_ + 1, partition=part + 1, triplets=mined.n_triplets,
                 )  # fmt: skip
                 if self.stopped:
                     return
@@ -310,11 +315,11 @@ class _Training:
         """Factor of the step at a share of the way."""
         return (1 + math.cos(math.pi * through)) / 2 if self.config.schedule == "cosine" else 1.0
 
-    def epoch_done(
+    def part_done(
         self,
         losses: Iterator[float | None],
         n_batches: int,
-        on_epoch: Told,
+        on_validation: Told,
         on_batch: Told,
         **record: Any,
     ) -> None:
@@ -327,15 +332,15 @@ class _Training:
         if not math.isfinite(loss):
             self.stopped = "diverged"
             return
-        self.validate(epoch=len(self.history), loss=loss, examples=self.examples, **record)
-        if on_epoch:
-            on_epoch(self.history[-1])
+        self.validate(validation=len(self.history), loss=loss, examples=self.examples, **record)
+        if on_validation:
+            on_validation(self.history[-1])
 
     def told(self, losses: Iterator[float | None], n_batches: int, on_batch: Told) -> Iterator[float | None]:
         """Tell of each mini-batch as it is done, and pass its loss on."""
         for done, loss in enumerate(losses, 1):
             if on_batch and loss is not None:
-                place = {"epoch": len(self.history), "epochs": self.epochs, "done": done, "batches": n_batches}
+                place = {"validation": len(self.history), "planned": self.planned, "done": done, "batches": n_batches}
                 on_batch(place | {"examples": self.examples, "loss": loss})
             yield loss
 
@@ -440,7 +445,7 @@ class _Training:
         score = (figures["nmi"] + figures["recall@1"]) / 2
         self.history.append(
             record
-            | {"epochs": self.epochs, "score": score}
+            | {"planned": self.planned, "score": score}
             | {f"val_{name}": value for name, value in figures.items()}
             | {"orthogonality_error": self.average.metric.orthogonality_error(), "seconds": self.times.take()}
         )
@@ -449,7 +454,7 @@ class _Training:
             self.best_model = _copy(self.average.state_dict())
         elif score < best["score"] - COLLAPSE_DROP:
             self.stopped = "collapsed"
-        elif record["epoch"] - max(best["epoch"], self.warmups) >= self.config.patience:
+        elif record["validation"] - max(best["validation"], self.warmups) >= self.config.patience:
             self.stopped = "patience"
 
     def save(self, run: RunFolder) -> None:
@@ -480,7 +485,7 @@ class _Training:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.done = checkpoint["done"]
             self.steps = checkpoint["steps"]
-            self.history = checkpoint["history"]
+            self.history = [current(record) for record in checkpoint["history"]]
             self.propagated = checkpoint["propagated"]
             self.best_model = checkpoint["best_model"]
             self.stopped = checkpoint["stopped"]

@@ -28,9 +28,9 @@ class Mined:
     Attributes
     ----------
     batches : callable
-        Given a random generator, yields the mini-batches of one epoch.
+        Given a random generator, yields the mini-batches of one pass.
     n_batches, n_triplets : int
-        Mini-batches and triplets of one epoch.
+        Mini-batches and triplets of one pass.
     propagated : (N,) int64 array
         The most probable label of each example.
     triplets : (T, 3) int32 or int64 tensor, optional

@@ -45,8 +45,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 class RunFolder:
     """The files of one run.
 
-    ``config.json`` (settings), ``metrics.jsonl`` (one line per epoch), ``model.safetensors`` (the best model so far:
-    network and L), ``propagated.safetensors`` (round by round, what label each unlabelled example got),
+    ``config.json`` (settings), ``metrics.jsonl`` (one line per validation), ``model.safetensors`` (the best model so
+    far: network and L), ``propagated.safetensors`` (round by round, what label each unlabelled example got),
     ``checkpoint.pt`` (all that resuming needs), and at the end ``results.json`` (figures on held-out data) and
     ``embedding.png``; when asked for, ``tensorboard/`` and ``report.html``.
 
@@ -143,7 +143,7 @@ class RunFolder:
         return self._read(self._checkpoint, lambda path: torch.load(path, weights_only=True))
 
     def read_history(self) -> list[dict[str, Any]]:
-        """Return the records of the epochs that :meth:`write_progress` saved last.
+        """Return the records of the validations that :meth:`write_progress` saved last.
 
         Raises
         ------
@@ -152,7 +152,7 @@ class RunFolder:
         """
         lines = self._read(self._metrics, lambda path: path.read_text(encoding="utf-8").splitlines())
         try:
-            return [dict(json.loads(line)) for line in lines]
+            return [current(dict(json.loads(line))) for line in lines]
         except (ValueError, TypeError) as error:
             raise RunError(f"{self._metrics} is damaged: {_first_line(error)}") from None
 
@@ -209,6 +209,14 @@ class RunFolder:
             return read(path)
         except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
             raise RunError(f"{path} is damaged: {_first_line(error)}") from None
+
+
+def current(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a validation, with the names of now where it is an earlier run's, which said epoch."""
+    if "validation" in record:
+        return record
+    older = {"epoch": "validation", "epochs": "planned"}
+    return {older.get(name, name): value for name, value in record.items()}
 
 
 def _json(content: Any, indent: int | None = None) -> str:

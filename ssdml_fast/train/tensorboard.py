@@ -9,13 +9,13 @@ SCALARS = ("loss", "val_nmi", "val_recall@1", "triplets", "examples", "orthogona
 
 
 class TensorBoard:
-    """Logs the records of :func:`ssdml_fast.train.fit`, as its `on_epoch`.
+    """Logs the records of :func:`ssdml_fast.train.fit`, as its `on_validation`.
 
     Parameters
     ----------
     path : path
-        Folder of the logs. A resumed training goes on in it: what was logged of epochs that are trained again is
-        dropped.
+        Folder of the logs. A resumed training goes on in it: what was logged of validations that are made again
+        is dropped.
 
     Raises
     ------
@@ -31,18 +31,18 @@ class TensorBoard:
                 "tensorboard logs need the package tensorboard: pip install 'ssdml-fast[tensorboard]'"
             ) from None
         self._open, self._path = SummaryWriter, path
-        self._writer: Any = None  # opened by the first epoch: a run folder must be empty before
+        self._writer: Any = None  # opened by the first record: a run folder must be empty before
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """Log one epoch."""
-        epoch = record["epoch"]
+        """Log one validation."""
+        step = record["validation"]
         if self._writer is None:
-            self._writer = self._open(str(self._path), purge_step=epoch)
+            self._writer = self._open(str(self._path), purge_step=step)
         for name in SCALARS:
             if name in record:
-                self._writer.add_scalar(name.replace("val_", "validation/"), record[name], epoch)
+                self._writer.add_scalar(name.replace("val_", "validation/"), record[name], step)
         for stage, seconds in record["seconds"].items():
-            self._writer.add_scalar(f"seconds/{stage}", seconds, epoch)
+            self._writer.add_scalar(f"seconds/{stage}", seconds, step)
         self._writer.flush()
 
     def close(self) -> None:
