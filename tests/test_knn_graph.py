@@ -365,7 +365,7 @@ np.savez(path + ".npz", graph=graph.indices, found=found.indices)
 )
 def test_points_on_disk_are_not_brought_into_memory(tmp_path, library, dtype):
     n, d = 3000, 3000
-    x = torch.from_numpy(make_points("clusters", n, d, np.random.default_rng(0))).to(getattr(torch, dtype))
+    x = torch.from_numpy(make_points("gaussian", n, d, np.random.default_rng(0))).to(getattr(torch, dtype))
     x.view(torch.uint8).numpy().tofile(tmp_path / "points")  # 18 or 36 MB; 12 MB beyond what is in use are allowed
     arguments = [str(tmp_path / "points"), library, dtype, str(n), str(d)]
     subprocess.run([sys.executable, "-c", FROM_DISK, *arguments], check=True, timeout=300)
