@@ -123,6 +123,16 @@ void search(std::int64_t queries, std::int64_t base, std::int64_t d, std::int64_
                bytes, silent);
 }
 
+/// Neighbourhoods so wide that they are ranked in another way than those of a partition.
+template <typename T>
+void mine(std::int64_t n, std::int64_t k, int threads) {
+  const std::vector<T> values = points<T>(n, k, 0), distances = points<T>(n, k, 1);
+  Indices indices(n * k), triplets(n * (k / 2) * 3);
+  for (std::int64_t e = 0; e < n * k; ++e) indices[e] = e % k;
+  for (const T* lengths : {static_cast<const T*>(nullptr), distances.data()})
+    mine_triplets(indices.data(), lengths, values.data(), k, nullptr, n, triplets.data(), threads);
+}
+
 template <typename T>
 void update(std::int64_t batch, std::int64_t d, std::int64_t l, double step, int threads) {
   std::vector<T> L(batch * d * l, T(0)), updated(L.size());
@@ -173,7 +183,8 @@ void all(int threads) {
   search<T>(1, 1, 1, 1, threads);
   search<T>(5, 700, 300, 20, threads);
   search<T>(700, 5, 3, 5, threads);
-  partition<T>(1200, 2, 1100, {0, 1200}, 0, threads);
+  partition<T>(600, 2, 550, {0, 600}, 0, threads);  // more neighbours than the points of two blocks
+  mine<T>(5, 1100, threads);
   descend<T>(1, 1, 1, 0, threads);
   descend<T>(9, 5, 5, 7, threads);
   descend<T>(300, 70, 33, 100, threads);
