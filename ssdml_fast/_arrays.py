@@ -137,6 +137,8 @@ def _read_by_interface(x: Any) -> Any:
 def namespace(x: Any, name: str) -> ModuleType:
     """Return the library that `x` belongs to: numpy, torch or cupy."""
     if isinstance(x, np.ndarray):
+        if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name} must not be masked, as kernels would read what the mask hides; fill it or drop it")
         return np
     if is_torch(x):
         if not (x.is_cpu or x.is_cuda):

@@ -30,6 +30,13 @@ def test_refuses_tensors_that_kernels_cannot_read(refuses):
     refuses(TypeError, "x", arrays.namespace, torch.empty(2, device="meta"), "x")
 
 
+def test_refuses_masked_arrays_whose_masks_nobody_would_heed(refuses):
+    masked = np.ma.masked_greater(np.arange(6.0).reshape(3, 2), 4)
+    refuses(TypeError, "x", sf.knn_graph, masked, 1)
+    graph = sf.knn_graph(masked.filled(0), 1)
+    refuses(TypeError, "labels", sf.propagate_labels, graph, np.ma.masked_less(np.arange(3), 1))
+
+
 def test_refuses_arrays_of_another_library(refuses):
     arrays.check_like(np.zeros(1), "y", np.zeros(1))
     arrays.check_like(torch.zeros(1), "y", torch.zeros(1))
