@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "knn_candidates.h"
 #include "knn_filter.h"
 #include "knn_jobs.h"
 #include "knn_nearest.h"
@@ -109,15 +110,14 @@ Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k
 /// Runs the jobs between two filters, each of which is a range of points. They are ordered like the rounds of a
 /// tournament, in which no block plays twice, so that threads seldom wait for the lock of a block; the result does not
 /// depend on the order. `open` says that the rows have not met any columns yet.
-template <typename X>
-void run_jobs(const Filter& rows, const Filter& columns, bool open, Nearest<X>& nearest, std::vector<std::mutex>& locks,
+void run_jobs(const Filter& rows, const Filter& columns, bool open, Candidates& nearest, std::vector<std::mutex>& locks,
               std::vector<Scratch>& scratches, Team& team, double share_before, double share_after) {
   const bool within = nearest.join && &rows == &columns;
-  const std::int64_t row_blocks = Jobs<X>::blocks(rows), column_blocks = Jobs<X>::blocks(columns);
+  const std::int64_t row_blocks = Jobs::blocks(rows), column_blocks = Jobs::blocks(columns);
   const std::int64_t rounds = column_blocks + within, total = rounds * row_blocks;
   std::mutex* const row_locks = &locks[rows.first / kBlock];
   std::mutex* const column_locks = nearest.join ? &locks[columns.first / kBlock] : nullptr;
-  const Jobs<X> jobs(rows, columns, nearest);
+  const Jobs jobs(rows, columns, nearest);
   std::atomic<std::int64_t> next{0};
 
 #pragma omp parallel num_threads(team.threads)
@@ -128,20 +128,20 @@ void run_jobs(const Filter& rows, const Filter& columns, bool open, Nearest<X>& 
       const std::int64_t j = (round - 1 - i + row_blocks) % row_blocks;
       if (i >= j) continue;
       const std::scoped_lock guard(row_locks[i], row_locks[j]);
-      jobs.template run<true>(i, j, scratch);
+      jobs.run<true>(i, j, scratch);
     } else if (open && round == 0) {
       const std::lock_guard guard(row_locks[i]);
       if (within)
-        jobs.template open<true>(i, i, scratch);
+        jobs.open<true>(i, i, scratch);
       else
-        jobs.template open<false>(i, i % column_blocks, scratch);
+        jobs.open<false>(i, i % column_blocks, scratch);
     } else if (nearest.join) {
       const std::int64_t j = (i + round) % column_blocks;
       const std::scoped_lock guard(row_locks[i], column_locks[j]);
-      jobs.template run<true>(i, j, scratch);
+      jobs.run<true>(i, j, scratch);
     } else {
       const std::lock_guard guard(row_locks[i]);
-      jobs.template run<false>(i, (i + round) % column_blocks, scratch);
+      jobs.run<false>(i, (i + round) % column_blocks, scratch);
     }
     team.poll(share_before + (share_after - share_before) * static_cast<double>(job + 1) / static_cast<double>(total));
   }

@@ -177,6 +177,11 @@ def silhouette(embedding: Any, labels: Any) -> float:
     from sklearn.metrics import silhouette_score  # deferred, as above
 
     embedding, labels = _check(embedding, labels)
+    classes = len(np.unique(labels))
+    if not 2 <= classes < len(labels):
+        raise ValueError(
+            f"labels must hold at least two classes, and fewer than points, found {classes} for {len(labels)} points"
+        )
     return float(silhouette_score(embedding.astype(np.float64), labels))
 
 

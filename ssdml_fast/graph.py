@@ -282,7 +282,15 @@ class LabelPosteriors:
 
     @property
     def labels(self) -> Any:
-        """(N,) int64 array: the most probable class of each point, the smallest of equals; needs a labelled point."""
+        """(N,) int64 array: the most probable class of each point, the smallest of equals.
+
+        Raises
+        ------
+        ValueError
+            If no point was labelled, so that there is no class.
+        """
+        if not arrays.is_compiling(self.classes) and len(self.classes) == 0:  # a compiler cannot know
+            raise ValueError("labels must hold at least one labelled point for a class to be the most probable")
         return self.classes[self.posteriors.argmax(1)]
 
     def __repr__(self) -> str:

@@ -72,7 +72,7 @@ def test_evaluate_reports_the_same_figures(run):
     assert rows(narrow.output) == rows(output)  # nothing is cut off in a terminal of the usual width
 
 
-def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, tmp_path, monkeypatch):
+def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, quick_maps, tmp_path, monkeypatch):
     validate = loop._Training.validate
 
     def interrupted(training, **record):
@@ -110,7 +110,7 @@ app()
 
 
 @pytest.mark.parametrize("file", [5, 6])  # the second checkpoint before it is put in place, and what follows it
-def test_a_killed_training_loses_only_what_came_after_its_last_checkpoint(run, tmp_path, file):
+def test_a_killed_training_loses_only_what_came_after_its_last_checkpoint(run, quick_maps, tmp_path, file):
     path = tmp_path / "run"
     command = [sys.executable, "-c", KILLED, str(file), "train", "--out", str(path), *TINY]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
@@ -191,7 +191,7 @@ def test_other_misuse_is_one_clear_error(run, tmp_path):
         assert message in " ".join(result.output.split()) and "Traceback" not in result.output
 
 
-def test_a_full_disk_is_one_clear_error_and_what_was_saved_stays(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_clear_error_and_what_was_saved_stays(quick_maps, tmp_path, monkeypatch):
     save, saved = torch.save, []
 
     def full(content, path):
@@ -223,7 +223,7 @@ def images(tmp_path):
     return tmp_path
 
 
-def test_files_are_trained_on_with_the_papers_network_and_a_config_file(images, tmp_path, monkeypatch):
+def test_files_are_trained_on_with_the_papers_network_and_a_config_file(images, quick_maps, tmp_path, monkeypatch):
     (tmp_path / "my.toml").write_text(
         f'data = "mnist:{images}"\nlabels_per_class = 5\nrounds = 1\nepochs = 2\ngamma = 0.8\nwarmup = 3\n'
     )
@@ -243,7 +243,7 @@ def test_files_are_trained_on_with_the_papers_network_and_a_config_file(images, 
     assert result.exit_code == 2 and "found no such folder" in " ".join(result.output.split())
 
 
-def test_the_papers_recipe_and_what_overrides_it(images, tmp_path):
+def test_the_papers_recipe_and_what_overrides_it(images, quick_maps, tmp_path):
     (tmp_path / "my.toml").write_text('recipe = "paper"\nmax_epochs = 1\nneighbors = 4\n')
     path = tmp_path / "run"
     arguments = ["--data", f"mnist:{images}", "--config", tmp_path / "my.toml", "--gamma", 0.9, "--out", path]
@@ -255,7 +255,7 @@ def test_the_papers_recipe_and_what_overrides_it(images, tmp_path):
     assert result.exit_code == 2 and "recipe must be one of 'default', 'paper'" in " ".join(result.output.split())
 
 
-def test_features_are_trained_on_without_a_network_and_evaluated(tmp_path):
+def test_features_are_trained_on_without_a_network_and_evaluated(quick_maps, tmp_path):
     rng = np.random.default_rng(0)
     y = np.arange(120) % 3
     x = np.eye(3)[y] @ rng.normal(size=(3, 10)) + 0.3 * rng.normal(size=(120, 10))

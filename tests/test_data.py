@@ -408,9 +408,12 @@ def test_grey_images_as_an_array_get_their_channel(tmp_path):
         ({"x": np.ones((2, 2)), "y": np.array([0, -1])}, "at least 0"),
         ({"x": np.ones((3, 2)), "y": np.array([0, 1])}, "x in .* one row for each of 2 labels"),
         ({"x": np.array([[np.inf], [1]]), "y": np.array([0, 1])}, "must be finite"),
+        ({"x": np.array([[1e300], [1]]), "y": np.array([0, 1])}, "must be finite, as float32 too"),
+        ({"x": np.ones((0, 2)), "y": np.zeros(0, int)}, "x in .* must hold at least one example"),
         ({"x": np.array([[{}], [1]], object), "y": np.array([0, 1])}, "cannot be read"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_features_are_told(tmp_path, arrays, message):
     np.savez(tmp_path / "f.npz", **arrays)
     with pytest.raises(DataError, match=message):

@@ -93,6 +93,14 @@ def test_silhouette_is_sklearns_and_a_report_holds_all_figures():
     assert figures == score_embedding(x, labels) | {"map@r": map_at_r(x, labels), "silhouette": silhouette(x, labels)}
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3]])
+def test_silhouette_needs_classes_to_compare(labels):
+    with pytest.raises(
+        ValueError, match=f"labels must hold at least two classes.* found {len(set(labels))} for 4 points"
+    ):
+        silhouette(np.arange(4.0)[:, None], np.array(labels))
+
+
 def test_torch_and_numpy_give_the_same_figures():
     x, labels = blobs()
     assert score_embedding(torch.from_numpy(x), torch.from_numpy(labels)) == score_embedding(x, labels)

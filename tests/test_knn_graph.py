@@ -365,7 +365,7 @@ np.savez(path + ".npz", graph=graph.indices, found=found.indices)
 )
 def test_points_on_disk_are_not_brought_into_memory(tmp_path, library, dtype):
     n, d = 3000, 3000
-    x = torch.from_numpy(make_points("clusters", n, d, np.random.default_rng(0))).to(getattr(torch, dtype))
+    x = torch.from_numpy(make_points("gaussian", n, d, np.random.default_rng(0))).to(getattr(torch, dtype))
     x.view(torch.uint8).numpy().tofile(tmp_path / "points")  # 18 or 36 MB; 12 MB beyond what is in use are allowed
     arguments = [str(tmp_path / "points"), library, dtype, str(n), str(d)]
     subprocess.run([sys.executable, "-c", FROM_DISK, *arguments], check=True, timeout=300)
@@ -550,6 +550,8 @@ def with_entry(x, value):
         (TypeError, "k", {"k": "3"}),
         (TypeError, "k", {"k": None}),
         (ValueError, "k", {"k": 4, "ptr": np.array([0, 4, 12])}),
+        (ValueError, "x", {"x": X[:1], "k": 1}),
+        (ValueError, "x", {"k": 1, "ptr": np.array([0, 1, 12])}),
         (ValueError, "metric", {"metric": "manhattan"}),
         (ValueError, "metric", {"metric": None}),
         (TypeError, "ptr", {"ptr": [0, 12]}),
@@ -596,7 +598,7 @@ def test_refuses_torch_tensors_that_numpy_arrays_would_be_refused(refuses):
         (ValueError, "base", {"base": np.full_like(X, np.nan)}),
         (ValueError, "k", {"k": 0}),
         (ValueError, "k", {"k": 13}),
-        (ValueError, "k", {"base": X[:0]}),
+        (ValueError, "base", {"base": X[:0]}),
         (ValueError, "metric", {"metric": "manhattan"}),
         (ValueError, "num_threads", {"num_threads": 0}),
     ],

@@ -129,7 +129,10 @@ def test_undecided_where_no_label_is_connected():
     np.testing.assert_array_equal(propagated.posteriors[20:], 1 / 3)
     assert (propagated.labels[20:] == 2).all() and propagated.labels[3] == 5
     np.testing.assert_array_equal(sf.propagate_labels(graph, np.full(45, 7)).posteriors, 1)
-    assert sf.propagate_labels(graph, np.full(45, -1)).posteriors.shape == (45, 0)
+    propagated = sf.propagate_labels(graph, np.full(45, -1))
+    assert propagated.posteriors.shape == (45, 0)
+    with pytest.raises(ValueError, match="at least one labelled point"):
+        propagated.labels  # noqa: B018
 
 
 def test_a_popular_class_does_not_swallow_the_others():

@@ -82,11 +82,14 @@ def _labels(arrays: dict[str, np.ndarray], suffix: str, path: Path) -> np.ndarra
 
 
 def _examples(x: np.ndarray, name: str, n: int) -> np.ndarray:
+    if n == 0:
+        raise DataError(f"{name} must hold at least one example, found shape {x.shape}")
     if x.ndim < 2 or len(x) != n or x.dtype.kind not in "fiu":
         raise DataError(f"{name} must be numbers, one row for each of {n} labels, found {x.dtype} of shape {x.shape}")
     if x.dtype == np.uint8 and x.ndim > 2:
         return np.asarray(x[:, None] if x.ndim == 3 else x)
-    x = np.asarray(x, np.float32)
+    with np.errstate(over="ignore"):  # told below
+        x = np.asarray(x, np.float32)
     if not np.isfinite(x).all():
-        raise DataError(f"{name} must be finite")
+        raise DataError(f"{name} must be finite, as float32 too")
     return x

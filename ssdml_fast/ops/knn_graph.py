@@ -150,6 +150,8 @@ def knn_search(
     if base.shape[1] != queries.shape[1]:
         raise ValueError(f"base must have {queries.shape[1]} columns like queries, found shape {tuple(base.shape)}")
     check_countable(len(base), "base")
+    if len(base) == 0:
+        raise ValueError(f"base must hold at least one point, found shape {tuple(base.shape)}")
     k = arrays.as_int(k, "k", 1, len(base), f" with {len(base)} base points")
     metric = arrays.as_choice(metric, "metric", METRICS)
     num_threads = arrays.as_threads(num_threads)
@@ -217,6 +219,8 @@ def compute(x, k, metric, ptr, num_threads, progress=None):
     sizes = np.diff(bounds)
     smallest = int(sizes[sizes > 0].min(initial=n))
     of = "points" if ptr is None else "points in the smallest segment"
+    if n and smallest == 1:
+        raise ValueError(f"x must hold at least 2 {of}, found 1")
     k = arrays.as_int(k, "k", 1, smallest - 1 if n else None, f" with {smallest} {of}")
     largest = int(sizes.max(initial=0))
     check_countable(largest, "x")

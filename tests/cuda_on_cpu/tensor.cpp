@@ -16,12 +16,19 @@ const std::uint64_t* exchange_addresses(const void* address) {
   return cuda_on_cpu::exchange(cuda_on_cpu::Collective::shuffle, kAllLanes, reinterpret_cast<std::uintptr_t>(address));
 }
 
-float entry(std::uint32_t pair, unsigned which) {
-  return static_cast<float>(static_cast<double>(float16{static_cast<std::uint16_t>(pair >> 16 * which)}));
-}
-
+/// A lane's entries of both factors, two in each of its registers.
 struct Operands {
-  const std::uint32_t *a, *b;
+  float a[4][2], b[2][2];
+
+  Operands(const std::uint32_t (&a_)[4], const std::uint32_t (&b_)[2]) {
+    for (unsigned r = 0; r < 4; ++r) unpack(a_[r], a[r]);
+    for (unsigned r = 0; r < 2; ++r) unpack(b_[r], b[r]);
+  }
+
+  static void unpack(std::uint32_t pair, float (&entries)[2]) {
+    for (unsigned e = 0; e < 2; ++e)
+      entries[e] = static_cast<float>(static_cast<double>(float16{static_cast<std::uint16_t>(pair >> 16 * e)}));
+  }
 };
 
 }  // namespace
@@ -36,18 +43,22 @@ void load_tiles(std::uint32_t (&tile)[4], const void* row) {
 
 void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   const unsigned lane = cuda_on_cpu::thread_index.x % 32;
-  const Operands own{a, b};
+  const Operands own(a, b);
   const std::uint64_t* const lanes = exchange_addresses(&own);
-  for (unsigned e = 0; e < 4; ++e) {
-    const unsigned row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
+  float left[2][16], right[2][16];  // the two rows and the two columns of this lane's entries
+  for (unsigned p = 0; p < 16; p += 2)
+    for (unsigned i = 0; i < 2; ++i) {
+      const auto* const of_row = reinterpret_cast<const Operands*>(lanes[lane / 4 * 4 + p % 8 / 2]);
+      const auto* const of_column = reinterpret_cast<const Operands*>(lanes[(lane % 4 * 2 + i) * 4 + p % 8 / 2]);
+      std::memcpy(&left[i][p], of_row->a[i + p / 8 * 2], sizeof(float[2]));
+      std::memcpy(&right[i][p], of_column->b[p / 8], sizeof(float[2]));
+    }
+  for (unsigned e = 0; e < 4; ++e)
     for (unsigned p = 0; p < 16; ++p) {
-      const auto* const left = reinterpret_cast<const Operands*>(lanes[row % 8 * 4 + p % 8 / 2]);
-      const auto* const right = reinterpret_cast<const Operands*>(lanes[column * 4 + p % 8 / 2]);
-      const float product = entry(left->a[row / 8 + p / 8 * 2], p % 2) * entry(right->b[p / 8], p % 2);
+      const float product = left[e / 2][p] * right[e % 2][p];
       // Nearly as inexact as it may be: to nearest, then toward zero.
       sum[e] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(sum[e] + product) & ~1u);
     }
-  }
   cuda_on_cpu::exchange(cuda_on_cpu::Collective::barrier, kAllLanes, 0);
 }
 
