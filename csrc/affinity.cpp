@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "affinity_direct.h"
 #include "affinity_eliminate.h"
 #include "affinity_modes.h"
 #include "affinity_relax.h"
@@ -26,6 +27,8 @@ constexpr int kSweepsBeforeModes = 4;  // until the columns of popular points ar
 constexpr double kOmega = 1.3;         // best where few modes are slow; adapted where many are
 constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
 constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
+
+constexpr std::int64_t kDirect = 640;  // points of the largest component that is solved directly
 
 /// What all columns of one component write to.
 struct Component {
@@ -194,6 +197,53 @@ void solve_component(const Component& part, const Modes<T>& modes, std::int64_t 
   places = solve_columns<T>(part, modes, places, !last, columns, outcome, proceed);
 }
 
+/// What was solved directly.
+struct Direct {
+  std::vector<char> solved;  // for each component
+  std::int64_t points = 0;
+  double error = 0;
+  bool stopped = false;
+};
+
+/// Solves small components directly, one per thread, but for those that this does not get within `tol`.
+template <typename T>
+Direct solve_directly(const Problem& problem, const Components& components, double tol, double* forward,
+                      double* backward, T* class_mass, int num_threads, Progress& progress) {
+  Direct result{std::vector<char>(components.count(), false)};
+  std::vector<std::int64_t> small;
+  std::int64_t most = 0, work = 0;
+  for (std::int64_t s = 0; s < components.count(); ++s) {
+    const auto n = static_cast<std::int64_t>(components[s].size());
+    if (n > kDirect || problem.k == 0) continue;
+    small.push_back(s);
+    most = std::max(most, n);
+    work += n * n * n / 8;
+  }
+  const auto count = static_cast<std::int64_t>(small.size());
+  if (count == 0) return result;
+  Team team(static_cast<int>(std::min<std::int64_t>(threads_for(work, num_threads), count)), progress);
+  std::vector<DirectSolver> solvers;
+  for (int t = 0; t < team.threads; ++t) solvers.emplace_back(problem, most);
+  std::vector<double> error(count, std::numeric_limits<double>::infinity());
+  std::atomic<std::int64_t> points{0};
+  team.each(count, 1, [&](std::int64_t c, std::int64_t) {
+    DirectSolver& solver = solvers[thread_index()];
+    const auto members = components[small[c]];
+    error[c] = solver.solve(members, components.place);
+    if (error[c] <= tol) solver.write(forward, backward, class_mass);
+    points += static_cast<std::int64_t>(members.size());
+    team.poll(static_cast<double>(points) / static_cast<double>(components.points.size()));
+  });
+  for (std::int64_t c = 0; c < count; ++c) {
+    if (!(error[c] <= tol)) continue;
+    result.solved[small[c]] = true;
+    result.points += static_cast<std::int64_t>(components[small[c]].size());
+    result.error = std::max(result.error, error[c]);
+  }
+  result.stopped = team.stopped();
+  return result;
+}
+
 }  // namespace
 
 template <typename T>
@@ -205,11 +255,16 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
   std::vector<double> forward(n * k), backward(n * k);
   const double target = std::max(tol - 1.02 * unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
   Outcome outcome;
-  bool proceeding = true;
-  std::int64_t points_done = 0;
   std::fill_n(class_mass, n * classes, T(0));
+  const Problem problem{indices, weights, k, labels, classes, gamma};
+  Direct direct =
+      solve_directly(problem, components, target, forward.data(), backward.data(), class_mass, num_threads, progress);
+  outcome.error = direct.error;
+  bool proceeding = !direct.stopped;
+  std::int64_t points_done = direct.points;
 
   for (std::int64_t s = 0; s < components.count() && proceeding; ++s) {
+    if (direct.solved[s]) continue;
     const Graph graph(indices, weights, k, components[s], components.place);
     const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
     const auto proceed = [&](double share) {
