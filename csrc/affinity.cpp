@@ -19,7 +19,7 @@ using namespace walk;
 /// How many slow modes to take out of a component of n points: a multiple of kWidth. More leave fewer sweeps, but
 /// finding and removing them costs more than it saves, sooner where a loose `tol` needs few sweeps.
 std::int64_t modes_for(std::int64_t n, double tol) {
-  if (n < 512) return 0;
+  if (n < 256) return 0;
   const std::int64_t modes = 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
   return tol < 1e-5 ? modes : std::min<std::int64_t>(modes, 64);
 }
@@ -28,7 +28,9 @@ constexpr double kOmega = 1.3;         // best where few modes are slow; adapted
 constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
 constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
 
-constexpr std::int64_t kDirect = 640;  // points of the largest component that is solved directly
+/// Up to how many points a component is solved directly, which takes about as long as by slow modes and relaxation a
+/// little above: those sweep k edges per point. Bounded, for the memory of n^2 entries and the time between polls.
+std::int64_t most_direct(std::int64_t k) { return std::min<std::int64_t>(320 + 8 * k, 1024); }
 
 /// What all columns of one component write to.
 struct Component {
@@ -214,7 +216,7 @@ Direct solve_directly(const Problem& problem, const Components& components, doub
   std::int64_t most = 0, work = 0;
   for (std::int64_t s = 0; s < components.count(); ++s) {
     const auto n = static_cast<std::int64_t>(components[s].size());
-    if (n > kDirect || problem.k == 0) continue;
+    if (n > most_direct(problem.k) || problem.k == 0) continue;
     small.push_back(s);
     most = std::max(most, n);
     work += n * n * n / 8;

@@ -39,8 +39,8 @@ class DirectSolver {
   /// For components of up to `most` points.
   DirectSolver(const Problem& problem, std::int64_t most)
       : problem_(problem),
-        x_(make_buffer<double>(most * lines_for(most) * kWidth<double>)),
-        scratch_(make_buffer<double>(most * most / 2 + 1)),
+        x_(make_scratch<double>(most * lines_for(most) * kWidth<double>)),
+        scratch_(make_scratch<double>(most * most / 2 + 1)),
         out_(most * problem.k),
         step_(most * problem.k),
         residual_(lines_for(most)),
