@@ -199,51 +199,43 @@ void solve_component(const Component& part, const Modes<T>& modes, std::int64_t 
   places = solve_columns<T>(part, modes, places, !last, columns, outcome, proceed);
 }
 
-/// What was solved directly.
+/// What solving small components came to.
 struct Direct {
-  std::vector<char> solved;  // for each component
-  std::int64_t points = 0;
-  double error = 0;
-  bool stopped = false;
+  std::int64_t points;  // of all of them
+  double error;
+  bool stopped;
 };
 
-/// Solves small components directly, one per thread, but for those that this does not get within `tol`.
+/// Solves all components of up to most_direct() points, one per thread.
 template <typename T>
-Direct solve_directly(const Problem& problem, const Components& components, double tol, double* forward,
-                      double* backward, T* class_mass, int num_threads, Progress& progress) {
-  Direct result{std::vector<char>(components.count(), false)};
-  std::vector<std::int64_t> small;
-  std::int64_t most = 0, work = 0;
+Direct solve_directly(const Problem& problem, const Components& components, double* forward, double* backward,
+                      T* class_mass, int num_threads, Progress& progress) {
+  constexpr std::int64_t together = 8;  // operations at the rate of a product of matrices
+  std::vector<std::span<const std::int64_t>> small;
+  std::int64_t most = 0, points = 0, work = 0;
   for (std::int64_t s = 0; s < components.count(); ++s) {
     const auto n = static_cast<std::int64_t>(components[s].size());
-    if (n > most_direct(problem.k) || problem.k == 0) continue;
-    small.push_back(s);
+    if (n > most_direct(problem.k)) continue;
+    small.push_back(components[s]);
     most = std::max(most, n);
-    work += n * n * n / 8;
+    points += n;
+    work += n * n * (n / together + problem.k);
   }
   const auto count = static_cast<std::int64_t>(small.size());
-  if (count == 0) return result;
+  if (count == 0) return {0, 0.0, false};
   Team team(static_cast<int>(std::min<std::int64_t>(threads_for(work, num_threads), count)), progress);
   std::vector<DirectSolver> solvers;
   for (int t = 0; t < team.threads; ++t) solvers.emplace_back(problem, most);
-  std::vector<double> error(count, std::numeric_limits<double>::infinity());
-  std::atomic<std::int64_t> points{0};
+  std::vector<double> error(count, 0.0);
+  std::atomic<std::int64_t> done{0};
   team.each(count, 1, [&](std::int64_t c, std::int64_t) {
     DirectSolver& solver = solvers[thread_index()];
-    const auto members = components[small[c]];
-    error[c] = solver.solve(members, components.place);
-    if (error[c] <= tol) solver.write(forward, backward, class_mass);
-    points += static_cast<std::int64_t>(members.size());
-    team.poll(static_cast<double>(points) / static_cast<double>(components.points.size()));
+    error[c] = solver.solve(small[c], components.place);
+    solver.write(forward, backward, class_mass);
+    done += static_cast<std::int64_t>(small[c].size());
+    team.poll(static_cast<double>(done) / static_cast<double>(components.points.size()));
   });
-  for (std::int64_t c = 0; c < count; ++c) {
-    if (!(error[c] <= tol)) continue;
-    result.solved[small[c]] = true;
-    result.points += static_cast<std::int64_t>(components[small[c]].size());
-    result.error = std::max(result.error, error[c]);
-  }
-  result.stopped = team.stopped();
-  return result;
+  return {points, *std::max_element(error.begin(), error.end()), team.stopped()};
 }
 
 }  // namespace
@@ -259,14 +251,14 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
   Outcome outcome;
   std::fill_n(class_mass, n * classes, T(0));
   const Problem problem{indices, weights, k, labels, classes, gamma};
-  Direct direct =
-      solve_directly(problem, components, target, forward.data(), backward.data(), class_mass, num_threads, progress);
+  const Direct direct =
+      solve_directly(problem, components, forward.data(), backward.data(), class_mass, num_threads, progress);
   outcome.error = direct.error;
   bool proceeding = !direct.stopped;
   std::int64_t points_done = direct.points;
 
   for (std::int64_t s = 0; s < components.count() && proceeding; ++s) {
-    if (direct.solved[s]) continue;
+    if (static_cast<std::int64_t>(components[s].size()) <= most_direct(k)) continue;
     const Graph graph(indices, weights, k, components[s], components.place);
     const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
     const auto proceed = [&](double share) {
