@@ -19,7 +19,7 @@ using namespace walk;
 /// How many slow modes to take out of a component of n points: a multiple of kWidth. More leave fewer sweeps, but
 /// finding and removing them costs more than it saves, sooner where a loose `tol` needs few sweeps.
 std::int64_t modes_for(std::int64_t n, double tol) {
-  if (n < 256) return 0;
+  if (n < 512) return 0;
   const std::int64_t modes = 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
   return tol < 1e-5 ? modes : std::min<std::int64_t>(modes, 64);
 }
@@ -28,9 +28,9 @@ constexpr double kOmega = 1.3;         // best where few modes are slow; adapted
 constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
 constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
 
-/// Up to how many points a component is solved directly, which takes about as long as by slow modes and relaxation a
-/// little above: those sweep k edges per point. Bounded, for the memory of n^2 entries and the time between polls.
-std::int64_t most_direct(std::int64_t k) { return std::min<std::int64_t>(320 + 8 * k, 1024); }
+/// Up to how many points a component is solved directly: where that takes about as long as slow modes and relaxation,
+/// which sweep k edges per point. No fewer than have no modes, and bounded for memory and the time between polls.
+std::int64_t most_direct(std::int64_t k) { return std::clamp<std::int64_t>(320 + 8 * k, 511, 1024); }
 
 /// What all columns of one component write to.
 struct Component {
