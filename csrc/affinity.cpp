@@ -27,6 +27,7 @@ constexpr int kSweepsBeforeModes = 4;  // until the columns of popular points ar
 constexpr double kOmega = 1.3;         // best where few modes are slow; adapted where many are
 constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
 constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
+constexpr double kModesTol = 5e-10;    // what float64 reaches with modes, unless they nearly coincide; then without
 
 /// Up to how many points a component is solved directly: where that takes about as long as slow modes and relaxation,
 /// which sweep k edges per point. No fewer than have no modes, and bounded for memory and the time between polls.
@@ -282,13 +283,16 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
       return Modes<M>(graph, modes_for(graph.n, tol), {gamma, kOmega}, kSweepsBeforeModes, num_threads,
                       [&] { return proceed(0); });
     };
+    const auto left = [&] { return !unsolved.empty() || (mass.empty() && !labelled.empty()); };
+    const bool demanding = target < kModesTol;
     if (sizeof(T) == 4 && graph.n >= kSmall && target > kFloatTol) {
       const Modes<float> modes = find_modes(float{});
       solve(modes, false);
-      if (!unsolved.empty() || (mass.empty() && !labelled.empty())) solve(Modes<double>(graph, modes), true);
+      if (left()) solve(Modes<double>(graph, modes), demanding);
     } else {
-      solve(find_modes(double{}), true);
+      solve(find_modes(double{}), demanding);
     }
+    if (left()) solve(Modes<double>(graph, 0, {gamma, kOmega}, 0, num_threads, [] { return true; }), true);
 
     if (!proceeding) break;
     outcome.error = std::max(outcome.error, columns.complete(outcome.error));
