@@ -1,4 +1,5 @@
-"""Affinities on the edges, all to 1e-6, beside the dense closed form and sparse iterations; and class posteriors.
+"""Affinities on the edges, all to 1e-6, beside the dense closed form and sparse iterations, of one graph and of many
+small ones in one call; and class posteriors.
 
 SciPy's BiCGStab is left out: on these graphs it stops at errors of 1e-4 and more.
 """
@@ -13,7 +14,7 @@ import pytest
 import scipy.linalg
 import scipy.sparse.linalg
 import torch
-from inputs import full_only, graph, labels, mnist_classes, mnist_labels
+from inputs import full_only, graph, labels, mnist_classes, mnist_labels, points
 from sklearn.semi_supervised import LabelSpreading
 
 import ssdml_fast as sf
@@ -200,6 +201,78 @@ def test_growth(race, shape, method):
         np.testing.assert_allclose(affinity.values[points], exact_rows(here, y, points), rtol=0, atol=tol + 1e-8)
 
     race(lambda: sf.propagate_affinity(here, y, GAMMA, tol), check)
+
+
+# ---- many small segments ---------------------------------------------------------------------------------------------
+
+SEGMENTED = {
+    "clustered-100x90-k10": ("clustered", 100, 90, 128, 10),
+    "clustered-30x300-k10": ("clustered", 30, 300, 128, 10),
+    "uniform-30x300-k50": ("uniform", 30, 300, 128, 50),
+    "clustered-10x900-k10": ("clustered", 10, 900, 128, 10),
+}
+
+
+@functools.cache
+def segmented(kind, segments, n, d, k):
+    """kNN graph within each of as many `segments` of n points."""
+    return sf.knn_graph(points(kind, segments * n, d), k, ptr=np.arange(segments + 1) * n)
+
+
+def batched(invert):
+    """Closed form of all segments by one batched call to torch, which factorises each with LAPACK."""
+
+    def method(graph, y):
+        segments = len(graph.ptr) - 1
+        n = graph.n // segments
+        indices = torch.from_numpy(graph.indices - np.arange(graph.n)[:, None] // n * n).reshape(segments, n, graph.k)
+        source = torch.from_numpy(sources(y)).reshape(segments, n, -1)
+        labelled = torch.from_numpy(np.flatnonzero(y >= 0))
+        segment, place, column = labelled // n, labelled % n, torch.from_numpy(y)[labelled]
+
+        def call():
+            matrix = torch.eye(n, dtype=torch.float64).repeat(segments, 1, 1).scatter_(2, indices, -GAMMA / graph.k)
+            walk = invert(matrix).mul_(1 - GAMMA)
+            walk[segment, :, place] = (walk @ source)[segment, :, column]
+            values = walk.gather(2, indices).add_(walk.mT.gather(2, indices)).div_(2)
+            return values.reshape(graph.n, graph.k).numpy()
+
+        return call
+
+    return method
+
+
+def solve_identity(matrix):
+    return torch.linalg.solve_ex(matrix, torch.eye(matrix.shape[-1], dtype=matrix.dtype)).result
+
+
+BATCHED = {
+    "ssdml_fast": ours,
+    "torch inv float64, batched": batched(lambda matrix: torch.linalg.inv_ex(matrix).inverse),
+    "torch solve float64, batched": batched(solve_identity),
+}
+
+
+@functools.cache
+def expected_of_segments(shape):
+    here = segmented(*SEGMENTED[shape])
+    y = labels(here.n)
+    return np.concatenate(
+        [
+            sf.reference.propagate_affinity(sf.KnnGraph(here.indices[low:high] - low), y[low:high], GAMMA).values
+            for low, high in itertools.pairwise(here.ptr)
+        ]
+    )
+
+
+@pytest.mark.parametrize("method", BATCHED)
+@pytest.mark.parametrize("shape", SEGMENTED)
+def test_small_segments(race, shape, method):
+    def check(values):
+        np.testing.assert_allclose(values, expected_of_segments(shape), rtol=0, atol=TOL)
+
+    here = segmented(*SEGMENTED[shape])
+    race(BATCHED[method](here, labels(here.n)), check)
 
 
 # ---- class posteriors ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "affinity_direct.h"
 #include "affinity_eliminate.h"
 #include "affinity_modes.h"
 #include "affinity_relax.h"
@@ -26,6 +27,11 @@ constexpr int kSweepsBeforeModes = 4;  // until the columns of popular points ar
 constexpr double kOmega = 1.3;         // best where few modes are slow; adapted where many are
 constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
 constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
+constexpr double kModesTol = 5e-10;    // what float64 reaches with modes, unless they nearly coincide; then without
+
+/// Up to how many points a component is solved directly: where that takes about as long as slow modes and relaxation,
+/// which sweep k edges per point. No fewer than have no modes, and bounded for memory and the time between polls.
+std::int64_t most_direct(std::int64_t k) { return std::clamp<std::int64_t>(320 + 8 * k, 511, 1024); }
 
 /// What all columns of one component write to.
 struct Component {
@@ -194,6 +200,45 @@ void solve_component(const Component& part, const Modes<T>& modes, std::int64_t 
   places = solve_columns<T>(part, modes, places, !last, columns, outcome, proceed);
 }
 
+/// What solving small components came to.
+struct Direct {
+  std::int64_t points;  // of all of them
+  double error;
+  bool stopped;
+};
+
+/// Solves all components of up to most_direct() points, one per thread.
+template <typename T>
+Direct solve_directly(const Problem& problem, const Components& components, double* forward, double* backward,
+                      T* class_mass, int num_threads, Progress& progress) {
+  constexpr std::int64_t together = 8;  // operations at the rate of a product of matrices
+  std::vector<std::span<const std::int64_t>> small;
+  std::int64_t most = 0, points = 0, work = 0;
+  for (std::int64_t s = 0; s < components.count(); ++s) {
+    const auto n = static_cast<std::int64_t>(components[s].size());
+    if (n > most_direct(problem.k)) continue;
+    small.push_back(components[s]);
+    most = std::max(most, n);
+    points += n;
+    work += n * n * (n / together + problem.k);
+  }
+  const auto count = static_cast<std::int64_t>(small.size());
+  if (count == 0) return {0, 0.0, false};
+  Team team(static_cast<int>(std::min<std::int64_t>(threads_for(work, num_threads), count)), progress);
+  std::vector<DirectSolver> solvers;
+  for (int t = 0; t < team.threads; ++t) solvers.emplace_back(problem, most);
+  std::vector<double> error(count, 0.0);
+  std::atomic<std::int64_t> done{0};
+  team.each(count, 1, [&](std::int64_t c, std::int64_t) {
+    DirectSolver& solver = solvers[thread_index()];
+    error[c] = solver.solve(small[c], components.place);
+    solver.write(forward, backward, class_mass);
+    done += static_cast<std::int64_t>(small[c].size());
+    team.poll(static_cast<double>(done) / static_cast<double>(components.points.size()));
+  });
+  return {points, *std::max_element(error.begin(), error.end()), team.stopped()};
+}
+
 }  // namespace
 
 template <typename T>
@@ -205,11 +250,16 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
   std::vector<double> forward(n * k), backward(n * k);
   const double target = std::max(tol - 1.02 * unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
   Outcome outcome;
-  bool proceeding = true;
-  std::int64_t points_done = 0;
   std::fill_n(class_mass, n * classes, T(0));
+  const Problem problem{indices, weights, k, labels, classes, gamma};
+  const Direct direct =
+      solve_directly(problem, components, forward.data(), backward.data(), class_mass, num_threads, progress);
+  outcome.error = direct.error;
+  bool proceeding = !direct.stopped;
+  std::int64_t points_done = direct.points;
 
   for (std::int64_t s = 0; s < components.count() && proceeding; ++s) {
+    if (static_cast<std::int64_t>(components[s].size()) <= most_direct(k)) continue;
     const Graph graph(indices, weights, k, components[s], components.place);
     const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
     const auto proceed = [&](double share) {
@@ -233,13 +283,16 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
       return Modes<M>(graph, modes_for(graph.n, tol), {gamma, kOmega}, kSweepsBeforeModes, num_threads,
                       [&] { return proceed(0); });
     };
+    const auto left = [&] { return !unsolved.empty() || (mass.empty() && !labelled.empty()); };
+    const bool demanding = target < kModesTol;
     if (sizeof(T) == 4 && graph.n >= kSmall && target > kFloatTol) {
       const Modes<float> modes = find_modes(float{});
       solve(modes, false);
-      if (!unsolved.empty() || (mass.empty() && !labelled.empty())) solve(Modes<double>(graph, modes), true);
+      if (left()) solve(Modes<double>(graph, modes), demanding);
     } else {
-      solve(find_modes(double{}), true);
+      solve(find_modes(double{}), demanding);
     }
+    if (left()) solve(Modes<double>(graph, 0, {gamma, kOmega}, 0, num_threads, [] { return true; }), true);
 
     if (!proceeding) break;
     outcome.error = std::max(outcome.error, columns.complete(outcome.error));

@@ -19,12 +19,16 @@
 // range of the residual, and no rounding error grows. affinity_walk.h has the graph and its sweep, affinity_modes.h the
 // modes, affinity_relax.h the relaxation, affinity_solve.h how a panel is solved and its error bound.
 //
+// A small component takes none of this: its dense matrix is inverted in float64, and several at once, one per thread
+// (affinity_direct.h; not on a CUDA device).
+//
 // Arithmetic is that of T; a float32 column whose bound does not reach tol is solved again in float64.
 //
 // Requires: indices (n, k) valid neighbours, weights (n, k) finite, none negative, some of each row positive, or null,
 // label in [-1, classes), 0 < gamma < 1, tol > 0. propagate_affinity needs no segments: connected components are found
 // and solved one by one.
-// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes about sqrt(n) / 2.
+// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes about sqrt(n) / 2, and some
+// 12 MiB per thread at most for small components.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +38,7 @@
 namespace ssdml {
 
 struct AffinityReport {
-  std::int64_t iterations;  // sweeps that the slowest column took
+  std::int64_t iterations;  // sweeps that the slowest column took, 0 where none was needed
   double error_bound;       // no entry of values, or posteriors, is further from the exact one
   bool finished;            // false if `progress` asked to stop
 };

@@ -52,6 +52,14 @@ struct Edges {
   std::int64_t count;
 };
 
+/// The share of each of a point's k edges in their weights.
+inline void shares(const double* weights, std::int64_t k, double* share) {
+  const double largest = *std::max_element(weights, weights + k);  // the sum itself might overflow
+  double total = 0;
+  for (std::int64_t r = 0; r < k; ++r) total += weights[r] / largest;
+  for (std::int64_t r = 0; r < k; ++r) share[r] = weights[r] / largest / total;
+}
+
 /// The edges of one connected component in both directions. Its points stand at places 0 .. n - 1, so that neighbours
 /// lie close together in memory.
 struct Graph {
@@ -83,13 +91,7 @@ struct Graph {
         ++in_ptr[to + 1];
       }
     if (weights)
-      for (std::int64_t p = 0; p < n; ++p) {
-        const double* row = weights + points[p] * k;
-        const double largest = *std::max_element(row, row + k);  // the sum itself might overflow
-        double total = 0;
-        for (std::int64_t r = 0; r < k; ++r) total += row[r] / largest;
-        for (std::int64_t r = 0; r < k; ++r) out_share[p * k + r] = row[r] / largest / total;
-      }
+      for (std::int64_t p = 0; p < n; ++p) shares(weights + points[p] * k, k, &out_share[p * k]);
     std::partial_sum(in_ptr.begin(), in_ptr.end(), in_ptr.begin());
     std::vector<std::int64_t> next(in_ptr.begin(), in_ptr.end() - 1);
     for (std::int32_t p = 0; p < n; ++p)

@@ -36,8 +36,9 @@ inline void invert_block(T (&k)[kBlock][kBlock]) {
 
 }  // namespace invert_detail
 
-/// Replaces an n x n matrix, its rows `row` entries apart, by its inverse. No pivoting: meant for matrices whose
-/// symmetric part is at least the identity, on which no pivot can vanish, nor one of the Schur complements below.
+/// Replaces an n x n matrix, its rows `row` entries apart, by its inverse. No pivoting: meant for matrices on which
+/// no pivot can vanish, nor one of the Schur complements below: whose symmetric part is at least the identity, or whose
+/// rows are diagonally dominant.
 /// scratch: n^2 / 2 entries.
 template <typename T>
 void invert(std::int64_t n, T* k, std::int64_t row, T* scratch) {

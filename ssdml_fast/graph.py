@@ -224,7 +224,7 @@ class EdgeAffinity:
     classes : (C,) int64 array
         The label that each column of `class_mass` stands for, ascending.
     iterations : int
-        Sweeps over the graph that the slowest column took.
+        Sweeps over the graph that the slowest column took; 0 where all components were solved directly.
     error_bound : float
         Rigorous upper bound on the largest absolute error of `values`.
 

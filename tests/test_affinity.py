@@ -97,7 +97,7 @@ def test_error_bound_holds_where_rounding_keeps_it_above_tol(isa, case):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n, k", [(400, 10), (259, 50), (257, 1)])
+@pytest.mark.parametrize("n, k", [(520, 10), (743, 50), (257, 1)])
 def test_agrees_with_twin_beyond_one_panel(isa, n, k, dtype):
     rng = np.random.default_rng(n)
     graph = reference.knn_graph(make_points("gaussian", n, 8, rng).astype(dtype), k)
@@ -169,15 +169,85 @@ def pairs(n, k):
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("neighbours", [tributaries, rings, pairs])
 def test_error_bound_holds_where_columns_follow_from_others(neighbours, k, weighted, labelled):
-    n = 300
+    n = 1536 if neighbours is rings else 600  # components too large to be solved directly
     rng = np.random.default_rng(k)
     indices = neighbours(n, k)
     graph = KnnGraph(indices, weights=rng.random(indices.shape) ** 4 + 1e-3 if weighted else None)
     y = np.where(rng.random(n) < labelled, rng.integers(0, 3, n), -1)
-    for gamma in (0.99, 0.3):
+    for gamma in (0.95, 0.3):
         twin = exact(graph, y, gamma)
-        for tol in (1e-6, 1e-11):
+        for tol in (1e-6, 1e-9):
             assert_within_bound(sf.propagate_affinity(graph, y, gamma, tol), twin, tol)
+
+
+def most_direct(k):
+    """Points of the largest component that is solved by its dense matrix, which takes no iterations."""
+    return min(max(320 + 8 * k, 511), 1024)
+
+
+def components(sizes, k, rng):
+    """(N, k) neighbours in connected components: the next point, around the last one, and others at random."""
+    parts = []
+    for n in sizes:
+        others = 2 + np.argsort(rng.random((n, n - 2)), axis=1)[:, : k - 1]
+        parts.append((np.arange(n)[:, None] + np.column_stack([np.ones(n, int), others])) % n)
+    return np.concatenate(parts) + np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)[:, None]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("gamma", [0.999, 0.5])
+@pytest.mark.parametrize("k", [1, 10, 50])
+@pytest.mark.parametrize("direct", [True, False])
+def test_error_bound_holds_on_both_sides_of_the_direct_limit(isa, direct, k, gamma, weighted):
+    n = most_direct(k) + (not direct)
+    rng = np.random.default_rng(k)
+    indices = components([n], k, rng)
+    graph = KnnGraph(indices, weights=rng.random(indices.shape) ** 4 + 1e-3 if weighted else None)
+    for labelled in (0, 0.1):
+        y = np.where(rng.random(n) < labelled, rng.integers(0, 3, n), -1)
+        twin = exact(graph, y, gamma)
+        for tol in (1e-3, 1e-7):
+            affinity = sf.propagate_affinity(graph, y, gamma, tol)
+            assert_within_bound(affinity, twin, tol)
+            assert (affinity.iterations == 0) == direct
+
+
+@pytest.mark.parametrize("declared, weighted, dtype", [(False, False, np.float64), (True, True, np.float32)])
+def test_error_bound_holds_for_components_of_mixed_sizes(isa, declared, weighted, dtype):
+    graph, y = mixed(7, declared, weighted, dtype)
+    affinity = sf.propagate_affinity(graph, y)
+    assert_within_bound(affinity, exact(graph, y, 0.99), 1e-6)
+    assert affinity.iterations > 0  # of the larger ones
+
+
+def mixed(k, declared=False, weighted=False, dtype=np.float64):
+    """(graph, labels) of many small components, the largest that is solved directly, and one that is not."""
+    rng = np.random.default_rng(k)
+    sizes = rng.permutation([*range(k + 1, k + 30), 100, 100, most_direct(k), most_direct(k) + 1])
+    indices = components(sizes, k, rng)
+    weights = rng.choice((0.0, 1e-3, 1.0), indices.shape) + np.eye(1, k) if weighted else None
+    ptr = np.cumsum([0, *sizes]) if declared else None
+    y = np.where(rng.random(len(indices)) < 0.2, rng.integers(0, 9, len(indices)), -1)
+    return KnnGraph(indices, np.zeros(indices.shape, dtype), ptr, weights), y
+
+
+@pytest.mark.parametrize("labelled", [0, 0.2])
+@pytest.mark.parametrize("n", [30, 300])
+def test_small_components_reach_a_tiny_tolerance(isa, n, labelled):
+    rng = np.random.default_rng(n)
+    graph = KnnGraph(components([n], 10, rng))
+    y = np.where(rng.random(n) < labelled, rng.integers(0, 3, n), -1)
+    affinity = sf.propagate_affinity(graph, y, 0.999, tol=1e-12)
+    assert_within_bound(affinity, exact(graph, y, 0.999), 1e-12)
+
+
+def test_rounding_keeps_large_components_above_a_tolerance(isa):
+    graph = KnnGraph(components([most_direct(5) + 1], 5, np.random.default_rng(0)))
+    y = np.where(np.arange(graph.n) < 20, np.arange(graph.n) % 3, -1)
+    with pytest.warns(ConvergenceWarning, match="not to tol = 1e-300"):
+        affinity = sf.propagate_affinity(graph, y, tol=1e-300)
+    np.testing.assert_array_less(np.abs(affinity.values - exact(graph, y, 0.99).values), affinity.error_bound + 1e-13)
+    assert affinity.error_bound < 1e-9
 
 
 def test_slow_modes_leave_few_sweeps(isa):
@@ -323,6 +393,13 @@ def test_same_bits_for_any_thread_count_beyond_one_panel(isa, n):
     alone = sf.propagate_affinity(graph, y, num_threads=1)
     for num_threads in (1, 2, 3):
         assert_identical(sf.propagate_affinity(graph, y, num_threads=num_threads), alone)
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_same_bits_for_any_thread_count_and_many_components(isa, num_threads):
+    graph, y = mixed(7)
+    affinity = sf.propagate_affinity(graph, y, num_threads=num_threads)
+    assert_identical(affinity, sf.propagate_affinity(graph, y, num_threads=1))
 
 
 def assert_identical(affinity, other):

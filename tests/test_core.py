@@ -86,6 +86,7 @@ def long_calls():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((500_000, 40)).astype(np.float32)
     ring = (np.arange(20_000)[:, None] + np.array([1, 2, 5, 70, 900])) % 20_000
+    rings = np.add.outer(500 * np.arange(2000), (np.arange(500)[:, None] + [1, 2, 5, 70, 90]) % 500).reshape(-1, 5)
     segments = np.arange(0, len(x) + 1, 1000)
     return {
         "knn_graph": partial(sf.knn_graph, x, 5),
@@ -96,6 +97,9 @@ def long_calls():
             sf.knn_search, np.tile(x[:200], (1, 40)), np.tile(x[:150_000], (1, 40)), 5
         ),
         "propagate_affinity": partial(sf.propagate_affinity, sf.KnnGraph(ring), np.full(len(ring), -1)),
+        "propagate_affinity of small segments": partial(
+            sf.propagate_affinity, sf.KnnGraph(rings), np.full(len(rings), -1)
+        ),
     }
 
 
@@ -110,6 +114,7 @@ def long_calls():
         "knn_search",
         "knn_search with few queries",
         "propagate_affinity",
+        "propagate_affinity of small segments",
     ],
 )
 def test_a_signal_stops_a_long_kernel_within_a_second(long_calls, call, after):
