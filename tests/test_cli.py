@@ -17,6 +17,7 @@ import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from ssdml_fast import __version__
 from ssdml_fast.evaluate import report_embedding
 from ssdml_fast.train import Config, loop, recipes
 from ssdml_fast.train.cli import app
@@ -298,6 +299,10 @@ def test_a_bad_config_file_is_one_clear_error(tmp_path, text, message):
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.output.split()) and "Traceback" not in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_version():
+    assert invoke("--version").output.strip() == __version__
 
 
 def test_help_documents_every_setting_without_importing_torch():
