@@ -77,7 +77,7 @@ class Plain:
                 classes = torch.from_numpy(data.labels[rows.numpy()])
                 rate = config.warmup_rate * min(1, (i + 1) / loop.RAMP) * _cosine(i / config.warmup)
                 self.step(self.softmax(y, classes), rate)
-            if (i + 1) % loop.WARMUP_EPOCH == 0:
+            if (i + 1) % loop.WARMUP_PART == 0:
                 self.validate()
         parts = [part for _ in range(config.rounds) for part in partitions(data.labels, config.partition_size, rng)]
         n_partitions = len(parts)

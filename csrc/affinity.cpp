@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "affinity_direct.h"
@@ -30,8 +31,11 @@ constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
 constexpr double kModesTol = 5e-10;    // what float64 reaches with modes, unless they nearly coincide; then without
 
 /// Up to how many points a component is solved directly: where that takes about as long as slow modes and relaxation,
-/// which sweep k edges per point. No fewer than have no modes, and bounded for memory and the time between polls.
-std::int64_t most_direct(std::int64_t k) { return std::clamp<std::int64_t>(320 + 8 * k, 511, 1024); }
+/// which sweep k edges per point, oftener for a small `tol`. No fewer than have no modes, and bounded for memory and
+/// the time between polls.
+std::int64_t most_direct(std::int64_t k, double tol) {
+  return std::clamp<std::int64_t>(320 + 8 * k, 511, tol < 1e-5 ? 1024 : 511);
+}
 
 /// What all columns of one component write to.
 struct Component {
@@ -128,12 +132,12 @@ void group_by_popularity(const Graph& graph, std::vector<std::int32_t>& places) 
   }
 }
 
-/// Solves the columns of `places` in panels of P, as to their wanted entries. With `or_give_up`, those that P cannot
-/// get within tol are returned instead.
+/// Solves the columns of `places` in panels of P, as to their wanted entries, within tol or as close as P can. Those
+/// with a larger error than `acceptable` are returned instead.
 template <typename P, typename T, typename Proceed>
 std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& modes,
-                                        const std::vector<std::int32_t>& places, bool or_give_up, Elimination& columns,
-                                        Outcome& outcome, const Proceed& proceed) {
+                                        const std::vector<std::int32_t>& places, double acceptable,
+                                        Elimination& columns, Outcome& outcome, const Proceed& proceed) {
   if (places.empty()) return {};  // a team of no threads would be one of any number
   const Graph& graph = part.graph;
   const auto count = static_cast<std::int64_t>(places.size());
@@ -164,12 +168,12 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
       solver.source(places[at], c);
       for (const std::int32_t row : columns.rows(places[at])) solver.want(row, c);
     }
-    const Solved solved = solver.solve(modes, part.gamma, part.tol, or_give_up);
-    if (or_give_up && solved.error > part.tol) {
+    const Solved solved = solver.solve(modes, part.gamma, part.tol, acceptable <= part.tol);
+    if (!(solved.error <= acceptable) && std::isfinite(acceptable)) {
       failed[q] = true;
     } else {
       sweeps = std::max<std::int64_t>(sweeps, solved.sweeps);
-      error = std::max(error, solved.error);
+      error = std::max(error, std::min(1.0, solved.error));  // as entries are in [0, 1]; also where it is no number
       std::int64_t number = 0;
       for (std::int64_t at = begin; at < end; ++at)
         for (double& entry : columns.entries(places[at])) entry = solver.entry(number++);
@@ -185,19 +189,20 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
   return again;
 }
 
-/// Class mass and the columns at `places` in precision T; those given up are left in `places`, and `mass` empty.
+/// Class mass and the columns at `places` in precision T; those with a larger error than `acceptable` are left in
+/// `places`, and `mass` empty.
 template <typename T, typename Proceed>
-void solve_component(const Component& part, const Modes<T>& modes, std::int64_t classes, bool last, bool labelled,
-                     std::vector<std::int32_t>& places, Elimination& columns, std::vector<double>& mass,
+void solve_component(const Component& part, const Modes<T>& modes, std::int64_t classes, double acceptable,
+                     bool labelled, std::vector<std::int32_t>& places, Elimination& columns, std::vector<double>& mass,
                      Outcome& outcome, const Proceed& proceed) {
   if (labelled && mass.empty()) {
     ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps, proceed);
-    if (last || solved.error <= part.tol / 3) {
+    if (solved.error <= acceptable / 3) {
       mass = std::move(solved.mass);
       outcome.error = std::max(outcome.error, 3 * solved.error);  // of 2 mass - total
     }
   }
-  places = solve_columns<T>(part, modes, places, !last, columns, outcome, proceed);
+  places = solve_columns<T>(part, modes, places, acceptable, columns, outcome, proceed);
 }
 
 /// What solving small components came to.
@@ -207,16 +212,16 @@ struct Direct {
   bool stopped;
 };
 
-/// Solves all components of up to most_direct() points, one per thread.
+/// Solves all components of up to `limit` points, one per thread.
 template <typename T>
-Direct solve_directly(const Problem& problem, const Components& components, double* forward, double* backward,
-                      T* class_mass, int num_threads, Progress& progress) {
+Direct solve_directly(const Problem& problem, const Components& components, std::int64_t limit, double* forward,
+                      double* backward, T* class_mass, int num_threads, Progress& progress) {
   constexpr std::int64_t together = 8;  // operations at the rate of a product of matrices
   std::vector<std::span<const std::int64_t>> small;
   std::int64_t most = 0, points = 0, work = 0;
   for (std::int64_t s = 0; s < components.count(); ++s) {
     const auto n = static_cast<std::int64_t>(components[s].size());
-    if (n > most_direct(problem.k)) continue;
+    if (n > limit) continue;
     small.push_back(components[s]);
     most = std::max(most, n);
     points += n;
@@ -252,14 +257,15 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
   Outcome outcome;
   std::fill_n(class_mass, n * classes, T(0));
   const Problem problem{indices, weights, k, labels, classes, gamma};
+  const std::int64_t limit = most_direct(k, tol);
   const Direct direct =
-      solve_directly(problem, components, forward.data(), backward.data(), class_mass, num_threads, progress);
+      solve_directly(problem, components, limit, forward.data(), backward.data(), class_mass, num_threads, progress);
   outcome.error = direct.error;
   bool proceeding = !direct.stopped;
   std::int64_t points_done = direct.points;
 
   for (std::int64_t s = 0; s < components.count() && proceeding; ++s) {
-    if (static_cast<std::int64_t>(components[s].size()) <= most_direct(k)) continue;
+    if (static_cast<std::int64_t>(components[s].size()) <= limit) continue;
     const Graph graph(indices, weights, k, components[s], components.place);
     const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
     const auto proceed = [&](double share) {
@@ -275,24 +281,24 @@ AffinityReport propagate_affinity(const std::int64_t* indices, const double* wei
     std::vector<std::int32_t> unsolved = columns.solved();
     group_by_popularity(graph, unsolved);
     std::vector<double> mass;
-    const auto solve = [&]<typename M>(const Modes<M>& modes, bool last) {
+    const auto solve = [&]<typename M>(const Modes<M>& modes, double acceptable) {
       if (proceeding)
-        solve_component(part, modes, classes, last, !labelled.empty(), unsolved, columns, mass, outcome, proceed);
+        solve_component(part, modes, classes, acceptable, !labelled.empty(), unsolved, columns, mass, outcome, proceed);
     };
     const auto find_modes = [&]<typename M>(M) {
       return Modes<M>(graph, modes_for(graph.n, tol), {gamma, kOmega}, kSweepsBeforeModes, num_threads,
                       [&] { return proceed(0); });
     };
     const auto left = [&] { return !unsolved.empty() || (mass.empty() && !labelled.empty()); };
-    const bool demanding = target < kModesTol;
+    const double acceptable = std::max(target, kModesTol), any = std::numeric_limits<double>::infinity();
     if (sizeof(T) == 4 && graph.n >= kSmall && target > kFloatTol) {
       const Modes<float> modes = find_modes(float{});
-      solve(modes, false);
-      if (left()) solve(Modes<double>(graph, modes), demanding);
+      solve(modes, target);
+      if (left()) solve(Modes<double>(graph, modes), acceptable);
     } else {
-      solve(find_modes(double{}), demanding);
+      solve(find_modes(double{}), acceptable);
     }
-    if (left()) solve(Modes<double>(graph, 0, {gamma, kOmega}, 0, num_threads, [] { return true; }), true);
+    if (left()) solve(Modes<double>(graph, 0, {gamma, kOmega}, 0, num_threads, [] { return true; }), any);
 
     if (!proceeding) break;
     outcome.error = std::max(outcome.error, columns.complete(outcome.error));

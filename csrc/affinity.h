@@ -27,8 +27,8 @@
 // Requires: indices (n, k) valid neighbours, weights (n, k) finite, none negative, some of each row positive, or null,
 // label in [-1, classes), 0 < gamma < 1, tol > 0. propagate_affinity needs no segments: connected components are found
 // and solved one by one.
-// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes about sqrt(n) / 2, and some
-// 12 MiB per thread at most for small components.
+// Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes about sqrt(n) / 2, and per
+// thread for small components some 12 MiB at most and 12 bytes per edge of the largest.
 #pragma once
 
 #include <cstdint>

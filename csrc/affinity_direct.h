@@ -140,7 +140,7 @@ class DirectSolver {
     // R itself is rounded: gamma Q X, then three operations on numbers that are no larger than those of X and 1 -
     // gamma, which X has on its diagonal.
     const double rounding = gather_rounding(0x1p-53, static_cast<double>(problem_.k), problem_.weights) + 6 * 0x1p-53;
-    const double by_sum = 0x1p-53 * static_cast<double>(labelled_.size() + 4) * largest;
+    const double by_sum = 0x1p-53 * static_cast<double>(3 * labelled_.size() + 4) * largest;  // 2 mass - total
     return 1.01 *
                (std::max(largest_of(worst) + rounding * size, worst_sum + rounding * largest) / (1 - problem_.gamma)) +
            by_sum;

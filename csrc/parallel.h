@@ -95,7 +95,7 @@ class Team {
     for (std::int64_t p = 0; p < pieces; ++p) {
       if (stopped()) continue;
       f(p * piece, std::min(n, (p + 1) * piece));
-      poll(share_);
+      if (thread_index() == 0) poll_here();
     }
   }
 

@@ -147,6 +147,7 @@ def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator)
     >>> len(first), len(second)
     (4, 2)
     """
+    arrays.check_not_masked(labels, "labels")
     second = np.zeros(len(labels), bool)
     for c in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == c))
@@ -183,6 +184,7 @@ def hide_labels(labels: np.ndarray, per_class: int, rng: np.random.Generator) ->
     >>> sorted(kept.tolist())
     [-1, -1, 0, 1]
     """
+    arrays.check_not_masked(labels, "labels")
     classes, counts = np.unique(labels, return_counts=True)
     per_class = arrays.as_int(per_class, "labels_per_class", 1, int(counts.min()), " (the size of the smallest class)")
     kept = np.full(len(labels), -1, np.int64)

@@ -41,6 +41,7 @@ class MetricModel(nn.Module):
     @torch.no_grad()
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Embed any number of images, in evaluation mode: (N, ...) to (N, l), as NumPy arrays."""
+        arrays.check_not_masked(images, "images")
         return self.metric(self.features(torch.from_numpy(images))).numpy()
 
 
@@ -69,6 +70,7 @@ def untrained(network: nn.Module, images: np.ndarray, metric_dim: int, seed: int
     TypeError, ValueError
         If `metric_dim` is no integer between 1 and d.
     """
+    arrays.check_not_masked(images, "images")
     with torch.no_grad():
         d = network.eval()(torch.from_numpy(images[:1])).shape[1]
     metric_dim = arrays.as_int(metric_dim, "metric_dim", 1, d, " (the network's output size)")

@@ -72,14 +72,14 @@ def propagate_affinity(
 
         W* = (1 - gamma) (I - gamma Q)⁻¹ W⁰,    values = (W* + W*ᵀ) / 2 on the edges.
 
-    Connected components are solved by themselves. On the CPU, those of up to 320 + 8k points, but at least 511 and at
-    most 1024, are inverted as dense float64 matrices in O(n³), one per thread, and their bound follows from the
-    residual. Of larger ones no matrix is formed: a column of W* is a column of the random walk with restart
+    Connected components are solved by themselves. On the CPU, those of up to 511 points, or 320 + 8k (at most 1024)
+    where `tol` is below 1e-5, are inverted as dense float64 matrices in O(n³), one per thread, and their bound follows
+    from the residual. Of larger ones no matrix is formed: a column of W* is a column of the random walk with restart
     P = (1 - gamma) (I - gamma Q)⁻¹, or a combination of the C columns of ``class_mass``. Time O(N² (k · sweeps + M)),
     with M = √N / 2 slow modes taken out of every column (on the CPU at most 64 where `tol` is 1e-5 or more); some
     twenty sweeps on graphs of images, at worst log(tol)/log(gamma). Only points whose residual is above `tol` are swept
-    where those are few: in clustered graphs, and the more so the larger `tol` is. Memory O(N (k + C + M)); on a CUDA
-    device, besides, what its blocks work in: 227 KiB for each multiprocessor or, for components of more than some
+    where those are few: in clustered graphs, and the more so the larger `tol` is. Memory O(N (k + C + M)), and up to
+    12 MiB and 12 bytes per edge for each thread that inverts a small component; on a CUDA device, besides, what its blocks work in: 227 KiB for each multiprocessor or, for components of more than some
     28,000 points, 128 N bytes. The library's current stream is waited for, and no other, to know the components, to
     orthonormalise modes, now and then between panels of columns, and for the bound.
 

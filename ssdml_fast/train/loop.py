@@ -105,7 +105,7 @@ def fit(
         setting `validations` is more than 1, each such part of it, and after up to 250 mini-batches of the warm-up.
         The record: ``validation`` (its number, 0 for the untrained model), ``planned`` (number of the last, unless the
         training stops early), ``epoch`` (passes over partitions, the one that this is in or ends included, as
-        `max_epochs` counts them; 0: the warm-up), ``round`` (0: the warm-up), ``partition``, ``loss`` (mean over the
+        `max_epochs` counts them; 0: the warm-up; runs of former versions lack it), ``round`` (0: the warm-up), ``partition``, ``loss`` (mean over the
         mini-batches since the validation before), ``triplets`` (of the pass), ``examples`` (trained on since then,
         each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean),
         ``orthogonality_error`` (largest entry of |LᵀL - I|), ``seconds`` (wall time of each stage since the record
