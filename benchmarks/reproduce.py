@@ -72,8 +72,8 @@ def train(data: str, recipe: str, method: str, seed: int, folder: Path) -> dict[
         model = fitted.model
         seconds = sum(sum(record["seconds"].values()) for record in fitted.history)
         told = {
-            "stopped": fitted.stopped, "best_validation": fitted.best["validation"], "validation_score": fitted.best["score"],
-            "seconds": round(seconds, 1),
+            "stopped": fitted.stopped, "best_validation": fitted.best["validation"],
+            "validation_score": fitted.best["score"], "seconds": round(seconds, 1),
         }  # fmt: skip
     figures = score_embedding(model.embed(dataset.test_images), dataset.test_labels)
     return {"data": kind, "recipe": recipe, "method": method, "seed": seed, **figures, **told}

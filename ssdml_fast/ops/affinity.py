@@ -78,10 +78,11 @@ def propagate_affinity(
     P = (1 - gamma) (I - gamma Q)⁻¹, or a combination of the C columns of ``class_mass``. Time O(N² (k · sweeps + M)),
     with M = √N / 2 slow modes taken out of every column (on the CPU at most 64 where `tol` is 1e-5 or more); some
     twenty sweeps on graphs of images, at worst log(tol)/log(gamma). Only points whose residual is above `tol` are swept
-    where those are few: in clustered graphs, and the more so the larger `tol` is. Memory O(N (k + C + M)), and up to
-    12 MiB and 12 bytes per edge for each thread that inverts a small component; on a CUDA device, besides, what its blocks work in: 227 KiB for each multiprocessor or, for components of more than some
-    28,000 points, 128 N bytes. The library's current stream is waited for, and no other, to know the components, to
-    orthonormalise modes, now and then between panels of columns, and for the bound.
+    where those are few: in clustered graphs, and the more so the larger `tol` is. Memory O(N (k + C + M)), and up to 12
+    MiB and 12 bytes per edge for each thread that inverts a small component; on a CUDA device, besides, what its blocks
+    work in: 227 KiB for each multiprocessor or, for components of more than some 28,000 points, 128 N bytes. The
+    library's current stream is waited for, and no other, to know the components, to orthonormalise modes, now and then
+    between panels of columns, and for the bound.
 
     Examples
     --------

@@ -102,15 +102,15 @@ def fit(
         Continue from the checkpoint in `run`. The result is the same as without the interruption.
     on_validation : callable, optional
         Called after each validation: of the untrained model, then after each pass over a partition or, where the
-        setting `validations` is more than 1, each such part of it, and after up to 250 mini-batches of the warm-up.
-        The record: ``validation`` (its number, 0 for the untrained model), ``planned`` (number of the last, unless the
+        setting `validations` is more than 1, each such part of it, and after up to 250 mini-batches of the warm-up. The
+        record: ``validation`` (its number, 0 for the untrained model), ``planned`` (number of the last, unless the
         training stops early), ``epoch`` (passes over partitions, the one that this is in or ends included, as
-        `max_epochs` counts them; 0: the warm-up; runs of former versions lack it), ``round`` (0: the warm-up), ``partition``, ``loss`` (mean over the
-        mini-batches since the validation before), ``triplets`` (of the pass), ``examples`` (trained on since then,
-        each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]), ``score`` (their mean),
-        ``orthogonality_error`` (largest entry of |LᵀL - I|), ``seconds`` (wall time of each stage since the record
-        before: ``embed``, ``graph``, ``propagate``, ``mine``, ``train``, ``validate``, ``save``). That of the
-        untrained model lacks what tells of training.
+        `max_epochs` counts them; 0: the warm-up; runs of former versions lack it), ``round`` (0: the warm-up),
+        ``partition``, ``loss`` (mean over the mini-batches since the validation before), ``triplets`` (of the pass),
+        ``examples`` (trained on since then, each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]),
+        ``score`` (their mean), ``orthogonality_error`` (largest entry of |LᵀL - I|), ``seconds`` (wall time of each
+        stage since the record before: ``embed``, ``graph``, ``propagate``, ``mine``, ``train``, ``validate``,
+        ``save``). That of the untrained model lacks what tells of training.
     on_batch : callable, optional
         Called after each mini-batch with ``validation`` (number of the next), ``planned``, ``done`` (mini-batches since
         the one before), ``batches`` (between the two), ``examples`` (since the one before), ``loss`` (of the
