@@ -169,7 +169,7 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
       for (const std::int32_t row : columns.rows(places[at])) solver.want(row, c);
     }
     const Solved solved = solver.solve(modes, part.gamma, part.tol, acceptable <= part.tol);
-    if (!(solved.error <= acceptable) && std::isfinite(acceptable)) {
+    if (!(solved.error <= acceptable || std::isinf(acceptable))) {
       failed[q] = true;
     } else {
       sweeps = std::max<std::int64_t>(sweeps, solved.sweeps);
@@ -197,7 +197,7 @@ void solve_component(const Component& part, const Modes<T>& modes, std::int64_t 
                      Outcome& outcome, const Proceed& proceed) {
   if (labelled && mass.empty()) {
     ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps, proceed);
-    if (solved.error <= acceptable / 3) {
+    if (solved.error <= acceptable / 3 || std::isinf(acceptable)) {  // the last way takes what there is
       mass = std::move(solved.mass);
       outcome.error = std::max(outcome.error, 3 * solved.error);  // of 2 mass - total
     }

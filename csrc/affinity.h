@@ -22,7 +22,8 @@
 // A small component takes none of this: its dense matrix is inverted in float64, and several at once, one per thread
 // (affinity_direct.h; not on a CUDA device).
 //
-// Arithmetic is that of T; a float32 column whose bound does not reach tol is solved again in float64.
+// Arithmetic is that of T; a float32 column whose bound does not reach tol is solved again in float64, and one that
+// slow modes do not serve, as they nearly coincide, without them.
 //
 // Requires: indices (n, k) valid neighbours, weights (n, k) finite, none negative, some of each row positive, or null,
 // label in [-1, classes), 0 < gamma < 1, tol > 0. propagate_affinity needs no segments: connected components are found
