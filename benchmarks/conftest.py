@@ -121,7 +121,7 @@ def race(benchmark: Any, threads: int, request: pytest.FixtureRequest) -> Callab
         targets: Mapping[str, float] | None = None,
         flops: float | None = None,
     ) -> None:
-        operation = request.module.__name__.removeprefix("bench_")
+        operation = request.path.stem.removeprefix("bench_")
         shape, method = (request.node.callspec.params[name] for name in ("shape", "method"))
         seconds, answer = _timed(call)
         check(answer)

@@ -1,5 +1,5 @@
 // A warp's product of small tiles of float16 on tensor cores (compute capability 8.0 and later), and what feeds it. All
-// lanes must call these together. Only .cu files include it; tests/cuda_on_cpu/ has the same in C++.
+// lanes must call these together. Only .cu files include it; tests/native/cuda_on_cpu/ has the same in C++.
 #pragma once
 
 #include <cstdint>

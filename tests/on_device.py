@@ -1,7 +1,7 @@
 """What the tests of CUDA share: arrays on a device or on a stand-in for one, and how their results are compared.
 
 What needs no device runs on a stand-in too (stand_in.py), by the fixtures `device_library` and `stand_in` of
-conftest.py; what does is marked `gpu`. sanitize_cuda.cpp runs the same kernels under sanitizers.
+conftest.py; what does is marked `gpu`. native/sanitize_cuda.cpp runs the same kernels under sanitizers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""CUDA's kernels without a device: compiled for the CPU (cuda_on_cpu/), behind the bindings that a device would have.
+"""CUDA's kernels without a device: compiled for the CPU (native/), behind the bindings that a device has.
 
 While :func:`installed`, torch tensors on the CPU take the way of CUDA tensors, NumPy arrays that of the CPU.
 """
@@ -31,10 +31,10 @@ def build(folder: Path) -> ModuleType:
     compiler = shutil.which("c++")
     if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("needs a C++ compiler for x86-64")
-    sources = [*ROOT.glob("csrc/*.cu"), ROOT / "csrc/bindings_cuda.cpp", *ROOT.glob("tests/cuda_on_cpu/*.cpp")]
+    sources = [*ROOT.glob("csrc/*.cu"), ROOT / "csrc/bindings_cuda.cpp", *ROOT.glob("tests/native/cuda_on_cpu/*.cpp")]
     headers = [
         ROOT / "csrc",
-        ROOT / "tests/cuda_on_cpu",
+        ROOT / "tests/native/cuda_on_cpu",
         Path(torch.__file__).parent / "include",
     ]  # torch's has pybind11
     headers.append(Path(sysconfig.get_path("include")))

@@ -38,8 +38,8 @@ def mentions(pattern, paths):
         "csrc/{}.cu",
         "ssdml_fast/ops/{}.py",
         "ssdml_fast/reference/{}.py",
-        "tests/test_{}.py",
-        "tests/test_gpu_{}.py",
+        "tests/ops/test_{}.py",
+        "tests/gpu/test_{}.py",
         "benchmarks/bench_{}.py",
     ],
 )
@@ -54,7 +54,7 @@ def test_no_operation_is_missing_here():
 
 @pytest.mark.parametrize("op", [*OPS, *WITHOUT_KERNEL])
 def test_operation_tests_have_the_same_sections(op):
-    text = (ROOT / f"tests/test_{op}.py").read_text()
+    text = (ROOT / f"tests/ops/test_{op}.py").read_text()
     sections = re.findall(r"^# --- (.*?) -+$", text, re.MULTILINE)
     assert sections == ["agrees with reference", "invariants", "backends agree", "torch", "errors"]
 

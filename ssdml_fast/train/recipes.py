@@ -24,7 +24,7 @@ PAPER: dict[str, Any] = {
     "alpha": 40.0,
     "augment": "none",
     "optimizer": "sgd",
-    "learning_rate": 1e-6,  # with the paper's 1e-4 the embedding collapses within a pass: see benchmarks/readings.md
+    "learning_rate": 1e-6,  # with the paper's 1e-4 the embedding collapses within a pass: see docs/notes/readings.md
     "weight_decay": 0.0,
     "schedule": "constant",
     "average": 0.0,

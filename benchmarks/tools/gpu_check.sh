@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Builds the package with its CUDA kernels, tests them and times them, on a machine with a CUDA device: within ten minutes.
 #
-#   benchmarks/gpu_check.sh [FOLDER]
+#   benchmarks/tools/gpu_check.sh [FOLDER]
 #
 # Needs no network: Python (PYTHON in the environment names another than python3) with torch, NumPy, pybind11, pytest,
 # hypothesis and pytest-benchmark, and CuPy, without which its tests are skipped; nvcc, a C++ compiler, CMake and ninja.
 # Full output goes to FOLDER (build/gpu_check unless given). What is printed last, in less than 12,000 characters, is what
 # failed, the figures, and how each stage ended. Fails if any stage does.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 out=${1:-build/gpu_check}
 python=${PYTHON:-python3}
 mkdir -p "$out"
@@ -58,7 +58,7 @@ build() {
 tests() {
   local status=0 worst=0
   for _ in 1 2 3 4; do
-    "$python" -m pytest tests/test_gpu_*.py -m gpu -q --durations=5 -p no:cacheprovider \
+    "$python" -m pytest tests/gpu -m gpu -q --durations=5 -p no:cacheprovider \
       -p hang_watch --seconds-per-test 45 --journal "$out/tests.journal"
     status=$?
     [ $status -eq 0 ] || [ $status -eq 5 ] || worst=$status  # 5: none are left
@@ -72,12 +72,12 @@ bench() {
 }
 
 sanitizer() {
-  compute-sanitizer --error-exitcode 9 --target-processes all "$python" -m pytest tests/test_gpu_streams.py -m gpu -q \
+  compute-sanitizer --error-exitcode 9 --target-processes all "$python" -m pytest tests/gpu/test_streams.py -m gpu -q \
     -p no:cacheprovider -k "test_runs_on_the_current_stream and not propagate_affinity"
 }
 
 export -f build tests bench sanitizer
-export out python isa architecture PYTHONPATH="$PWD:$PWD/benchmarks"
+export out python isa architecture PYTHONPATH="$PWD:$PWD/benchmarks/tools"
 
 stage build 180 bash -c build
 if [ $failed -eq 0 ]; then

@@ -1,6 +1,6 @@
 """What keeping L orthogonal is worth on its own: one partition, one network that stays, the loss of all its triplets.
 
-    python benchmarks/orthogonality.py mnist:PATH --seeds 0 1 2
+    python benchmarks/studies/orthogonality.py mnist:PATH --seeds 0 1 2
 
 From the same orthonormal L (random, or as the warm-up leaves it where the paper has one), ten iterations of conjugate
 gradients with LᵀL = I (Riemannian, those of recipe ``paper``) and without (SciPy's), with the paper's settings. Prints

@@ -1,6 +1,6 @@
 """The SSDML paper's Tables 1 and 4 for MNIST, Fashion-MNIST and CIFAR-10: its protocol, by either recipe, over seeds.
 
-    python benchmarks/reproduce.py mnist:PATH cifar10:PATH --recipes default paper --seeds 0 1 2 --out runs/reproduce
+    python benchmarks/studies/reproduce.py mnist:PATH cifar10:PATH --recipes default paper --seeds 0 1 2
 
 trains one cell after another, with the paper's labels (10 per class, on CIFAR-10 100), partitions, networks, k, gamma
 and alpha. A seed decides the split, the labels and the training. Every model is chosen on validation images; figures
