@@ -1,5 +1,5 @@
 """Affinities on the edges, all to 1e-6, beside the dense closed form and sparse iterations, of one graph and of many
-small ones in one call; and class posteriors.
+small ones in one call.
 
 SciPy's BiCGStab is left out: on these graphs it stops at errors of 1e-4 and more.
 """
@@ -14,8 +14,7 @@ import pytest
 import scipy.linalg
 import scipy.sparse.linalg
 import torch
-from inputs import full_only, graph, labels, mnist_classes, mnist_labels, points
-from sklearn.semi_supervised import LabelSpreading
+from inputs import full_only, graph, labels, points, transition
 
 import ssdml_fast as sf
 
@@ -106,13 +105,6 @@ def gmres(graph, y):
         return on_edges(walk, np.stack([solve(right) for right in sources(y).T], 1), graph, y)
 
     return call
-
-
-def transition(graph):
-    """Q as a sparse matrix."""
-    values = np.full(graph.indices.size, 1 / graph.k)
-    starts = np.arange(0, graph.indices.size + 1, graph.k)
-    return scipy.sparse.csr_array((values, graph.indices.ravel(), starts), shape=(graph.n, graph.n))
 
 
 def sources(y):
@@ -273,73 +265,3 @@ def test_small_segments(race, shape, method):
 
     here = segmented(*SEGMENTED[shape])
     race(BATCHED[method](here, labels(here.n)), check)
-
-
-# ---- class posteriors ------------------------------------------------------------------------------------------------
-
-
-def our_posteriors(graph, y):
-    return lambda: sf.propagate_labels(graph, y, GAMMA, TOL).posteriors
-
-
-def scipy_cg(graph, y):
-    """The same system, class by class, in the symmetric form that conjugate gradients need."""
-    edges = transition(graph)
-    weights = edges + edges.T
-    root = np.sqrt(weights.sum(1))
-    matrix = scipy.sparse.eye_array(graph.n) - GAMMA * scipy.sparse.diags_array(1 / root) @ weights @ (
-        scipy.sparse.diags_array(1 / root)
-    )
-    matrix = matrix.tocsr()
-
-    def call():
-        mass = np.empty((graph.n, 10))
-        for c in range(10):
-            solved, failed = scipy.sparse.linalg.cg(matrix, root * (y == c), rtol=1e-10)
-            assert not failed
-            mass[:, c] = solved / root
-        mass /= mass.sum(0)
-        return mass / mass.sum(1, keepdims=True)
-
-    return call
-
-
-def label_spreading(max_iter, tol):
-    """scikit-learn's own normalisation, so close to these posteriors, not equal."""
-
-    def method(graph, y):
-        edges = transition(graph)
-        weights, rows = (edges + edges.T).tocsr(), np.zeros((graph.n, 1))
-
-        def call():
-            model = LabelSpreading(kernel=lambda *_: weights, alpha=GAMMA, max_iter=max_iter, tol=tol)
-            return model.fit(rows, y).label_distributions_
-
-        return call
-
-    return method
-
-
-POSTERIORS = {
-    "ssdml_fast": our_posteriors,
-    "scipy cg": scipy_cg,
-    "sklearn LabelSpreading, 30 steps": label_spreading(30, 1e-3),
-    "sklearn LabelSpreading, to 1e-6": label_spreading(10_000, 1e-6),
-}
-
-
-@pytest.mark.filterwarnings("ignore:max_iter=30 was reached")
-@pytest.mark.parametrize("method", POSTERIORS)
-@pytest.mark.parametrize("shape", ["posteriors-mnist-9100-k10", *full_only(["posteriors-mnist-50000-k10"])])
-def test_propagate_labels(race, shape, method):
-    n = int(shape.split("-")[2])
-    here, y, classes = graph("mnist", n, 784, 10), mnist_labels(n), mnist_classes(n)
-    expected = our_posteriors(here, y)()
-
-    def check(posteriors):
-        right = [np.mean(p.argmax(1)[y < 0] == classes[y < 0]) for p in (posteriors, expected)]
-        assert right[0] <= right[1] + 0.02
-        if "LabelSpreading" not in method:
-            np.testing.assert_allclose(posteriors, expected, rtol=0, atol=2 * TOL)
-
-    race(POSTERIORS[method](here, y), check)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 
 import bench_angular_loss as angular
+import bench_riemannian_cg as riemannian_cg
 import bench_stiefel as stiefel
 import numpy as np
 import pytest
@@ -272,7 +273,7 @@ def test_cayley_update(race, shape, method):
 def composed_cg(L, z, triplets):
     """The same method in torch operations, for any objective."""
     point = torch.nn.Parameter(L.clone())
-    optimizer = sf.optim.RiemannianCG([point], max_iter=stiefel.STEPS)
+    optimizer = sf.optim.RiemannianCG([point], max_iter=riemannian_cg.STEPS)
 
     def closure():
         optimizer.zero_grad()
@@ -285,7 +286,7 @@ def composed_cg(L, z, triplets):
 
 
 CG_METHODS = {
-    "ssdml_fast": lambda *operands: sf.riemannian_cg(*operands, iterations=stiefel.STEPS).L,
+    "ssdml_fast": lambda *operands: sf.riemannian_cg(*operands, iterations=riemannian_cg.STEPS).L,
     "sf.optim.RiemannianCG": composed_cg,
 }
 
@@ -294,11 +295,11 @@ CG_METHODS = {
 @pytest.mark.parametrize("shape", ["riemannian cg 128x64 T100"])
 def test_riemannian_cg(race, shape, method):
     in_float32()
-    operands = stiefel.mini_batch("float32")
+    operands = riemannian_cg.mini_batch("float32")
 
     def check(found):
         expected = sf.reference.riemannian_cg(
-            *(x.astype(float) for x in operands[:2]), operands[2], iterations=stiefel.STEPS
+            *(x.astype(float) for x in operands[:2]), operands[2], iterations=riemannian_cg.STEPS
         )
         np.testing.assert_allclose(found.cpu().numpy(), expected.L, rtol=0, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Updates of orthonormal columns: Cayley steps, retractions, and conjugate gradients for the angular loss.
+"""Updates of orthonormal columns: Cayley steps and retractions.
 
 Cayley: ours beside geoopt, the low-rank formula in torch, a dense solve, and a step of gradient descent through torch's
 own orthogonal parametrisation, which computes the matrix from free parameters and differentiates through that.
@@ -115,65 +115,6 @@ def test_cayley_update(race, shape, method):
             np.testing.assert_allclose(updated.numpy(), expected(shape), rtol=0, atol=1e-6)
 
     race(METHODS[method](*operands(shape)), check, targets={"geoopt RiemannianSGD": SHAPES[shape][2]})
-
-
-def ours_cg(L, z, triplets):
-    return lambda: sf.riemannian_cg(L, z, triplets, iterations=STEPS).L
-
-
-def pymanopt_cg(L, z, triplets):
-    pymanopt = pytest.importorskip("pymanopt")
-    manifold = pymanopt.manifolds.Stiefel(*L.shape)
-    four_t = 4 * np.tan(np.deg2rad(40)) ** 2
-
-    def differences(L):
-        i, p, q = (z[index] @ L for index in triplets.T)
-        return i - p, q - (i + p) / 2
-
-    def cost(L):
-        a, b = differences(L)
-        return float(np.logaddexp(0, (a**2).sum(1) - four_t * (b**2).sum(1)).sum())
-
-    def gradient(L):
-        a, b = differences(L)
-        m = (a**2).sum(1) - four_t * (b**2).sum(1)
-        slope = 2 * np.exp(-np.logaddexp(0, -m))[:, None]
-        i, p, q = (z[index] for index in triplets.T)
-        return (i - p).T @ (slope * a) - four_t * (q - (i + p) / 2).T @ (slope * b)
-
-    problem = pymanopt.Problem(
-        manifold,
-        pymanopt.function.numpy(manifold)(cost),
-        euclidean_gradient=pymanopt.function.numpy(manifold)(gradient),
-    )
-    optimizer = pymanopt.optimizers.ConjugateGradient(max_iterations=STEPS + 1, verbosity=0)  # it counts the start
-    return lambda: optimizer.run(problem, initial_point=L).point
-
-
-STEPS = 10
-CG_METHODS = {"ssdml_fast": ours_cg, "pymanopt": pymanopt_cg}
-
-
-@functools.cache
-def mini_batch(dtype):
-    """A metric 128x64, and 100 triplets of 300 unit vectors."""
-    rng = np.random.default_rng(6)
-    z = rng.standard_normal((300, 128))
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    L = np.linalg.qr(rng.standard_normal((128, 64)))[0]
-    return L.astype(dtype), z.astype(dtype), rng.permutation(300).reshape(100, 3)
-
-
-@pytest.mark.parametrize("method", CG_METHODS)
-@pytest.mark.parametrize("shape", ["cg-float32", "cg-float64"])
-def test_riemannian_cg(race, shape, method):
-    L, z, triplets = mini_batch(shape.removeprefix("cg-"))
-
-    def check(found):
-        expected = sf.reference.riemannian_cg(L.astype(float), z.astype(float), triplets, iterations=STEPS)
-        np.testing.assert_allclose(found, expected.L, rtol=0, atol=1e-4)
-
-    race(CG_METHODS[method](L, z, triplets), check, targets={"pymanopt": 8})
 
 
 def geoopt_retraction(L, step):

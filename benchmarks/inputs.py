@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import ssdml_fast as sf
 
@@ -81,3 +82,10 @@ def mnist_labels(n: int) -> np.ndarray:
 def full_only(names):
     """Parameters that run with ``--shapes full`` only."""
     return [pytest.param(*([name] if isinstance(name, str) else name), marks=pytest.mark.full) for name in names]
+
+
+def transition(graph: sf.KnnGraph) -> scipy.sparse.csr_array:
+    """Q of an unweighted graph."""
+    values = np.full(graph.indices.size, 1 / graph.k)
+    starts = np.arange(0, graph.indices.size + 1, graph.k)
+    return scipy.sparse.csr_array((values, graph.indices.ravel(), starts), shape=(graph.n, graph.n))

@@ -173,3 +173,9 @@ def stiefel_points(draw, max_d=40, batched=True):
 def random_stiefel(shape, rng, dtype=np.float64):
     """A random (..., d, l) matrix with orthonormal columns."""
     return np.linalg.qr(rng.standard_normal(shape))[0].astype(dtype)
+
+
+def drift(L):
+    """Largest |L'L - I|."""
+    L = L.astype(np.float64)
+    return np.abs(np.swapaxes(L, -1, -2) @ L - np.eye(L.shape[-1])).max(initial=0)

@@ -4,13 +4,15 @@ They say what the kernels compute, one formula at a time, and the tests hold the
 arrays, trust their arguments, and need time and memory quadratic (affinity: cubic) in the number of points.
 """
 
-from .affinity import propagate_affinity, propagate_labels
+from .affinity import propagate_affinity
 from .angular_loss import angular_loss, angular_loss_and_grad
 from .graph_modes import graph_modes
 from .knn_graph import knn_graph, knn_search
 from .mine_class_triplets import mine_class_triplets
 from .mine_triplets import mine_triplets
-from .stiefel import cayley_update, polar_retraction, qr_retraction, riemannian_cg
+from .propagate_labels import propagate_labels
+from .riemannian_cg import riemannian_cg
+from .stiefel import cayley_update, polar_retraction, qr_retraction
 
 __all__ = [
     "angular_loss",

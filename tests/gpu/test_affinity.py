@@ -1,4 +1,4 @@
-"""Affinities and label propagation on CUDA: the CPU's within both error bounds, in the memory that is promised."""
+"""Affinities on CUDA: the CPU's within both error bounds, in the memory that is promised."""
 
 import dataclasses
 import math
@@ -84,24 +84,6 @@ def test_propagate_affinity_in_global_memory(stand_in, case, has_modes):
     assert not has_modes or found.iterations < 0.2 * math.log(tol) / math.log(gamma)
 
 
-@FEW
-@given(st.data())
-def test_propagate_labels(device_library, data):
-    graph = data.draw(graphs(with_weights=True))
-    y = data.draw(labels(graph.n))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sf.ConvergenceWarning)
-        right = sf.propagate_labels(graph, y, 0.9, 1e-6)
-        found = sf.propagate_labels(on(device_library, graph), on(device_library, y), 0.9, 1e-6)
-    assert arrays.dtype_name(found.posteriors) == arrays.dtype_name(right.posteriors)
-    np.testing.assert_allclose(
-        arrays.to_numpy(found.posteriors), right.posteriors, rtol=0, atol=right.error_bound + found.error_bound
-    )
-    assert (found.error_bound <= 1e-6) == (right.error_bound <= 1e-6)
-    np.testing.assert_array_equal(arrays.to_numpy(found.classes), right.classes)
-    assert arrays.device(found.posteriors) == arrays.device(on(device_library, y))
-
-
 # --- warnings and progress --------------------------------------------------------------------------------------------
 
 
@@ -138,11 +120,3 @@ def test_memory_of_propagate_affinity():
     numbers = 15 * n + 9 * n * k + n * classes + 4 * n * modes + 33 * modes**2  # of 8 bytes at most
     used = peak(lambda: sf.propagate_affinity(graph, y, 0.5, 1e-3))
     assert used < 4 * n * (k + classes) + 8 * numbers + processors * 227 * 1024 + 4 * MB
-
-
-@gpu
-def test_memory_of_propagate_labels():
-    n, k, classes = 20_000, 10, 10
-    _, graph, y, *_ = partition(n, 8, k)
-    used = peak(lambda: sf.propagate_labels(graph, y, 0.5, 1e-3))
-    assert used < 4 * n * classes + 8 * (16 * n + 7 * n * k + 7 * n * classes) + 4 * MB
