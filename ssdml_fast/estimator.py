@@ -63,8 +63,10 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     scale_ : float
         By which samples are divided, so that the root of their mean squared distance from the mean is 3. Features are
         not scaled one by one: put a ``StandardScaler`` first where their units differ.
-    n_features_in_, feature_names_in_
-        As in every scikit-learn estimator.
+    n_features_in_ : int
+        Features seen by :meth:`fit`.
+    feature_names_in_ : (n_features_in_,) array
+        Their names, where `X` had any.
     n_iter_ : int
         Passes made, fewer than `max_iter` where the embedding collapsed.
     best_iter_ : int

@@ -108,7 +108,7 @@ def fit(
         `max_epochs` counts them; 0: the warm-up; runs of former versions lack it), ``round`` (0: the warm-up),
         ``partition``, ``loss`` (mean over the mini-batches since the validation before), ``triplets`` (of the pass),
         ``examples`` (trained on since then, each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]),
-        ``score`` (their mean), ``orthogonality_error`` (largest entry of |LᵀL - I|), ``seconds`` (wall time of each
+        ``score`` (their mean), ``orthogonality_error`` (largest entry of LᵀL - I), ``seconds`` (wall time of each
         stage since the record before: ``embed``, ``graph``, ``propagate``, ``mine``, ``train``, ``validate``,
         ``save``). That of the untrained model lacks what tells of training.
     on_batch : callable, optional
@@ -133,7 +133,7 @@ def fit(
     -----
     First, if `warmup` is set, the labelled examples alone are classed by a softmax on the embedding. Then on each
     partition: embed, :func:`ssdml_fast.knn_graph`, propagate, choose what to train on (see
-    :mod:`ssdml_fast.train.mining`), and per mini-batch update L, as `metric_update` says, to lower the mean
+    ``ssdml_fast.train.mining``), and per mini-batch update L, as `metric_update` says, to lower the mean
     :func:`ssdml_fast.angular_loss`, and with that L take one step on the network; with `softmax_weight` the softmax
     goes on beside it, moving the network but not L. With `average`, graphs, validation and the result use a running
     mean of the network's weights. Random choices depend only on the seed and the position in the training, and the
