@@ -31,7 +31,7 @@ def build(folder: Path) -> ModuleType:
     compiler = shutil.which("c++")
     if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("needs a C++ compiler for x86-64")
-    sources = [*ROOT.glob("csrc/*.cu"), ROOT / "csrc/bindings_cuda.cpp", *ROOT.glob("tests/native/cuda_on_cpu/*.cpp")]
+    sources = [*ROOT.glob("csrc/*/*.cu"), ROOT / "csrc/bindings/cuda.cpp", *ROOT.glob("tests/native/cuda_on_cpu/*.cpp")]
     headers = [
         ROOT / "csrc",
         ROOT / "tests/native/cuda_on_cpu",

@@ -16,7 +16,7 @@ import ssdml_fast as sf
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ssdml_fast"
 OPS = ("affinity", "angular_loss", "knn_graph", "mine_class_triplets", "mine_triplets", "stiefel")
-OPS_WITHIN = ("propagate_labels", "riemannian_cg")  # in files of affinity and stiefel in csrc and ops
+OPS_WITHIN = ("propagate_labels", "riemannian_cg")  # in files of affinity and stiefel in ops
 WITHOUT_KERNEL = ("graph_modes",)  # SciPy's sparse graphs on the host
 FUNCTIONS = sf.reference.__all__
 SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
@@ -31,17 +31,30 @@ def mentions(pattern, paths):
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("room", ["csrc/{}.h", "csrc/{}.cpp", "csrc/{}.cu", "ssdml_fast/ops/{}.py"])
+@pytest.mark.parametrize("room", ["ssdml_fast/ops/{}.py"])
 def test_an_operation_has_a_file_in_every_room(op, room):
     assert (ROOT / room.format(op)).is_file()
 
 
 @pytest.mark.parametrize("op", [*OPS, *OPS_WITHIN])
 @pytest.mark.parametrize(
-    "room", ["ssdml_fast/reference/{}.py", "tests/ops/test_{}.py", "tests/gpu/test_{}.py", "benchmarks/bench_{}.py"]
+    "room",
+    [
+        "csrc/{0}/{0}.h",
+        "csrc/{0}/{0}.cpp",
+        "csrc/{0}/{0}.cu",
+        "ssdml_fast/reference/{0}.py",
+        "tests/ops/test_{0}.py",
+        "tests/gpu/test_{0}.py",
+        "benchmarks/bench_{0}.py",
+    ],
 )
-def test_an_operation_has_a_twin_tests_and_a_benchmark(op, room):
+def test_an_operation_has_kernels_a_twin_tests_and_a_benchmark(op, room):
     assert (ROOT / room.format(op)).is_file()
+
+
+def test_no_folder_of_csrc_is_unknown():
+    assert {path.parent.name for path in SOURCES} == {*OPS, *OPS_WITHIN, "bindings", "common", "cuda", "walk"}
 
 
 def test_no_operation_is_missing_here():
@@ -57,15 +70,15 @@ def test_operation_tests_have_the_same_sections(op):
 
 
 def test_only_the_bindings_know_pybind11():
-    assert all(re.fullmatch(r"csrc/bindings\w*\.(cpp|h)", path) for path in mentions("pybind11", SOURCES))
+    assert all(re.fullmatch(r"csrc/bindings/\w+\.(cpp|h)", path) for path in mentions("pybind11", SOURCES))
 
 
 def test_only_simd_h_knows_instruction_sets():
-    assert mentions(r"immintrin|__AVX|\b_mm\d*_", SOURCES) == ["csrc/simd.h"]
+    assert mentions(r"immintrin|__AVX|\b_mm\d*_", SOURCES) == ["csrc/common/simd.h"]
 
 
 def test_kernels_know_neither_python_nor_torch():
-    kernels = [path for path in SOURCES if not path.name.startswith("bindings")]
+    kernels = [path for path in SOURCES if path.parent.name != "bindings"]
     assert mentions(r"Python\.h|torch/|ATen|c10::", kernels) == []
 
 

@@ -1,6 +1,6 @@
 """Propagation along a graph: affinities on its edges, and class posteriors.
 
-Kernels: ``csrc/affinity.cpp`` and ``csrc/affinity_labels.cpp`` (CPU), the same as ``.cu`` (CUDA).
+Kernels: ``csrc/affinity/`` and ``csrc/propagate_labels/``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Angular triplet loss. Kernel: ``csrc/angular_loss.cpp`` (CPU), ``csrc/angular_loss.cu`` (CUDA)."""
+"""Angular triplet loss. Kernel: ``csrc/angular_loss/``."""
 
 from __future__ import annotations
 

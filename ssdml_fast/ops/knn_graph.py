@@ -1,4 +1,4 @@
-"""Exact k-nearest-neighbour graph. Kernel: ``csrc/knn_graph.cpp`` (CPU), ``csrc/knn_graph.cu`` (CUDA)."""
+"""Exact k-nearest-neighbour graph. Kernel: ``csrc/knn_graph/``."""
 
 from __future__ import annotations
 

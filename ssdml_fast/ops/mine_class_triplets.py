@@ -1,4 +1,4 @@
-"""Triplets from propagated classes. Kernel: ``csrc/mine_class_triplets.cpp`` (CPU), ``.cu`` (CUDA)."""
+"""Triplets from propagated classes. Kernel: ``csrc/mine_class_triplets/``."""
 
 from __future__ import annotations
 

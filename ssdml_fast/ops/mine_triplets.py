@@ -1,4 +1,4 @@
-"""Triplets from the neighbourhoods of a graph. Kernel: ``csrc/mine_triplets.cpp`` (CPU), ``.cu`` (CUDA)."""
+"""Triplets from the neighbourhoods of a graph. Kernel: ``csrc/mine_triplets/``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Updates of matrices with orthonormal columns.
 
-Kernels: ``csrc/stiefel.cpp`` and ``csrc/riemannian_cg.cpp`` (CPU), ``.cu`` (CUDA).
+Kernels: ``csrc/stiefel/`` and ``csrc/riemannian_cg/``.
 """
 
 from __future__ import annotations

@@ -8,13 +8,14 @@
 #include <random>
 #include <vector>
 
-#include "affinity.h"
-#include "angular_loss.h"
-#include "knn_graph.h"
-#include "mine_class_triplets.h"
-#include "mine_triplets.h"
-#include "riemannian_cg.h"
-#include "stiefel.h"
+#include "affinity/affinity.h"
+#include "angular_loss/angular_loss.h"
+#include "knn_graph/knn_graph.h"
+#include "mine_class_triplets/mine_class_triplets.h"
+#include "mine_triplets/mine_triplets.h"
+#include "propagate_labels/propagate_labels.h"
+#include "riemannian_cg/riemannian_cg.h"
+#include "stiefel/stiefel.h"
 
 using namespace ssdml;
 using Indices = std::vector<std::int64_t>;

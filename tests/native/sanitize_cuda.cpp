@@ -14,14 +14,15 @@
 #include <utility>
 #include <vector>
 
-#include "affinity.h"
-#include "angular_loss.h"
+#include "affinity/affinity.h"
+#include "angular_loss/angular_loss.h"
 #include "cuda_on_cpu/block.h"
-#include "knn_graph.h"
-#include "mine_class_triplets.h"
-#include "mine_triplets.h"
-#include "riemannian_cg.h"
-#include "stiefel.h"
+#include "knn_graph/knn_graph.h"
+#include "mine_class_triplets/mine_class_triplets.h"
+#include "mine_triplets/mine_triplets.h"
+#include "propagate_labels/propagate_labels.h"
+#include "riemannian_cg/riemannian_cg.h"
+#include "stiefel/stiefel.h"
 
 using namespace ssdml;
 using Indices = std::vector<std::int64_t>;
@@ -187,19 +188,19 @@ void propagate(const Indices& ptr, std::int64_t k, std::int64_t classes, double 
   std::vector<double> weight(n * k);
   for (double& entry : weight) entry = static_cast<double>(1 + below(4));
   const double* const weights = weighted ? weight.data() : nullptr;
-  const auto within = [&](const char* what, const AffinityReport& report) {
+  const auto within = [&](const char* what, const WalkReport& report) {
     if (report.finished && report.error_bound <= tol + 1e-7) return;
     std::printf("%s: bound %g for a tolerance of %g\n", what, report.error_bound, tol);
     ++failures;
   };
 
   std::vector<T> right(n * k), right_mass(n * classes);
-  const AffinityReport exact = propagate_affinity(indices.data(), weights, n, k, labels.data(), classes, gamma, 1e-9,
-                                                  right.data(), right_mass.data(), 1, silent);
+  const WalkReport exact = propagate_affinity(indices.data(), weights, n, k, labels.data(), classes, gamma, 1e-9,
+                                              right.data(), right_mass.data(), 1, silent);
   in_every_way([&] {
     auto values = unwritten<T>(n * k), mass = unwritten<T>(n * classes);
     Workspace workspace(cuda::propagate_affinity_workspace(n, k, weighted, classes));
-    const AffinityReport report =
+    const WalkReport report =
         cuda::propagate_affinity(indices.data(), weights, n, k, labels.data(), classes, gamma, tol, values.data(),
                                  mass.data(), silent, workspace.get(), nullptr);
     const double bound = report.error_bound + exact.error_bound;
@@ -209,12 +210,12 @@ void propagate(const Indices& ptr, std::int64_t k, std::int64_t classes, double 
   });
 
   std::vector<T> posteriors(n * classes);
-  const AffinityReport known = propagate_labels(indices.data(), weights, n, k, ptr.data(), segments, labels.data(),
-                                                classes, gamma, 1e-9, posteriors.data(), 1, silent);
+  const WalkReport known = propagate_labels(indices.data(), weights, n, k, ptr.data(), segments, labels.data(), classes,
+                                            gamma, 1e-9, posteriors.data(), 1, silent);
   in_every_way([&] {
     auto found = unwritten<T>(n * classes);
     Workspace workspace(cuda::propagate_labels_workspace(n, k, weighted, segments, classes));
-    const AffinityReport report =
+    const WalkReport report =
         cuda::propagate_labels(indices.data(), weights, n, k, ptr.data(), segments, labels.data(), classes, gamma, tol,
                                found.data(), silent, workspace.get(), nullptr);
     expect("posteriors", found, posteriors, report.error_bound + known.error_bound);

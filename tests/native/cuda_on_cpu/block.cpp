@@ -35,7 +35,7 @@ cuda_on_cpu_switch:
 )");
 
 namespace ssdml::cuda {
-alignas(16) thread_local unsigned char shared_memory[cuda_on_cpu::kMostShared];  // what cuda.h declares
+alignas(16) thread_local unsigned char shared_memory[cuda_on_cpu::kMostShared];  // what launch.h declares
 }
 
 extern "C" __attribute__((visibility("default"))) void cuda_on_cpu_set_shared(std::size_t bytes) {

@@ -1,10 +1,11 @@
-// What csrc/cuda_tensor.h does on a device.
+// What csrc/cuda/tensor.h does on a device.
+#include "cuda/tensor.h"
+
 #include <bit>
 #include <cstring>
 
 #include "block.h"
-#include "cuda_tensor.h"
-#include "halves.h"
+#include "common/halves.h"
 
 namespace ssdml::cuda {
 namespace {

@@ -1,0 +1,338 @@
+#include "affinity/affinity.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "affinity/direct.h"
+#include "affinity/eliminate.h"
+#include "affinity/modes.h"
+#include "affinity/relax.h"
+#include "affinity/solve.h"
+#include "walk/graph.h"
+
+namespace ssdml {
+namespace {
+
+using namespace walk;
+/// How many slow modes to take out of a component of n points: a multiple of kWidth. More leave fewer sweeps, but
+/// finding and removing them costs more than it saves, sooner where a loose `tol` needs few sweeps.
+std::int64_t modes_for(std::int64_t n, double tol) {
+  if (n < 512) return 0;
+  const std::int64_t modes = 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
+  return tol < 1e-5 ? modes : std::min<std::int64_t>(modes, 64);
+}
+constexpr int kSweepsBeforeModes = 4;  // until the columns of popular points are smooth enough for float32
+constexpr double kOmega = 1.3;         // best where few modes are slow; adapted where many are
+constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
+constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
+constexpr double kModesTol = 5e-10;    // what float64 reaches with modes, unless they nearly coincide; then without
+
+/// Up to how many points a component is solved directly: where that takes about as long as slow modes and relaxation,
+/// which sweep k edges per point, oftener for a small `tol`. No fewer than have no modes, and bounded for memory and
+/// the time between polls.
+std::int64_t most_direct(std::int64_t k, double tol) {
+  return std::clamp<std::int64_t>(320 + 8 * k, 511, tol < 1e-5 ? 1024 : 511);
+}
+
+/// What all columns of one component write to.
+struct Component {
+  const Graph& graph;
+  const std::int64_t* labels;
+  double gamma, tol;
+  int num_threads;
+  double* forward;   // (N, k): W*[i, j] at the edge i -> j, by the column of j
+  double* backward;  // (N, k): W*[j, i] at the edge i -> j, by the column of i
+
+  /// Writes column `place` of W* to both ends of its edges, entry(i) being its value at place i.
+  template <typename Entry>
+  void write(std::int64_t place, const Entry& entry) const {
+    const std::int64_t k = graph.k;
+    for (std::int64_t e = graph.in_ptr[place]; e < graph.in_ptr[place + 1]; ++e)
+      forward[graph.points[graph.in[e]] * k + graph.in_rank[e]] = entry(graph.in[e]);
+    for (std::int64_t r = 0; r < k; ++r) backward[graph.points[place] * k + r] = entry(graph.out[place * k + r]);
+  }
+};
+
+/// Class mass at every place, (n, classes + 1) with the sum over all classes last, within tol where `error` says so.
+struct ClassMass {
+  std::vector<double> mass;
+  double error = 0;
+};
+
+/// What one component's columns came to, in one precision.
+struct Outcome {
+  std::int64_t sweeps = 0;
+  double error = 0;
+};
+
+template <typename T, typename Proceed>
+ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64_t classes, double tol,
+                        std::int64_t& sweeps, const Proceed& proceed) {
+  constexpr int width = kWidth<double>;
+  const Graph& graph = part.graph;
+  const std::int64_t columns = classes + 1, panels = (columns + width - 1) / width;
+  ClassMass result{std::vector<double>(graph.n * columns)};
+  std::int64_t most = 0;
+  double error = 0;
+  std::vector<PanelSolver<double>> solvers;
+  for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, graph.n * width, modes.count());
+  std::atomic<bool> stop{false};
+#pragma omp parallel for num_threads(static_cast<int>(solvers.size())) schedule(dynamic) reduction(max : most, error)
+  for (std::int64_t q = 0; q < panels; ++q) {
+    if (stop) continue;
+    PanelSolver<double>& solver = solvers[thread_index()];
+    const std::int64_t begin = q * width, end = std::min<std::int64_t>(begin + width, columns);
+    solver.clear();
+    bool any = false;
+    for (std::int64_t p = 0; p < graph.n; ++p) {
+      const std::int64_t label = part.labels[graph.points[p]];
+      if (label < 0) continue;
+      if (label >= begin && label < end) solver.source(p, static_cast<int>(label - begin)), any = true;
+      if (end == columns) solver.source(p, static_cast<int>(classes - begin)), any = true;
+    }
+    if (!any) continue;
+    for (std::int64_t p = 0; p < graph.n; ++p)
+      for (std::int64_t c = begin; c < end; ++c) solver.want(p, static_cast<int>(c - begin));
+    const Solved solved = solver.solve(modes, part.gamma, tol, false);
+    most = std::max<std::int64_t>(most, solved.sweeps);
+    error = std::max(error, solved.error);
+    std::int64_t number = 0;
+    for (std::int64_t p = 0; p < graph.n; ++p)
+      for (std::int64_t c = begin; c < end; ++c) result.mass[p * columns + c] = solver.entry(number++);
+    if (thread_index() == 0 && !proceed(0)) stop = true;
+  }
+  sweeps = std::max(sweeps, most);
+  result.error = error;
+  return result;
+}
+
+/// Orders places so that panels are of columns that need about as many sweeps: groups of ascending popularity, 1' Q^t,
+/// and within a group as they lie in memory.
+void group_by_popularity(const Graph& graph, std::vector<std::int32_t>& places) {
+  constexpr int kGroups = 8, kSweeps = 6;
+  std::vector<double> popularity(graph.n, 1.0), swept(graph.n);
+  for (int t = 0; t < kSweeps; ++t) {
+    for (std::int64_t p = 0; p < graph.n; ++p) {
+      const Edges edges = graph.edges_in(p);
+      swept[p] = 0;
+      for (std::int64_t e = 0; e < edges.count; ++e)
+        swept[p] += (edges.share ? edges.share[e] : 1.0 / graph.k) * popularity[edges.at[e]];
+    }
+    popularity.swap(swept);
+  }
+  std::stable_sort(places.begin(), places.end(),
+                   [&](std::int32_t p, std::int32_t q) { return popularity[p] < popularity[q]; });
+  const auto panels = static_cast<std::int64_t>(places.size()) / kWidth<float>;
+  for (std::int64_t g = 0; g < kGroups; ++g) {
+    const auto end = g + 1 == kGroups ? places.end() : places.begin() + panels * (g + 1) / kGroups * kWidth<float>;
+    std::sort(places.begin() + panels * g / kGroups * kWidth<float>, end);
+  }
+}
+
+/// Solves the columns of `places` in panels of P, as to their wanted entries, within tol or as close as P can. Those
+/// with a larger error than `acceptable` are returned instead.
+template <typename P, typename T, typename Proceed>
+std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& modes,
+                                        const std::vector<std::int32_t>& places, double acceptable,
+                                        Elimination& columns, Outcome& outcome, const Proceed& proceed) {
+  if (places.empty()) return {};  // a team of no threads would be one of any number
+  const Graph& graph = part.graph;
+  const auto count = static_cast<std::int64_t>(places.size());
+  const std::int64_t panels = (count + kWidth<P> - 1) / kWidth<P>;
+  std::vector<char> failed(panels, false);
+  std::int64_t wanted = 0;
+  for (std::int64_t begin = 0; begin < count; begin += kWidth<P>) {
+    std::int64_t of_panel = 0;
+    for (std::int64_t q = begin; q < std::min<std::int64_t>(begin + kWidth<P>, count); ++q)
+      of_panel += static_cast<std::int64_t>(columns.rows(places[q]).size());
+    wanted = std::max(wanted, of_panel);
+  }
+  std::vector<PanelSolver<P>> solvers;
+  for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, wanted, modes.count());
+
+  std::int64_t sweeps = 0;
+  double error = 0;
+  std::atomic<bool> stop{false};
+  std::atomic<std::int64_t> done{0};
+#pragma omp parallel for num_threads(static_cast<int>(solvers.size())) schedule(dynamic) reduction(max : sweeps, error)
+  for (std::int64_t q = 0; q < panels; ++q) {
+    if (stop) continue;
+    PanelSolver<P>& solver = solvers[thread_index()];
+    const std::int64_t begin = q * kWidth<P>, end = std::min<std::int64_t>(begin + kWidth<P>, count);
+    solver.clear();
+    for (std::int64_t at = begin; at < end; ++at) {
+      const int c = static_cast<int>(at - begin);
+      solver.source(places[at], c);
+      for (const std::int32_t row : columns.rows(places[at])) solver.want(row, c);
+    }
+    const Solved solved = solver.solve(modes, part.gamma, part.tol, acceptable <= part.tol);
+    if (!(solved.error <= acceptable || std::isinf(acceptable))) {
+      failed[q] = true;
+    } else {
+      sweeps = std::max<std::int64_t>(sweeps, solved.sweeps);
+      error = std::max(error, std::min(1.0, solved.error));  // as entries are in [0, 1]; also where it is no number
+      std::int64_t number = 0;
+      for (std::int64_t at = begin; at < end; ++at)
+        for (double& entry : columns.entries(places[at])) entry = solver.entry(number++);
+    }
+    const std::int64_t so_far = done += end - begin;
+    if (thread_index() == 0 && !proceed(static_cast<double>(so_far) / static_cast<double>(count))) stop = true;
+  }
+  outcome.sweeps = std::max(outcome.sweeps, sweeps);
+  outcome.error = std::max(outcome.error, error);
+  std::vector<std::int32_t> again;
+  for (std::int64_t at = 0; at < count; ++at)
+    if (failed[at / kWidth<P>]) again.push_back(places[at]);
+  return again;
+}
+
+/// Class mass and the columns at `places` in precision T; those with a larger error than `acceptable` are left in
+/// `places`, and `mass` empty.
+template <typename T, typename Proceed>
+void solve_component(const Component& part, const Modes<T>& modes, std::int64_t classes, double acceptable,
+                     bool labelled, std::vector<std::int32_t>& places, Elimination& columns, std::vector<double>& mass,
+                     Outcome& outcome, const Proceed& proceed) {
+  if (labelled && mass.empty()) {
+    ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps, proceed);
+    if (solved.error <= acceptable / 3 || std::isinf(acceptable)) {  // the last way takes what there is
+      mass = std::move(solved.mass);
+      outcome.error = std::max(outcome.error, 3 * solved.error);  // of 2 mass - total
+    }
+  }
+  places = solve_columns<T>(part, modes, places, acceptable, columns, outcome, proceed);
+}
+
+/// What solving small components came to.
+struct Direct {
+  std::int64_t points;  // of all of them
+  double error;
+  bool stopped;
+};
+
+/// Solves all components of up to `limit` points, one per thread.
+template <typename T>
+Direct solve_directly(const Problem& problem, const Components& components, std::int64_t limit, double* forward,
+                      double* backward, T* class_mass, int num_threads, Progress& progress) {
+  constexpr std::int64_t together = 8;  // operations at the rate of a product of matrices
+  std::vector<std::span<const std::int64_t>> small;
+  std::int64_t most = 0, points = 0, work = 0;
+  for (std::int64_t s = 0; s < components.count(); ++s) {
+    const auto n = static_cast<std::int64_t>(components[s].size());
+    if (n > limit) continue;
+    small.push_back(components[s]);
+    most = std::max(most, n);
+    points += n;
+    work += n * n * (n / together + problem.k);
+  }
+  const auto count = static_cast<std::int64_t>(small.size());
+  if (count == 0) return {0, 0.0, false};
+  Team team(static_cast<int>(std::min<std::int64_t>(threads_for(work, num_threads), count)), progress);
+  std::vector<DirectSolver> solvers;
+  for (int t = 0; t < team.threads; ++t) solvers.emplace_back(problem, most);
+  std::vector<double> error(count, 0.0);
+  std::atomic<std::int64_t> done{0};
+  team.each(count, 1, [&](std::int64_t c, std::int64_t) {
+    DirectSolver& solver = solvers[thread_index()];
+    error[c] = solver.solve(small[c], components.place);
+    solver.write(forward, backward, class_mass);
+    done += static_cast<std::int64_t>(small[c].size());
+    team.poll(static_cast<double>(done) / static_cast<double>(components.points.size()));
+  });
+  return {points, *std::max_element(error.begin(), error.end()), team.stopped()};
+}
+
+}  // namespace
+
+template <typename T>
+WalkReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
+                              const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
+                              T* class_mass, int num_threads, Progress& progress) {
+  if (n == 0) return {0, 0.0, true};
+  const Components components(indices, n, k);
+  std::vector<double> forward(n * k), backward(n * k);
+  const double target = std::max(tol - 1.02 * unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
+  Outcome outcome;
+  std::fill_n(class_mass, n * classes, T(0));
+  const Problem problem{indices, weights, k, labels, classes, gamma};
+  const std::int64_t limit = most_direct(k, tol);
+  const Direct direct =
+      solve_directly(problem, components, limit, forward.data(), backward.data(), class_mass, num_threads, progress);
+  outcome.error = direct.error;
+  bool proceeding = !direct.stopped;
+  std::int64_t points_done = direct.points;
+
+  for (std::int64_t s = 0; s < components.count() && proceeding; ++s) {
+    if (static_cast<std::int64_t>(components[s].size()) <= limit) continue;
+    const Graph graph(indices, weights, k, components[s], components.place);
+    const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
+    const auto proceed = [&](double share) {
+      const double done = static_cast<double>(points_done) + share * graph.n;
+      return proceeding = proceeding && progress.update(done / static_cast<double>(n));
+    };
+
+    std::vector<std::int32_t> labelled, unlabelled;
+    for (std::int32_t p = 0; p < graph.n; ++p) {
+      (labels[graph.points[p]] >= 0 ? labelled : unlabelled).push_back(p);
+    }
+    Elimination columns(graph, unlabelled, gamma, target);
+    std::vector<std::int32_t> unsolved = columns.solved();
+    group_by_popularity(graph, unsolved);
+    std::vector<double> mass;
+    const auto solve = [&]<typename M>(const Modes<M>& modes, double acceptable) {
+      if (proceeding)
+        solve_component(part, modes, classes, acceptable, !labelled.empty(), unsolved, columns, mass, outcome, proceed);
+    };
+    const auto find_modes = [&]<typename M>(M) {
+      return Modes<M>(graph, modes_for(graph.n, tol), {gamma, kOmega}, kSweepsBeforeModes, num_threads,
+                      [&] { return proceed(0); });
+    };
+    const auto left = [&] { return !unsolved.empty() || (mass.empty() && !labelled.empty()); };
+    const double acceptable = std::max(target, kModesTol), any = std::numeric_limits<double>::infinity();
+    if (sizeof(T) == 4 && graph.n >= kSmall && target > kFloatTol) {
+      const Modes<float> modes = find_modes(float{});
+      solve(modes, target);
+      if (left()) solve(Modes<double>(graph, modes), acceptable);
+    } else {
+      solve(find_modes(double{}), acceptable);
+    }
+    if (left()) solve(Modes<double>(graph, 0, {gamma, kOmega}, 0, num_threads, [] { return true; }), any);
+
+    if (!proceeding) break;
+    outcome.error = std::max(outcome.error, columns.complete(outcome.error));
+    std::vector<double> at(graph.n);
+    for (const std::int32_t p : unlabelled) {
+      const std::vector<std::int32_t>& rows = columns.rows(p);
+      for (std::size_t e = 0; e < rows.size(); ++e) at[rows[e]] = columns.entries(p)[e];
+      part.write(p, [&](std::int64_t i) { return at[i]; });
+    }
+    if (!labelled.empty())
+      for (std::int64_t p = 0; p < graph.n; ++p)
+        for (std::int64_t c = 0; c < classes; ++c)
+          class_mass[graph.points[p] * classes + c] = static_cast<T>(mass[p * (classes + 1) + c]);
+    for (const std::int32_t p : labelled)
+      part.write(p, [&](std::int64_t i) {
+        const double* row = &mass[i * (classes + 1)];
+        return 2 * row[labels[graph.points[p]]] - row[classes];
+      });
+    points_done += graph.n;
+  }
+  double largest = 0;
+  for (std::int64_t e = 0; e < n * k; ++e) {
+    const double value = (forward[e] + backward[e]) / 2;
+    values[e] = static_cast<T>(value);
+    largest = std::max(largest, std::abs(value));
+  }
+  return {outcome.sweeps, outcome.error + 1.01 * unit_roundoff<T> * largest, proceeding};
+}
+
+template WalkReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
+                                       const std::int64_t*, std::int64_t, double, double, float*, float*, int,
+                                       Progress&);
+template WalkReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
+                                       const std::int64_t*, std::int64_t, double, double, double*, double*, int,
+                                       Progress&);
+
+}  // namespace ssdml

@@ -1,0 +1,129 @@
+// What a search finds: the neighbours of each row, by their distances.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "common/parallel.h"
+#include "knn_graph/candidates.h"
+#include "knn_graph/points.h"
+
+namespace ssdml {
+
+constexpr std::int64_t kNobody = -1;
+
+/// The k nearest columns of each row so far: candidates and, in the arrays of the result, neighbours whose distances
+/// have been computed, in order. Distances are computed at the end, or where bounds do not decide.
+template <typename X>
+class Nearest final : public Candidates {
+ public:
+  using T = Distance<X>;
+
+  Nearest(const Points<X>& rows, const Points<X>& columns, const Frame& frame, std::int64_t k, std::int64_t* indices,
+          T* distances)
+      : Candidates(rows.n, columns.n, &rows == &columns, frame, k),
+        rows_(rows),
+        columns_(columns),
+        indices_(indices),
+        distances_(distances) {
+    std::fill(indices, indices + rows.n * k, kNobody);
+  }
+
+  /// Turns every row into its result: k neighbours with their distances, nearest first, numbered from `offset`.
+  void finish(std::int64_t offset, Team& team) {
+    const auto each_row = [&](auto work) {
+      team.each(rows_.n, 64, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t i = first; i < last; ++i) work(i);
+      });
+    };
+    each_row([this](std::int64_t i) {
+      drop_far(i);
+      forget_bounds(i);
+    });
+    if (join && std::is_same_v<T, float>) each_row([this](std::int64_t i) { share(i); });
+    each_row([this, offset](std::int64_t i) {
+      settle(i);
+      for (std::int64_t r = 0; r < k; ++r) indices_[i * k + r] += offset;
+    });
+  }
+
+ private:
+  struct Neighbour {
+    T distance;
+    std::int64_t index;
+    bool operator<(const Neighbour& other) const {
+      return distance < other.distance || (distance == other.distance && index < other.index);
+    }
+  };
+
+  /// Calls take(c, distance) for the candidates c of row i that `wanted` selects.
+  template <typename Wanted, typename Take>
+  void measure(std::int64_t i, Wanted wanted, Take take) const {
+    thread_local std::vector<std::int64_t> places;
+    places.clear();
+    for (std::int64_t c = 0; c < counts_[i]; ++c)
+      if (wanted(c)) places.push_back(c);
+    thread_local std::vector<double> row;
+    row.resize(rows_.d);
+    for (std::int64_t p = 0; p < rows_.d; ++p) row[p] = static_cast<double>(rows_.row(i)[p]);
+    const std::uint32_t* const columns = &columns_of_[i * capacity_];
+    for (std::size_t c = 0; c < places.size(); ++c) {
+      const std::int64_t ahead = places[std::min(c + 2, places.size() - 1)];
+      take(places[c], exact_distance(rows_, i, row.data(), columns_, columns[places[c]], columns[ahead]));
+    }
+  }
+
+  /// Computes the distances between row i and its candidates further on, for both where each is a candidate of the
+  /// other, as in most pairs of near neighbours.
+  void share(std::int64_t i) {
+    const std::uint32_t* const columns = &columns_of_[i * capacity_];
+    measure(
+        i, [&](std::int64_t c) { return columns[c] > i; },
+        [&](std::int64_t c, T distance) {
+          bounds_[i * capacity_ + c] = static_cast<float>(distance);
+          const std::int64_t j = columns[c];
+          const std::uint32_t* const others = &columns_of_[j * capacity_];
+          std::int64_t place = kNobody;
+          for (std::int64_t r = 0; r < counts_[j]; ++r) place = others[r] == i ? r : place;
+          if (place != kNobody) bounds_[j * capacity_ + place] = static_cast<float>(distance);
+        });
+  }
+
+  /// Computes the distances of row i's candidates that are not known, and keeps the k nearest of them all and the
+  /// neighbours known before.
+  void settle(std::int64_t i) override {
+    T* const distances = distances_ + i * k;
+    std::int64_t* const indices = indices_ + i * k;
+    const float* const known = &bounds_[i * capacity_];
+    const std::uint32_t* const columns = &columns_of_[i * capacity_];
+    thread_local std::vector<Neighbour> found;
+    found.clear();
+    measure(
+        i, [&](std::int64_t c) { return std::isnan(known[c]); },
+        [&](std::int64_t c, T distance) { found.push_back({distance, columns[c]}); });
+    for (std::int64_t c = 0; c < counts_[i]; ++c)
+      if (!std::isnan(known[c])) found.push_back({known[c], columns[c]});
+    counts_[i] = 0;
+    for (std::int64_t r = 0; r < k && indices[r] != kNobody; ++r) found.push_back({distances[r], indices[r]});
+    const auto nearest = found.begin() + std::min<std::int64_t>(k, found.size());
+    if (nearest < found.end()) std::nth_element(found.begin(), nearest, found.end());
+    std::sort(found.begin(), nearest);
+    for (auto neighbour = found.begin(); neighbour < nearest; ++neighbour) {
+      distances[neighbour - found.begin()] = neighbour->distance;
+      indices[neighbour - found.begin()] = neighbour->index;
+    }
+    if (nearest - found.begin() < k) return;
+    const double s = static_cast<double>(distances[k - 1]);
+    const double square = rows_.metric == Metric::euclidean ? s * s : rows_.metric == Metric::cosine ? 2 * s : s;
+    limit_by(i, frame_.unit * square);
+  }
+
+  const Points<X>&rows_, &columns_;
+  std::int64_t* const indices_;
+  T* const distances_;
+};
+
+}  // namespace ssdml
