@@ -13,7 +13,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from . import nn, optim, reference
     from ._config import show_config
-    from .estimator import SSDML
+    from .estimators.ssdml import SSDML
     from .graph import EdgeAffinity, KnnGraph, LabelPosteriors, Neighbors
     from .ops.affinity import ConvergenceWarning, propagate_affinity, propagate_labels
     from .ops.angular_loss import angular_loss, angular_loss_and_grad
@@ -30,7 +30,7 @@ _HOME = {
     "KnnGraph": "graph",
     "LabelPosteriors": "graph",
     "Neighbors": "graph",
-    "SSDML": "estimator",
+    "SSDML": "estimators.ssdml",
     "angular_loss": "ops.angular_loss",
     "angular_loss_and_grad": "ops.angular_loss",
     "cayley_update": "ops.stiefel",

@@ -27,9 +27,9 @@ from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.models.metric import untrained
 from ssdml_fast.models.networks import choose, prepared
 from ssdml_fast.models.seeded import seeded
+from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train import Config, fit
 from ssdml_fast.train.recipes import RECIPES, settings
-from ssdml_fast.train.run import RunFolder
 
 LABELS_PER_CLASS = {"mnist": 10, "fashion-mnist": 10, "cifar10": 100}
 METHODS = ("initial", "warmup", "ssdml", "unconstrained")

@@ -10,8 +10,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from .. import __version__
-from ..train.run import write_atomically
-from .runs import Missing, Run
+from ..runs.folder import write_atomically
+from ..runs.run import Missing, Run
 from .sections import sections
 
 _STOPPED = {

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 
 from .. import knn_graph
 from ..evaluate import RECALL_KS
-from ..train.held_out import AFTER
+from ..runs.figures import AFTER
+from ..runs.run import Missing, Run
 from .charts import draw_confusion, draw_convergence, draw_sensitivity, draw_times
 from .maps import DRAWN, draw_maps
+from .names import names, written
 from .retrieval import as_pictures, draw_retrieval
-from .runs import Missing, Run, names, written
 
 PREPARING = ("graph", "propagate", "mine")
 COMPARED = 4  # runs at most beside the first in maps, each of which takes seconds

@@ -20,10 +20,10 @@ from .. import _arrays as arrays
 from ..data.augment import cut_out, mix_channels, mix_up, random_affine
 from ..evaluate import score_embedding
 from ..models.metric import MetricModel, untrained
+from ..runs.folder import RunError, RunFolder, current
 from .config import Config
 from .mining import mine
 from .partition import count, partitions
-from .run import RunError, RunFolder, current
 from .timing import StageTimes
 from .warmup import CosineSoftmax, warmup_batches
 

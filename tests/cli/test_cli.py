@@ -18,9 +18,9 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from ssdml_fast import __version__
+from ssdml_fast.cli.app import app
 from ssdml_fast.evaluate import report_embedding
 from ssdml_fast.train import Config, loop, recipes
-from ssdml_fast.train.cli import app
 
 TINY = ["--rounds", "1", "--epochs", "1"]
 
@@ -95,7 +95,7 @@ def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, quick_maps, t
 
 KILLED = """
 import os, signal, sys
-from ssdml_fast.train.cli import app
+from ssdml_fast.cli.app import app
 last, replace = int(sys.argv.pop(1)), os.replace
 
 def replace_or_die(source, target):
@@ -312,7 +312,7 @@ def test_help_documents_every_setting_without_importing_torch():
         assert f"--{field.name.replace('_', '-')}" in text
         assert field.metadata["help"].split()[0] in text
     assert all(f"--{name}" in text for name in ("data", "config", "labels-per-class", "recipe", "resume", "out"))
-    code = "import sys; from ssdml_fast.train.cli import app; app(['--help'], standalone_mode=False); " + (
+    code = "import sys; from ssdml_fast.cli.app import app; app(['--help'], standalone_mode=False); " + (
         "assert not {'torch', 'sklearn', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

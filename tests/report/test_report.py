@@ -13,11 +13,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from ssdml_fast.cli.app import app
 from ssdml_fast.report import sections as sections_module
-from ssdml_fast.report.runs import Missing, Run, names
+from ssdml_fast.report.names import names
 from ssdml_fast.report.sections import sections
+from ssdml_fast.runs.run import Missing, Run
 from ssdml_fast.train import loop
-from ssdml_fast.train.cli import app
 
 TITLES = list(sections_module._SECTIONS)
 MAPS, RETRIEVAL, PROPAGATED = "Before and after", "Retrieval", "Propagated labels"

@@ -22,10 +22,10 @@ from ssdml_fast.data.dataset import hide_labels, stratified_split
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.models.metric import untrained
+from ssdml_fast.runs.folder import RunError, RunFolder, write_atomically
 from ssdml_fast.train import Config, fit, loop, recipes
 from ssdml_fast.train.mining import mine, most_confident
 from ssdml_fast.train.partition import count, partitions
-from ssdml_fast.train.run import RunError, RunFolder, write_atomically
 from ssdml_fast.train.warmup import warmup_batches
 
 # ---- data

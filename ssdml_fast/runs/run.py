@@ -11,8 +11,8 @@ import numpy as np
 
 from ..data.dataset import Dataset
 from ..models.networks import prepared
-from ..train.held_out import before_training, load_examples, load_model
-from ..train.run import RunError, RunFolder
+from .figures import before_training, load_examples, load_model
+from .folder import RunError, RunFolder
 
 
 class Missing(Exception):
@@ -105,19 +105,3 @@ def _or_missing(what: str, read: Any) -> Any:
         return read()
     except (ImportError, OSError, RunError, TypeError, ValueError) as error:
         raise Missing(f"{what}: {error}.") from None
-
-
-def written(value: Any) -> str:
-    """Write the value of a setting."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def names(runs: list[Run]) -> list[str]:
-    """Name runs by the settings in which they differ, or by their folders where that tells too little."""
-    settings = [run.settings for run in runs]
-    varying = [name for name in settings[0] if len({str(each.get(name)) for each in settings}) > 1]
-    told = [", ".join(f"{name} {written(each.get(name))}" for name in varying) for each in settings]
-    if len(set(told)) == len(told) and all(told) and max(map(len, told)) <= 40:
-        return told
-    folders = [run.folder.path.resolve().name for run in runs]
-    return folders if len(set(folders)) == len(folders) else [str(run.folder.path) for run in runs]

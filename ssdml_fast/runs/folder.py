@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import Config
+from ..train.config import Config
 
 FORMAT = 1
 

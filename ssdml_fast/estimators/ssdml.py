@@ -13,12 +13,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import _arrays as arrays
-from .models.seeded import seeded
-from .ops.affinity import propagate_labels
-from .ops.knn_graph import knn_graph, knn_search
-from .train import Config, fit
-from .train.mining import TOLERANCE
+from .. import _arrays as arrays
+from ..models.seeded import seeded
+from ..ops.affinity import propagate_labels
+from ..ops.knn_graph import knn_graph, knn_search
+from ..train import Config, fit
+from ..train.mining import TOLERANCE
 
 __all__ = ["SSDML"]
 

@@ -14,8 +14,8 @@ from ..models.metric import MetricModel, untrained
 from ..models.networks import choose, prepared
 from ..models.seeded import seeded
 from ..report.maps import DRAWN, draw_maps
-from .config import Config
-from .run import RunError, RunFolder, write_atomically
+from ..train.config import Config
+from .folder import RunError, RunFolder, write_atomically
 
 RAW, BEFORE, AFTER = "raw pixels", "untrained network", "trained network"
 

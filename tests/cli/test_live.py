@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from ssdml_fast.cli.app import app
+from ssdml_fast.cli.live import Live
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.models.digits import DigitsNet
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.train import Config, fit
-from ssdml_fast.train.cli import app
-from ssdml_fast.train.live import Live
 from ssdml_fast.train.tensorboard import TensorBoard
 
 TINY = ["--rounds", "1", "--epochs", "1", "--metric-dim", "16", "--batch-size", "500"]

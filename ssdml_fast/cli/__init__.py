@@ -1,0 +1,1 @@
+"""The command line, ``ssdml-fast``: one file per command."""
