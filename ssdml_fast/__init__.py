@@ -14,19 +14,22 @@ if TYPE_CHECKING:
     from . import nn, optim, reference
     from ._config import show_config
     from .estimators.ssdml import SSDML
+    from .exceptions import ConvergenceWarning
     from .graph import EdgeAffinity, KnnGraph, LabelPosteriors, Neighbors
-    from .ops.affinity import ConvergenceWarning, propagate_affinity, propagate_labels
+    from .ops.affinity import propagate_affinity
     from .ops.angular_loss import angular_loss, angular_loss_and_grad
     from .ops.graph_modes import graph_modes
     from .ops.knn_graph import knn_graph, knn_search
     from .ops.mine_class_triplets import mine_class_triplets
     from .ops.mine_triplets import mine_triplets
-    from .ops.stiefel import CgResult, cayley_update, polar_retraction, qr_retraction, riemannian_cg
+    from .ops.propagate_labels import propagate_labels
+    from .ops.riemannian_cg import CgResult, riemannian_cg
+    from .ops.stiefel import cayley_update, polar_retraction, qr_retraction
 
 _HOME = {
-    "CgResult": "ops.stiefel",
+    "CgResult": "ops.riemannian_cg",
     "EdgeAffinity": "graph",
-    "ConvergenceWarning": "ops.affinity",
+    "ConvergenceWarning": "exceptions",
     "KnnGraph": "graph",
     "LabelPosteriors": "graph",
     "Neighbors": "graph",
@@ -43,10 +46,10 @@ _HOME = {
     "optim": "optim",
     "polar_retraction": "ops.stiefel",
     "propagate_affinity": "ops.affinity",
-    "propagate_labels": "ops.affinity",
+    "propagate_labels": "ops.propagate_labels",
     "qr_retraction": "ops.stiefel",
     "reference": "reference",
-    "riemannian_cg": "ops.stiefel",
+    "riemannian_cg": "ops.riemannian_cg",
     "show_config": "_config",
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays as arrays
+from . import _scalars as scalars
 from .ops.knn_graph import knn_graph, knn_search
 
 __all__ = ["clustering_nmi", "map_at_r", "recall_at_k", "report_embedding", "score_embedding", "silhouette"]
@@ -48,7 +49,7 @@ def recall_at_k(embedding: Any, labels: Any, ks: tuple[int, ...] = RECALL_KS) ->
     {1: 0.5, 3: 0.75}
     """
     embedding, labels = _check(embedding, labels)
-    ks = tuple(arrays.as_int(k, "ks", 1, len(labels) - 1, " (fewer than there are points)") for k in ks)
+    ks = tuple(scalars.as_int(k, "ks", 1, len(labels) - 1, " (fewer than there are points)") for k in ks)
     neighbours = knn_graph(embedding, max(ks)).indices
     first_hit = np.where(labels[neighbours] == labels[:, None], np.arange(max(ks)), max(ks)).min(1)
     return {k: float((first_hit < k).mean()) for k in ks}

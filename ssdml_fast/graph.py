@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _arrays as arrays
+from . import _scalars as scalars
 
 __all__ = ["EdgeAffinity", "KnnGraph", "LabelPosteriors", "Neighbors"]
 
@@ -82,7 +83,7 @@ class KnnGraph:
         if weights is not None:
             weights = arrays.as_floats(weights, "weights", ndim=2, like=indices)
             arrays.check_shape(weights, (n, k), "weights", "the shape of indices")
-            check_weights(weights)
+            arrays.check_weights(weights)
         if not (arrays.is_cuda(indices) and _are_neighbours(indices, ptr)):
             _check_neighbours(arrays.to_numpy(indices), None if ptr is None else arrays.to_numpy(ptr))
         object.__setattr__(self, "indices", indices)
@@ -125,7 +126,7 @@ class KnnGraph:
         """
         if not hasattr(matrix, "tocsr"):
             raise TypeError(f"matrix must be a SciPy sparse matrix, found {type(matrix).__name__}")
-        arrays.as_choice(entries, "entries", ("distances", "weights"))
+        scalars.as_choice(entries, "entries", ("distances", "weights"))
         csr = matrix.tocsr().copy()
         n, columns = csr.shape
         if n != columns:
@@ -321,19 +322,6 @@ class Neighbors(NamedTuple):
 
     indices: Any
     distances: Any
-
-
-def check_weights(weights: Any) -> None:
-    """Refuse edge weights that are not finite, negative, or all zero at some point."""
-    arrays.check_finite(weights, "weights")
-    if 0 in weights.shape or (bool((weights >= 0).all()) and bool((weights > 0).any(1).all())):
-        return
-    host = arrays.to_numpy(weights)
-    if (host < 0).any():
-        i, r = np.argwhere(host < 0)[0]
-        raise ValueError(f"weights must be at least 0, found {host[i, r]} at weights[{i}, {r}]")
-    i = int(np.flatnonzero(~(host > 0).any(axis=1))[0])
-    raise ValueError(f"weights must be positive at one edge of every point at least, found weights[{i}] all 0")
 
 
 def _are_neighbours(indices: Any, ptr: Any) -> bool:

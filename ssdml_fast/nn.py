@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from . import _arrays as arrays
-from .ops.angular_loss import REDUCTIONS, angular_loss
+from . import _scalars as scalars
+from ._run.angular_loss import REDUCTIONS
+from .ops.angular_loss import angular_loss
 
 __all__ = ["AngularLoss", "OrthogonalMetric"]
 
@@ -62,8 +64,8 @@ class OrthogonalMetric(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        d = arrays.as_int(d, "d", 1)
-        l = arrays.as_int(l, "l", 1, d, f" with d = {d}")
+        d = scalars.as_int(d, "d", 1)
+        l = scalars.as_int(l, "l", 1, d, f" with d = {d}")
         self.L = nn.Parameter(arrays.check_floats(torch.empty(d, l, device=device, dtype=dtype), "dtype", halves=False))
         self.reset_parameters(generator)
 
@@ -127,8 +129,8 @@ class AngularLoss(nn.Module):
 
     def __init__(self, alpha: float = 40.0, reduction: str = "mean") -> None:
         super().__init__()
-        self.alpha = arrays.as_float(alpha, "alpha", 0, 90)
-        self.reduction = arrays.as_choice(reduction, "reduction", REDUCTIONS)
+        self.alpha = scalars.as_float(alpha, "alpha", 0, 90)
+        self.reduction = scalars.as_choice(reduction, "reduction", REDUCTIONS)
 
     def forward(self, z: Tensor, triplets: Tensor, L: Tensor, weight: Tensor | None = None) -> Any:
         """Loss of (T, 3) `triplets` of rows of `z` (N, d) under `L` (d, l), each weighted by `weight` (T,)."""

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from unittest import mock
 
 import pytest
 import torch
@@ -65,12 +64,19 @@ def installed(kernels: ModuleType) -> Iterator[None]:
     def on_device(x):
         yield 0
 
-    with (
-        mock.patch.object(_arrays, "is_cuda", _arrays.is_torch),
-        mock.patch.object(_arrays, "on_device", on_device),
-        mock.patch.object(_core, "cuda", lambda: kernels),
-    ):
+    with pytest.MonkeyPatch.context() as patch:
+        replace_arrays(patch, "is_cuda", _arrays.is_torch)
+        replace_arrays(patch, "on_device", on_device)
+        patch.setattr(_core, "cuda", lambda: kernels)
         yield
+
+
+def replace_arrays(patch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    """Replace a function of `_arrays` wherever its rooms have it."""
+    homes = [module for module in (_arrays, *vars(_arrays).values()) if hasattr(module, "__file__")]
+    for home in homes:
+        if hasattr(home, name):
+            patch.setattr(home, name, value)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from strategies import LAYOUTS, relayout, to_torch
 
 import ssdml_fast as sf
 from ssdml_fast import _arrays as arrays
+from ssdml_fast import _scalars as scalars
 from ssdml_fast import evaluate
 
 # --- which library ----------------------------------------------------------------------------------------------------
@@ -252,38 +253,38 @@ def test_refuses_a_bad_ptr(refuses, ptr):
 
 @pytest.mark.parametrize("value", [3, np.int8(3), np.uint64(3), np.array(3)])
 def test_integers(value):
-    number = arrays.as_int(value, "k", 1, 5)
+    number = scalars.as_int(value, "k", 1, 5)
     assert type(number) is int and number == 3
 
 
 @pytest.mark.parametrize("value", [3.0, True, np.True_, "3", None, [3], np.float64(3)])
 def test_refuses_what_is_no_whole_number(refuses, value):
-    refuses(TypeError, "k", arrays.as_int, value, "k", 1)
+    refuses(TypeError, "k", scalars.as_int, value, "k", 1)
 
 
 def test_refuses_integers_out_of_range(refuses):
-    refuses(ValueError, "k", arrays.as_int, 0, "k", 1)
-    refuses(ValueError, "k", arrays.as_int, 6, "k", 1, 5)
-    assert arrays.as_int(5, "k", 1, 5) == 5 and arrays.as_int(10**30, "k", 1) == 10**30
+    refuses(ValueError, "k", scalars.as_int, 0, "k", 1)
+    refuses(ValueError, "k", scalars.as_int, 6, "k", 1, 5)
+    assert scalars.as_int(5, "k", 1, 5) == 5 and scalars.as_int(10**30, "k", 1) == 10**30
 
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5)])
 def test_floats(value):
-    number = arrays.as_float(value, "gamma", 0, 1)
+    number = scalars.as_float(value, "gamma", 0, 1)
     assert type(number) is float and number == 0.5
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, 2, math.nan, math.inf, -math.inf])
 def test_refuses_floats_out_of_range(refuses, value):
-    refuses(ValueError, "gamma", arrays.as_float, value, "gamma", 0, 1)
+    refuses(ValueError, "gamma", scalars.as_float, value, "gamma", 0, 1)
 
 
 @pytest.mark.parametrize("value", ["0.5", b"0.5", True, np.True_, None, [0.5], 1j])
 def test_refuses_what_is_no_number(refuses, value):
-    refuses(TypeError, "gamma", arrays.as_float, value, "gamma", 0, 1)
+    refuses(TypeError, "gamma", scalars.as_float, value, "gamma", 0, 1)
 
 
 @pytest.mark.parametrize("value", ["sums", None, 0, ["sum"]])
 def test_refuses_what_is_no_choice(refuses, value):
-    assert arrays.as_choice("sum", "reduction", ("sum", "mean")) == "sum"
-    refuses(ValueError, "reduction", arrays.as_choice, value, "reduction", ("sum", "mean"))
+    assert scalars.as_choice("sum", "reduction", ("sum", "mean")) == "sum"
+    refuses(ValueError, "reduction", scalars.as_choice, value, "reduction", ("sum", "mean"))

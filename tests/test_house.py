@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import graphlib
 import importlib
 import inspect
 import re
@@ -15,8 +16,16 @@ import ssdml_fast as sf
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ssdml_fast"
-OPS = ("affinity", "angular_loss", "knn_graph", "mine_class_triplets", "mine_triplets", "stiefel")
-OPS_WITHIN = ("propagate_labels", "riemannian_cg")  # in files of affinity and stiefel in ops
+OPS = (
+    "affinity",
+    "angular_loss",
+    "knn_graph",
+    "mine_class_triplets",
+    "mine_triplets",
+    "propagate_labels",
+    "riemannian_cg",
+    "stiefel",
+)
 WITHOUT_KERNEL = ("graph_modes",)  # SciPy's sparse graphs on the host
 FUNCTIONS = sf.reference.__all__
 SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
@@ -31,38 +40,40 @@ def mentions(pattern, paths):
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("room", ["ssdml_fast/ops/{}.py"])
-def test_an_operation_has_a_file_in_every_room(op, room):
-    assert (ROOT / room.format(op)).is_file()
-
-
-@pytest.mark.parametrize("op", [*OPS, *OPS_WITHIN])
 @pytest.mark.parametrize(
     "room",
     [
         "csrc/{0}/{0}.h",
         "csrc/{0}/{0}.cpp",
         "csrc/{0}/{0}.cu",
+        "ssdml_fast/ops/{0}.py",
+        "ssdml_fast/_torch/{0}.py",
+        "ssdml_fast/_run/{0}.py",
         "ssdml_fast/reference/{0}.py",
         "tests/ops/test_{0}.py",
         "tests/gpu/test_{0}.py",
         "benchmarks/bench_{0}.py",
     ],
 )
-def test_an_operation_has_kernels_a_twin_tests_and_a_benchmark(op, room):
+def test_an_operation_has_a_file_in_every_room(op, room):
     assert (ROOT / room.format(op)).is_file()
 
 
 def test_no_folder_of_csrc_is_unknown():
-    assert {path.parent.name for path in SOURCES} == {*OPS, *OPS_WITHIN, "bindings", "common", "cuda", "walk"}
+    assert {path.parent.name for path in SOURCES} == {*OPS, "bindings", "common", "cuda", "walk"}
 
 
 def test_no_operation_is_missing_here():
-    for folder, within in (("ops", ()), ("reference", OPS_WITHIN)):
-        assert {path.stem for path in (PACKAGE / folder).glob("*.py")} == {*OPS, *within, *WITHOUT_KERNEL, "__init__"}
+    for folder, more in (
+        ("ops", WITHOUT_KERNEL),
+        ("reference", WITHOUT_KERNEL),
+        ("_run", ()),
+        ("_torch", ("library",)),
+    ):
+        assert {path.stem for path in (PACKAGE / folder).glob("*.py")} == {*OPS, *more, "__init__"}
 
 
-@pytest.mark.parametrize("op", [*OPS, *OPS_WITHIN, *WITHOUT_KERNEL])
+@pytest.mark.parametrize("op", [*OPS, *WITHOUT_KERNEL])
 def test_operation_tests_have_the_same_sections(op):
     text = (ROOT / f"tests/ops/test_{op}.py").read_text()
     sections = re.findall(r"^# --- (.*?) -+$", text, re.MULTILINE)
@@ -84,9 +95,9 @@ def test_kernels_know_neither_python_nor_torch():
 
 def test_only_arrays_tells_libraries_apart():
     """Among the modules behind the operations: models, data and training are torch's own ground."""
-    folders = [PACKAGE, *(PACKAGE / name for name in ("_core", "ops", "reference"))]
-    around = [path for path in MODULES if path.parent in folders]
-    assert mentions(r"isinstance\(.*\b(torch\.Tensor|cupy\.ndarray|np\.ndarray)\b", around) == ["ssdml_fast/_arrays.py"]
+    behind = [PACKAGE, *(PACKAGE / name for name in ("_core", "_run", "_torch", "ops", "reference"))]
+    around = [path for path in MODULES if path.parent in behind]
+    assert mentions(r"isinstance\(.*\b(torch\.Tensor|cupy\.ndarray|np\.ndarray)\b", around) == []
 
 
 def test_nothing_is_left_for_later():
@@ -153,6 +164,61 @@ def test_twins_have_the_same_signature(name):
         return [(p.name, p.default) for p in inspect.signature(function).parameters.values() if p.name not in only_fast]
 
     assert parameters(getattr(sf.reference, name)) == parameters(getattr(sf, name))
+
+
+# --- arrows -----------------------------------------------------------------------------------------------------------
+
+ROOMS = ("ops", "_torch", "graph", "_run", "_arrays", "_scalars", "_core")
+"""Behind the operations, from the public functions down to the compiled modules: each room imports those below it."""
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path):
+    """Modules of the package that a file imports, in functions too; not what only a type checker sees."""
+    modules = {module_of(p) for p in MODULES}
+    package = module_of(path).split(".")[: None if path.name == "__init__.py" else -1]
+    found, unseen = set(), [ast.parse(path.read_text())]
+    while unseen:
+        node = unseen.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        unseen += ast.iter_child_nodes(node)
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) + 1 - node.level], *(node.module or "").split(".")]
+            base = ".".join(filter(None, base if node.level else node.module.split(".")))
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else base for name in names]
+        found |= modules & set(names)
+    return found - {module_of(path)}
+
+
+IMPORTS = {module_of(path): imports_of(path) for path in MODULES}
+
+
+def test_arrows_go_down():
+    def room(module):
+        return module.removeprefix("ssdml_fast").lstrip(".").split(".")[0]
+
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        if room(module) in ROOMS
+        for other in others
+        if room(other) != "exceptions" and room(other) not in ROOMS[ROOMS.index(room(module)) :]
+    ]
+    assert wrong == []
+
+
+def test_no_imports_go_round():
+    graph = graphlib.TopologicalSorter(IMPORTS)
+    graph.prepare()  # raises a CycleError that names the circle
 
 
 # --- importing --------------------------------------------------------------------------------------------------------

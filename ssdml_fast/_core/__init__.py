@@ -31,6 +31,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
+def threads(asked: int | None) -> int:
+    """Threads for a kernel: those asked for, or what OMP_NUM_THREADS, threadpoolctl or the processor says."""
+    number = lib.default_threads() if asked is None else asked
+    return 1 if forked else number
+
+
 def built() -> tuple[str, ...]:
     """Instruction sets that this installation has kernels for."""
     return tuple(isa for isa in ISAS if importlib.util.find_spec(f"{__name__}.{isa}") is not None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import _arrays as arrays
+from .. import _scalars as scalars
 
 
 def random_affine(
@@ -55,7 +55,7 @@ def random_affine(
     >>> torch.allclose(random_affine(images, degrees=0, scale=0, shift=0), images, atol=1e-5)
     True
     """
-    arrays.as_choice(padding, "padding", ("border", "reflection"))
+    scalars.as_choice(padding, "padding", ("border", "reflection"))
     batch, _, height, width = images.shape
     draw = 2 * torch.rand(4, batch, generator=generator) - 1
     angle, size = draw[0] * math.radians(degrees), 1 + scale * draw[1]
@@ -95,7 +95,7 @@ def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator
     >>> torch.equal(mix_channels(images, spread=0), images)
     True
     """
-    spread = arrays.as_float(spread, "spread")
+    spread = scalars.as_float(spread, "spread")
     batch, channels = images.shape[:2]
     matrices = torch.eye(channels) + spread * torch.randn(batch, channels, channels, generator=generator)
     return torch.bmm(matrices.to(images), images.flatten(2)).view_as(images)
@@ -132,7 +132,7 @@ def cut_out(images: Tensor, side: int = 12, generator: torch.Generator | None = 
     >>> (cut_out(torch.ones(400, 1, 9, 9), side=3) == 0).sum((1, 2, 3)).unique()
     tensor([4, 6, 9])
     """
-    side = arrays.as_int(side, "side", 0)
+    side = scalars.as_int(side, "side", 0)
     inside = []
     for length in images.shape[2:]:
         first = torch.randint(length, (len(images), 1), generator=generator) - side // 2
@@ -179,7 +179,7 @@ def mix_up(
     >>> images.shape, torch.allclose(targets.sum(1), torch.ones(4))
     (torch.Size([4, 3, 8, 8]), True)
     """
-    most = arrays.as_float(most, "most")
+    most = scalars.as_float(most, "most")
     if not 0 <= most <= 1:
         raise ValueError(f"most must be in [0, 1], found {most}")
     share = most * torch.rand((), generator=generator).item()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .. import _arrays as arrays
+from .. import _scalars as scalars
 
 TEST_SHARE = 1 / 3  # of each class, where a data set comes without a test part
 VALIDATION_SHARE = 0.15  # of each class of the training data, as in the SSDML paper
@@ -109,7 +110,7 @@ class Source:
         >>> len(data.images), len(data.val_images), len(data.test_images), int((data.labels >= 0).sum())
         (34, 6, 20, 6)
         """
-        rng = np.random.default_rng(arrays.as_int(seed, "seed", 0))
+        rng = np.random.default_rng(scalars.as_int(seed, "seed", 0))
         test_images, test_labels = self.test_images, self.test_labels
         rest = np.arange(len(self.labels))
         if test_images is None or test_labels is None:
@@ -186,7 +187,7 @@ def hide_labels(labels: np.ndarray, per_class: int, rng: np.random.Generator) ->
     """
     arrays.check_not_masked(labels, "labels")
     classes, counts = np.unique(labels, return_counts=True)
-    per_class = arrays.as_int(per_class, "labels_per_class", 1, int(counts.min()), " (the size of the smallest class)")
+    per_class = scalars.as_int(per_class, "labels_per_class", 1, int(counts.min()), " (the size of the smallest class)")
     kept = np.full(len(labels), -1, np.int64)
     for c in classes:
         kept[rng.permutation(np.flatnonzero(labels == c))[:per_class]] = c

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import _arrays as arrays
+from .. import _scalars as scalars
 from ..models.seeded import seeded
-from ..ops.affinity import propagate_labels
 from ..ops.knn_graph import knn_graph, knn_search
+from ..ops.propagate_labels import propagate_labels
 from ..train import Config, fit
 from ..train.mining import TOLERANCE
 
@@ -148,7 +149,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
         self.classes_, labels = _encode(y)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        hidden = None if self.hidden_units is None else arrays.as_int(self.hidden_units, "hidden_units", 1)
+        hidden = None if self.hidden_units is None else scalars.as_int(self.hidden_units, "hidden_units", 1)
         config = self._config(seed, len(X))
         self.mean_ = X.mean(0, dtype=np.float64)
         distance = float(np.sqrt(np.square(X - self.mean_, dtype=np.float64).sum(1).mean()))
@@ -224,19 +225,19 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         width = self.n_features_in_ if self.hidden_units is None else self.hidden_units
         most = (width + 1) // 2
         n_components = min(2 * len(self.classes_), most) if self.n_components is None else self.n_components
-        n_neighbors = arrays.as_int(self.n_neighbors, "n_neighbors", 2)
+        n_neighbors = scalars.as_int(self.n_neighbors, "n_neighbors", 2)
         return Config(
             seed=seed,
             rounds=1,
             partition_size=n,
-            epochs=arrays.as_int(self.max_iter, "max_iter", 1),
+            epochs=scalars.as_int(self.max_iter, "max_iter", 1),
             patience=self.max_iter,
             neighbors=max(2, min(n_neighbors, n - 1)),
             gamma=self.gamma,
             alpha=self.alpha,
             learning_rate=self.learning_rate,
             metric_step=self.metric_step,
-            metric_dim=arrays.as_int(n_components, "n_components", 1, width, " (what L is applied to)"),
+            metric_dim=scalars.as_int(n_components, "n_components", 1, width, " (what L is applied to)"),
         )
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from pytorch_metric_learning.miners import BaseMiner
 from pytorch_metric_learning.utils import loss_and_miner_utils
 from torch import Tensor
 
-from .. import _arrays as arrays
+from .. import _scalars as scalars
 from ..ops.affinity import propagate_affinity
 from ..ops.angular_loss import angular_loss
 from ..ops.knn_graph import knn_graph
@@ -63,8 +63,8 @@ class AffinityMiner(BaseMiner):
     def __init__(self, k: int = 10, gamma: float = 0.99, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         _check_distance(self.distance)
-        self.k = arrays.as_int(k, "k", 2)
-        self.gamma = arrays.as_float(gamma, "gamma", 0, 1)
+        self.k = scalars.as_int(k, "k", 2)
+        self.gamma = scalars.as_float(gamma, "gamma", 0, 1)
         self.add_to_recordable_attributes(list_of_names=["k", "gamma"], is_stat=False)
 
     def mine(
@@ -129,7 +129,7 @@ class AngularLoss(BaseMetricLossFunction):
     def __init__(self, alpha: float = 40.0, metric: torch.nn.Module | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         _check_distance(self.distance)
-        self.alpha = arrays.as_float(alpha, "alpha", 0, 90)
+        self.alpha = scalars.as_float(alpha, "alpha", 0, 90)
         self.metric = metric
         self.add_to_recordable_attributes(list_of_names=["alpha"], is_stat=False)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _arrays as arrays
+from .. import _scalars as scalars
 from ..nn import OrthogonalMetric
 
 BATCH = 128  # images embedded at once: what lies between layers fits caches; fixed, so that no embedding depends on it
@@ -73,7 +74,7 @@ def untrained(network: nn.Module, images: np.ndarray, metric_dim: int, seed: int
     arrays.check_not_masked(images, "images")
     with torch.no_grad():
         d = network.eval()(torch.from_numpy(images[:1])).shape[1]
-    metric_dim = arrays.as_int(metric_dim, "metric_dim", 1, d, " (the network's output size)")
+    metric_dim = scalars.as_int(metric_dim, "metric_dim", 1, d, " (the network's output size)")
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import _arrays as arrays
+from .. import _scalars as scalars
 from ..data.dataset import DataError
 from ..data.files import File, existing
 from ..data.images import open_image
@@ -59,7 +60,7 @@ def rmac(maps: Tensor, levels: int = 3) -> Tensor:
     torch.Size([2, 16])
     """
     arrays.check_ndim(arrays.check_floats(maps, "maps"), 4, "maps")
-    levels = arrays.as_int(levels, "levels", 1)
+    levels = scalars.as_int(levels, "levels", 1)
     height, width = maps.shape[2:]
     pooled = [maps.amax((2, 3))]
     for top, left, side in regions(height, width, levels):

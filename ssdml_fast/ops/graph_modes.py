@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _arrays as arrays
+from .. import _scalars as scalars
 from ..graph import KnnGraph
 
 COSINES = {
@@ -71,8 +72,8 @@ def graph_modes(graph: KnnGraph, n: int | None = None, metric: str = "sqeuclidea
         raise ValueError("graph must have distances, which its edges are weighted by, found none")
     arrays.check_not_capturing(graph.indices, "graph_modes")
     if n is not None:
-        n = arrays.as_int(n, "n", 1)
-    cosine_of = COSINES[arrays.as_choice(metric, "metric", tuple(COSINES))]
+        n = scalars.as_int(n, "n", 1)
+    cosine_of = COSINES[scalars.as_choice(metric, "metric", tuple(COSINES))]
     arrays.check_indices(graph.indices, graph.n, "graph.indices", "points")  # validated once, but writable since
 
     weights = np.maximum(cosine_of(arrays.to_numpy(graph.distances).astype(np.float64)), 0) ** 3

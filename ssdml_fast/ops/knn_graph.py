@@ -1,21 +1,13 @@
-"""Exact k-nearest-neighbour graph. Kernel: ``csrc/knn_graph/``."""
+"""Exact k-nearest-neighbour graph, and search between two sets."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from .. import _arrays as arrays
-from .. import _core
+from .._run import knn_graph as run
 from ..graph import KnnGraph, Neighbors
-
-BLOCK_BYTES = 256 << 20
-"""Memory for the copies that distances are bounded from; larger inputs are read in ranges of points."""
-
-METRICS = ("sqeuclidean", "euclidean", "cosine", "inner_product")
 
 
 def knn_graph(
@@ -90,7 +82,7 @@ def knn_graph(
 
         indices, distances = _torch.ops.knn_graph(x, k, metric, ptr, num_threads)
     else:
-        indices, distances, ptr = compute(x, k, metric, ptr, num_threads, progress)
+        indices, distances, ptr = run.knn_graph(x, k, metric, ptr, num_threads, progress)
     return KnnGraph(indices, distances, ptr, _validated=True)
 
 
@@ -141,107 +133,4 @@ def knn_search(
            [ 1., 16.]]))
     """
     queries, base = arrays.adopt(queries=queries, base=base)
-    queries = as_points(queries, "queries")
-    base = as_points(base, "base", like=queries)
-    dtype = arrays.dtype_name(queries)
-    progress = arrays.as_callable(progress, "progress")
-    if arrays.dtype_name(base) != dtype:
-        raise TypeError(f"base must be of the type of queries, {dtype}, found {arrays.dtype_name(base)}")
-    if base.shape[1] != queries.shape[1]:
-        raise ValueError(f"base must have {queries.shape[1]} columns like queries, found shape {tuple(base.shape)}")
-    check_countable(len(base), "base")
-    if len(base) == 0:
-        raise ValueError(f"base must hold at least one point, found shape {tuple(base.shape)}")
-    k = arrays.as_int(k, "k", 1, len(base), f" with {len(base)} base points")
-    metric = arrays.as_choice(metric, "metric", METRICS)
-    num_threads = arrays.as_threads(num_threads)
-    indices = arrays.empty((len(queries), k), "int64", like=queries)
-    distances = arrays.empty((len(queries), k), distance_type(dtype), like=queries)
-    arguments = (
-        dtype,
-        arrays.address(queries),
-        len(queries),
-        arrays.address(base),
-        len(base),
-        queries.shape[1],
-        k,
-        metric,
-        arrays.address(indices),
-        arrays.address(distances),
-    )
-    if arrays.is_cuda(queries):
-        check_coordinates(queries, "queries")
-        check_coordinates(base, "base")
-        cuda = _core.cuda()
-        with arrays.on_device(queries) as stream:
-            n_bytes = cuda.knn_search_workspace(len(queries), len(base), queries.shape[1], k, metric)
-            work = arrays.workspace(n_bytes, like=queries)
-            cuda.knn_search(*arguments, arrays.address(work), stream)
-    elif not _core.lib.knn_search(*arguments, num_threads, BLOCK_BYTES, progress):
-        check_coordinates(queries, "queries")
-        check_coordinates(base, "base")
-    return Neighbors(indices, distances)
-
-
-def check_countable(n, name):
-    """Refuse more points than the kernel's 32-bit candidates can number."""
-    if n >= 2**32:
-        raise ValueError(f"{name} must have fewer than 2**32 points in a segment, found {n}")
-
-
-def as_points(x, name, like=None):
-    """Return points in C order."""
-    x = arrays.check_floats(x, name, ndim=2, like=like)
-    if x.shape[1] == 0:
-        raise ValueError(f"{name} must have at least one column, found shape {tuple(x.shape)}")
-    return arrays.contiguous(x)
-
-
-def check_coordinates(x, name):
-    """Refuse coordinates that are not finite, or so large that distances overflow; CPU kernels see for themselves."""
-    largest = float(np.finfo(distance_type(arrays.dtype_name(x))).max)
-    arrays.check_finite(x, name, limit=math.sqrt(largest / x.shape[1]) / 2)
-
-
-def distance_type(dtype):
-    """Name the type of distances between points of type `dtype`."""
-    return "float64" if dtype == "float64" else "float32"
-
-
-def compute(x, k, metric, ptr, num_threads, progress=None):
-    """Validate, allocate and run the kernel; returns indices, distances and the validated ptr."""
-    x = as_points(x, "x")
-    n, d = x.shape
-    dtype = arrays.dtype_name(x)
-    metric = arrays.as_choice(metric, "metric", METRICS)
-    ptr = arrays.as_ptr(ptr, n, like=x)
-    bounds = np.array([0, n]) if ptr is None else arrays.to_numpy(ptr)
-    sizes = np.diff(bounds)
-    smallest = int(sizes[sizes > 0].min(initial=n))
-    of = "points" if ptr is None else "points in the smallest segment"
-    if n and smallest == 1:
-        raise ValueError(f"x must hold at least 2 {of}, found 1")
-    k = arrays.as_int(k, "k", 1, smallest - 1 if n else None, f" with {smallest} {of}")
-    largest = int(sizes.max(initial=0))
-    check_countable(largest, "x")
-    num_threads = arrays.as_threads(num_threads)
-    progress = arrays.as_callable(progress, "progress")
-
-    indices = arrays.empty((n, k), "int64", like=x)
-    distances = arrays.empty((n, k), distance_type(dtype), like=x)
-    bounds = np.ascontiguousarray(bounds, np.int64)
-    arguments = (dtype, arrays.address(x), n, d, k, metric)
-    results = (arrays.address(indices), arrays.address(distances))
-    if arrays.is_cuda(x):
-        check_coordinates(x, "x")
-        cuda = _core.cuda()
-        with arrays.on_device(x) as stream:
-            device_bounds = arrays.arange(2, like=x) * n if ptr is None else ptr
-            work = arrays.workspace(cuda.knn_graph_workspace(n, d, k, metric, largest), like=x)
-            segments = (arrays.address(device_bounds), len(sizes), largest)
-            cuda.knn_graph(*arguments, *segments, *results, arrays.address(work), stream)
-    elif not _core.lib.knn_graph(
-        *arguments, arrays.address(bounds), len(sizes), *results, num_threads, BLOCK_BYTES, progress
-    ):
-        check_coordinates(x, "x")
-    return indices, distances, ptr
+    return Neighbors(*run.knn_search(queries, base, k, metric, num_threads, progress))

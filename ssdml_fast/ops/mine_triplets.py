@@ -1,11 +1,11 @@
-"""Triplets from the neighbourhoods of a graph. Kernel: ``csrc/mine_triplets/``."""
+"""Triplets from the neighbourhoods of a graph."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .. import _arrays as arrays
-from .. import _core
+from .._run import mine_triplets as run
 from ..graph import EdgeAffinity, KnnGraph
 
 
@@ -60,39 +60,4 @@ def mine_triplets(graph: KnnGraph, affinity: EdgeAffinity, anchors: Any = None) 
         from .. import _torch
 
         return _torch.ops.mine_triplets(graph.indices, graph.distances, affinity.values, anchors)
-    return compute(graph, affinity.values, anchors)
-
-
-def compute(graph, values, anchors):
-    """Validate, allocate and run the kernel."""
-    n, k = graph.n, graph.k
-    arrays.check_indices(graph.indices, n, "graph.indices", "points")  # validated once, but writable since
-    values = arrays.as_floats(values, "affinity.values", ndim=2, like=graph.indices)
-    arrays.check_shape(values, (n, k), "affinity.values", "the shape of graph.indices")
-    arrays.check_finite(values, "affinity.values")
-    dtype = arrays.dtype_name(values)
-    distances = graph.distances
-    if distances is not None:
-        distances = arrays.astype(distances, dtype)
-    if anchors is not None:
-        anchors = arrays.as_integers(anchors, "anchors", ndim=1, like=graph.indices)
-        arrays.check_indices(anchors, n, "anchors", "points")
-
-    count = n if anchors is None else len(anchors)
-    triplets = arrays.empty((count * (k // 2), 3), "int64", like=graph.indices)
-    arguments = (
-        dtype,
-        arrays.address(graph.indices),
-        arrays.address(distances),
-        arrays.address(values),
-        k,
-        arrays.address(anchors),
-        count,
-        arrays.address(triplets),
-    )
-    if arrays.is_cuda(graph.indices):
-        with arrays.on_device(graph.indices) as stream:
-            _core.cuda().mine_triplets(*arguments, stream)
-    else:
-        _core.lib.mine_triplets(*arguments, arrays.as_threads(None))
-    return triplets
+    return run.mine_triplets(graph.indices, graph.distances, affinity.values, anchors)

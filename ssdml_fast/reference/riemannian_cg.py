@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ops.stiefel import CgResult
+from ..ops.riemannian_cg import CgResult
 from .angular_loss import angular_loss_and_grad
 from .stiefel import qr_retraction
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import _arrays as arrays
+from .. import _scalars as scalars
 
 MINING = ("class", "neighborhood")
 AUGMENT = ("none", "affine", "strong")
@@ -101,24 +101,24 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():
-            self._set(name, arrays.as_int(getattr(self, name), name, low))
+            self._set(name, scalars.as_int(getattr(self, name), name, low))
         for name, (low, high) in _BETWEEN.items():
-            self._set(name, arrays.as_float(getattr(self, name), name, low, high))
+            self._set(name, scalars.as_float(getattr(self, name), name, low, high))
         for name in ("confident", "confident_last"):
-            self._set(name, arrays.as_float(getattr(self, name), name))
+            self._set(name, scalars.as_float(getattr(self, name), name))
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be greater than 0 and at most 1, found {getattr(self, name)}")
-        self._set("mixup", arrays.as_float(self.mixup, "mixup"))
+        self._set("mixup", scalars.as_float(self.mixup, "mixup"))
         if not 0 <= self.mixup <= 0.5:
             raise ValueError(f"mixup must be in [0, 0.5], found {self.mixup}")
         for name, limit in (("average", 1), ("weight_decay", 1000), ("softmax_weight", 1000)):
-            self._set(name, arrays.as_float(getattr(self, name), name))
+            self._set(name, scalars.as_float(getattr(self, name), name))
             if not 0 <= getattr(self, name) < limit:
                 raise ValueError(f"{name} must be at least 0 and less than {limit}, found {getattr(self, name)}")
         if not isinstance(self.compile, bool):
             raise TypeError(f"compile must be True or False, found {self.compile!r}")
         for name, choices in _CHOICES.items():
-            arrays.as_choice(getattr(self, name), name, choices)
+            scalars.as_choice(getattr(self, name), name, choices)
         if self.metric_update == "partition" and self.mining != "neighborhood":
             raise ValueError(
                 f"metric_update must be other than 'partition' with mining {self.mining!r}, whose triplets are drawn "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _arrays as arrays
+from .. import _scalars as scalars
 
 RECIPES = ("default", "paper")
 
@@ -60,6 +60,6 @@ def settings(recipe: str, shape: tuple[int, ...]) -> dict[str, Any]:
     """
     from ..models.networks import choose  # torch, which --help does without
 
-    arrays.as_choice(recipe, "recipe", RECIPES)
+    scalars.as_choice(recipe, "recipe", RECIPES)
     choice = choose(shape)
     return dict(choice.settings) if recipe == "default" else PAPER | choice.paper

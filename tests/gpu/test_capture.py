@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from on_device import DEVICE, OPERATIONS, assert_equal, gaussian, gpu, on, orthonormal
+from stand_in import replace_arrays
 
 import ssdml_fast as sf
 from ssdml_fast import EdgeAffinity, KnnGraph
@@ -47,7 +48,7 @@ def test_brings_no_array_of_points_to_the_host(device_library, name, monkeypatch
         assert len(x) < 9
         return to_numpy(x)
 
-    monkeypatch.setattr(arrays, "to_numpy", of_few)
+    replace_arrays(monkeypatch, "to_numpy", of_few)
     call()
 
 
@@ -59,9 +60,9 @@ def test_looks_at_no_value_while_recording_or_refuses(device_library, name, monk
     def look(x):
         raise AssertionError("a value was looked at")
 
-    monkeypatch.setattr(arrays, "is_capturing", arrays.is_cuda)
-    monkeypatch.setattr(arrays, "_extremes", look)
-    monkeypatch.setattr(arrays, "to_numpy", look)
+    replace_arrays(monkeypatch, "is_capturing", arrays.is_cuda)
+    replace_arrays(monkeypatch, "_extremes", look)
+    replace_arrays(monkeypatch, "to_numpy", look)
     if name in NEEDS_THE_HOST:
         with pytest.raises(RuntimeError, match="cannot be recorded in a CUDA graph"):
             call()

@@ -11,7 +11,7 @@ from strategies import DTYPES, LAYOUTS, LIBRARIES, graphs, labels, make_points, 
 
 import ssdml_fast as sf
 from ssdml_fast import KnnGraph, _torch, reference
-from ssdml_fast.ops.affinity import ConvergenceWarning
+from ssdml_fast.exceptions import ConvergenceWarning
 
 
 @st.composite

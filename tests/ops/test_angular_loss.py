@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 import ssdml_fast as sf
 from ssdml_fast import _torch, reference
-from ssdml_fast.ops import angular_loss as angular_loss_op
+from ssdml_fast._run import angular_loss as run
 
 alphas = st.sampled_from((40.0, 45, 10.0, 60.0))
 
@@ -345,13 +345,13 @@ def test_double_backward_raises():
 
 def test_no_gradient_is_computed_for_none_wanted(monkeypatch):
     wanted = []
-    evaluate = angular_loss_op.evaluate
+    evaluate = run.evaluate
 
     def note(*args, **kw):
         wanted.append(kw["grad"])
         return evaluate(*args, **kw)
 
-    monkeypatch.setattr(angular_loss_op, "evaluate", note)
+    monkeypatch.setattr(run, "evaluate", note)
     z, L, triplets = torch.randn(6, 4, requires_grad=True), torch.eye(4, 2), torch.tensor([[0, 1, 2], [3, 4, 5]])
     with torch.no_grad():
         sf.angular_loss(z, triplets, L)

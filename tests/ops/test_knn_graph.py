@@ -15,7 +15,7 @@ from strategies import DTYPES, LAYOUTS, LIBRARIES, METRICS, make_points, point_s
 
 import ssdml_fast as sf
 from ssdml_fast import _core, _torch, reference
-from ssdml_fast.ops import knn_graph as knn_graph_op
+from ssdml_fast._run import knn_graph as run
 from ssdml_fast.reference.knn_graph import pairwise_distances
 
 metrics = st.sampled_from(METRICS)
@@ -307,7 +307,7 @@ def test_search_of_a_set_in_itself_is_its_graph_with_self(metric):
 def test_reading_in_ranges_changes_nothing(isa, monkeypatch, d):
     queries, base = two_sets(500, 800, d, np.float32)
     graph, found = sf.knn_graph(base, 7), sf.knn_search(queries, base, 7)
-    monkeypatch.setattr(knn_graph_op, "BLOCK_BYTES", 1)  # the least there is: one block of points at a time
+    monkeypatch.setattr(run, "BLOCK_BYTES", 1)  # the least there is: one block of points at a time
     assert_identical(sf.knn_graph(base, 7), graph)
     assert_identical(sf.knn_search(queries, base, 7), found)
 
@@ -335,7 +335,7 @@ def test_works_in_a_forked_child(holds_in_a_forked_child):
 
 def test_more_points_than_can_be_numbered_are_refused():
     with pytest.raises(ValueError, match=r"base must have fewer than 2\*\*32 points"):
-        knn_graph_op.check_countable(2**32, "base")
+        run.check_countable(2**32, "base")
 
 
 FROM_DISK = """

@@ -12,7 +12,7 @@ from strategies import DTYPES, LIBRARIES, graphs, labels, make_points, random_ne
 
 import ssdml_fast as sf
 from ssdml_fast import KnnGraph, _torch, reference
-from ssdml_fast.ops.affinity import ConvergenceWarning
+from ssdml_fast.exceptions import ConvergenceWarning
 
 
 @st.composite
