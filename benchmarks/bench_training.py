@@ -27,8 +27,8 @@ import torch
 
 from ssdml_fast.data import Dataset, load
 from ssdml_fast.evaluate import score_embedding
-from ssdml_fast.models.metric import MetricModel, untrained
-from ssdml_fast.models.networks import choose, prepared
+from ssdml_fast.models.metric import MetricModel
+from ssdml_fast.models.networks import Choice, choose
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.train import Config, fit, loop
 from ssdml_fast.train.partition import partitions
@@ -37,7 +37,7 @@ from ssdml_fast.train.timing import StageTimes
 from ssdml_fast.train.warmup import CosineSoftmax, warmup_batches
 
 
-def ours(data: Dataset, config: Config) -> tuple[MetricModel, dict[str, float]]:
+def ours(choice: Choice, data: Dataset, config: Config) -> tuple[MetricModel, dict[str, float]]:
     """Train by the library; returns the model, and seconds by stage."""
     seconds: dict[str, float] = defaultdict(float)
 
@@ -45,7 +45,7 @@ def ours(data: Dataset, config: Config) -> tuple[MetricModel, dict[str, float]]:
         for stage, took in record["seconds"].items():
             seconds["warm-up" if stage == "train" and record["round"] == 0 else stage] += took
 
-    network = seeded(choose(data.images.shape[1:]).network, config.seed)
+    network = seeded(choice.network, config.seed)
     fitted = fit(network, data.images, data.labels, data.val_images, data.val_labels, config, on_validation=add)
     return fitted.model, seconds
 
@@ -53,10 +53,10 @@ def ours(data: Dataset, config: Config) -> tuple[MetricModel, dict[str, float]]:
 class Plain:
     """The recipe as a user of PyTorch, faiss and NumPy would write it."""
 
-    def __init__(self, data: Dataset, config: Config) -> None:
+    def __init__(self, choice: Choice, data: Dataset, config: Config) -> None:
         self.data, self.config = data, config
-        network = seeded(choose(data.images.shape[1:]).network, config.seed)
-        self.model = untrained(network, data.images, config.metric_dim, config.seed)
+        self.model = choice.untrained(data.images, config.metric_dim, config.seed)
+        network = self.model.network
         network.to(memory_format=torch.contiguous_format)  # as PyTorch makes it
         self.average = copy.deepcopy(self.model)
         self.softmax = CosineSoftmax(config.metric_dim, 10, config.seed)
@@ -195,8 +195,11 @@ def main() -> None:
     parser.add_argument("--peer-triplets", type=int, help="per example of the plain training; default: as ours")
     parser.add_argument("--precision", default="float32", help="of our training")
     arguments = parser.parse_args()
-    data = prepared(load(arguments.data, arguments.seed, 100 if arguments.data.startswith("cifar10") else 10))
-    own = settings("default", data.images.shape[1:]) | {"seed": arguments.seed}
+    examples = load(arguments.data, arguments.seed, 100 if arguments.data.startswith("cifar10") else 10)
+    shape = examples.images.shape[1:]
+    choice = choose(shape)
+    data = choice.prepared(examples)
+    own = settings("default", shape) | {"seed": arguments.seed}
     config = Config(**own | {"patience": 10**6})  # the plain training does not stop early
     config = replace(config, max_epochs=arguments.partitions * config.epochs)
     peers = config.triplets_per_example if arguments.peer_triplets is None else arguments.peer_triplets
@@ -205,9 +208,9 @@ def main() -> None:
     for name in ("ssdml_fast", "plain PyTorch"):
         began = time.perf_counter()
         if name == "ssdml_fast":
-            model, stages = ours(data, replace(config, precision=arguments.precision))
+            model, stages = ours(choice, data, replace(config, precision=arguments.precision))
         else:
-            plain = Plain(data, replace(config, triplets_per_example=peers))
+            plain = Plain(choice, data, replace(config, triplets_per_example=peers))
             model, stages = plain.train(), plain.times.take()
         totals.append(time.perf_counter() - began)
         figures = score_embedding(model.embed(data.test_images), data.test_labels, ks=(1,))

@@ -100,6 +100,43 @@ def test_only_arrays_tells_libraries_apart():
     assert mentions(r"isinstance\(.*\b(torch\.Tensor|cupy\.ndarray|np\.ndarray)\b", around) == []
 
 
+BELOW = {  # of each room of the application, those that it may import, beside the operations and what they need
+    "data": (),
+    "models": ("data",),
+    "runs": ("data", "models", "evaluate"),
+    "train": ("data", "models", "runs", "evaluate"),
+    "estimators": ("models", "train"),
+    "report": ("data", "models", "runs", "evaluate"),
+    "cli": ("data", "models", "runs", "evaluate", "train", "report"),
+}
+
+
+def rooms_imported(path):
+    """The rooms, folders or files of the package, that a module imports, wherever in it."""
+    parts = path.relative_to(ROOT).parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            module = [*parts[: len(parts) - node.level], *(node.module.split(".") if node.module else ())]
+            yield from module[1:2] or [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("ssdml_fast."):
+            yield node.module.split(".")[1]
+
+
+@pytest.mark.parametrize("room", [*BELOW, "the operations"])
+def test_rooms_import_only_those_below(room):
+    def is_within(path):
+        return (path.relative_to(PACKAGE).parts[0] == room) if room in BELOW else not is_of_the_application(path)
+
+    def is_of_the_application(path):
+        return path.relative_to(PACKAGE).parts[0] in (*BELOW, "__init__.py", "__main__.py")
+
+    within = [path for path in MODULES if is_within(path)]
+    assert within
+    for path in within:
+        above = {*BELOW, "evaluate"} - {room, *BELOW.get(room, ())}
+        assert not above & set(rooms_imported(path)), path
+
+
 def test_nothing_is_left_for_later():
     assert mentions(r"\b(TODO|FIXME|XXX)\b", [*MODULES, *SOURCES]) == []
 

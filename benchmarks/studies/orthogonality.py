@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 import ssdml_fast as sf
 from ssdml_fast.data import load
 from ssdml_fast.evaluate import score_embedding
-from ssdml_fast.models.networks import choose, prepared
+from ssdml_fast.models.networks import choose
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.train import Config, fit
 from ssdml_fast.train.partition import partitions
@@ -29,10 +29,12 @@ from ssdml_fast.train.recipes import settings
 def compare(data: str, seed: int, iterations: int) -> None:
     """Print a line for the start, one for each of the two."""
     kind = data.partition(":")[0]
-    dataset = prepared(load(data, seed, LABELS_PER_CLASS[kind]))
-    shape = dataset.images.shape[1:]
+    examples = load(data, seed, LABELS_PER_CLASS[kind])
+    shape = examples.images.shape[1:]
+    choice = choose(shape)
+    dataset = choice.prepared(examples)
     config = Config(**settings("paper", shape) | {"seed": seed, "rounds": 0})  # the warm-up alone, if there is one
-    network = seeded(choose(shape).network, seed)
+    network = seeded(choice.network, seed)
     model = fit(network, dataset.images, dataset.labels, dataset.val_images, dataset.val_labels, config).model
     members = partitions(dataset.labels, config.partition_size, np.random.default_rng([seed, 0]))[0]
     z = model.features(torch.from_numpy(dataset.images[members]))

@@ -25,7 +25,7 @@ from typing import Any
 from ssdml_fast.data import load
 from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.models.metric import untrained
-from ssdml_fast.models.networks import choose, prepared
+from ssdml_fast.models.networks import choose
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train import Config, fit
@@ -52,8 +52,9 @@ def train(data: str, recipe: str, method: str, seed: int, folder: Path) -> dict[
     None: the recipe does not have that method.
     """
     kind = data.partition(":")[0]
-    dataset = prepared(load(data, seed, LABELS_PER_CLASS[kind]))
-    choice = choose(dataset.images.shape[1:])
+    examples = load(data, seed, LABELS_PER_CLASS[kind])
+    choice = choose(examples.images.shape[1:])
+    dataset = choice.prepared(examples)
     own = {"warmup": {"rounds": 0}, "unconstrained": {"metric_update": "unconstrained"}}.get(method, {})
     config = Config(**settings(recipe, dataset.images.shape[1:]) | own | {"seed": seed})
     if method == "warmup" and not config.warmup:

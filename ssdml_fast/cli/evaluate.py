@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..data.load import read
 from ..runs.folder import RunFolder
+from ..train.config import read_config
 from .settings import errors_told
 
 
@@ -28,18 +29,20 @@ def evaluate(
         if what.suffix == ".npz" or any(what.glob("*.npy")):
             _evaluate_features(what)
             return
-        folder = RunFolder(what)
-        config = folder.read_config()
-        from ..runs.figures import HeldOut, load_data, load_model
+        read_config(RunFolder(what))  # an error here comes before the seconds that imports take
+        from ..runs.figures import HeldOut
+        from ..runs.run import Run
+        from .tables import held_out_table
 
-        data = load_data(folder, config)
-        model = load_model(folder, config, data)
-    Console().print(HeldOut.of(model, config, data).table())
+        run = Run(what)
+        before, after = run.untrained(run.choice, run.data), run.trained(run.choice, run.data)
+        table = held_out_table(HeldOut.of(before, after, run.data))
+    Console().print(table)
 
 
 def _evaluate_features(path: Path) -> None:
     from ..evaluate import RECALL_KS, report_embedding
-    from ..runs.figures import figures_table
+    from .tables import figures_table
 
     source = read(f"features:{path}")
     x, y = (source.images, source.labels) if source.test_images is None else (source.test_images, source.test_labels)

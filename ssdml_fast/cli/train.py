@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from contextlib import closing, nullcontext
 from datetime import datetime
@@ -12,14 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ..data.load import LOADERS, absolute
-from ..runs.folder import RunFolder
-from ..train.config import Config
-from ..train.recipes import settings
+from ..data.dataset import DataError
+from ..data.load import LOADERS, PHOTOGRAPHS, absolute
+from ..runs.folder import RunFolder, write_atomically
+from ..train.config import Config, read_config
+from ..train.recipes import settings as recipe_settings
 from .settings import CALLS, errors_told, read_settings, with_settings
 
 if TYPE_CHECKING:  # torch and scikit-learn are imported inside the commands, so that --help answers at once
     from ..train.loop import Fitted
+
+TRAINED = [kind for kind in LOADERS if kind not in PHOTOGRAPHS]
 
 
 @with_settings
@@ -42,7 +44,7 @@ def train(
         ),
     ] = None,
     data: Annotated[
-        str, typer.Option(help=f"'digits', which come with scikit-learn, or KIND:PATH; KIND: {', '.join(LOADERS)}.")
+        str, typer.Option(help=f"'digits', which come with scikit-learn, or KIND:PATH; KIND: {', '.join(TRAINED)}.")
     ] = "digits",
     labels_per_class: Annotated[int, typer.Option(help="Labelled training examples of each class.")] = 10,
     recipe: Annotated[
@@ -68,16 +70,17 @@ def train(
     given = {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")}
     with errors_told():
         if resume is None:
-            config = Config(**settings)
+            own = {name: value for name, value in settings.items() if name in given}
+            config = Config(**recipe_settings(recipe) | own)  # refuses what no data could make right
             path = out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-            run = RunFolder(path, {"name": absolute(data), "labels_per_class": labels_per_class})
+            run = RunFolder(path, {"name": absolute(_trainable(data)), "labels_per_class": labels_per_class})
         else:
             if given:
                 raise ValueError(f"resume takes every setting from the run; found also {', '.join(sorted(given))}")
-            run = RunFolder(resume)
-            config = run.read_config()
+            own, run = None, RunFolder(resume)
+            config = read_config(run)
     try:
-        _run(run, config, None if resume else recipe, given, tensorboard)
+        _run(run, config, recipe, own, tensorboard)
     except KeyboardInterrupt:
         console = Console()
         if run.resumable:
@@ -88,23 +91,41 @@ def train(
         raise typer.Exit(130) from None
 
 
-def _run(run: RunFolder, config: Config, recipe: str | None, given: set[str], tensorboard: bool) -> None:
-    """Train, report, and fill the run folder; settings that are not `given` are the recipe's. Without one: resume."""
+def _trainable(name: str) -> str:
+    """Return the name of the data, unless they are of a kind that no network here takes; they are not read for that."""
+    kind = name.partition(":")[0]
+    if kind in PHOTOGRAPHS:
+        raise DataError(
+            f"data must be digits or KIND:PATH with KIND one of {', '.join(TRAINED)}, found {kind}: describe its "
+            "photographs by features first, as ssdml_fast.models.rmac does, and give those as features:PATH"
+        )
+    return name
+
+
+def _run(run: RunFolder, config: Config, recipe: str, own: dict[str, Any] | None, tensorboard: bool) -> None:
+    """Train, report, and fill the run folder; settings that are not the user's `own` are the recipe's.
+
+    With None of them, resume with the settings of `config`.
+    """
     console = Console()
     from ..models.networks import choose
     from ..models.seeded import seeded
-    from ..runs.figures import HeldOut, load_data
+    from ..report.maps import draw_held_out
+    from ..runs.figures import HeldOut
+    from ..runs.run import load_examples
     from ..train.loop import fit
     from ..train.tensorboard import TensorBoard
     from .live import Live
+    from .tables import held_out_table
 
     with errors_told():
         logs = TensorBoard(run.tensorboard) if tensorboard else None
-        data = load_data(run, config)
-        choice = choose(data.images.shape[1:])
-        if recipe is not None:
-            own = {name: value for name, value in settings(recipe, data.images.shape[1:]).items() if name not in given}
-            config = dataclasses.replace(config, **own)
+        examples = load_examples(run, config.seed)
+        shape = examples.images.shape[1:]
+        choice = choose(shape)
+        data = choice.prepared(examples)
+        if own is not None:
+            config = Config(**recipe_settings(recipe, shape) | own)
     n_labelled = int((data.labels >= 0).sum())
     console.print(
         f"{run.dataset['name']}: {n_labelled} labelled and {len(data.labels) - n_labelled} unlabelled training "
@@ -120,16 +141,17 @@ def _run(run: RunFolder, config: Config, recipe: str | None, given: set[str], te
 
         fitted = fit(
             seeded(choice.network, config.seed), data.images, data.labels, data.val_images, data.val_labels,
-            config, run, recipe is None, on_validation, live.batch,
+            config, run, own is None, on_validation, live.batch,
         )  # fmt: skip
     console.print(_verdict(fitted), soft_wrap=True)
 
-    held_out = HeldOut.of(fitted.model, config, data)
+    before = choice.untrained(data.images, config.metric_dim, config.seed)
+    held_out = HeldOut.of(before, fitted.model, data)
     run.write_results(
         {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
     )
-    held_out.draw(run)
-    console.print(held_out.table())
+    write_atomically(run.picture, draw_held_out(held_out).savefig)
+    console.print(held_out_table(held_out))
     console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)
 
 

@@ -15,6 +15,8 @@ from .zero_shot import cars196, cub200, stanford_online_products
 
 SIZE = 227  # pixels a side of zero-shot images in memory: what a network's usual crop of 224 leaves room in
 
+PHOTOGRAPHS = ("cub200", "cars196", "sop")  # no network here takes them: they are described by features first
+
 LOADERS: dict[str, Callable[[Path], Source]] = {
     "mnist": load_mnist,
     "fashion-mnist": load_mnist,

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from ..runs.figures import AFTER, BEFORE, HeldOut
 from .style import CLASSES, WIDTH, new_figure, styled
 
 DRAWN = 2000  # points at most in a map: t-SNE of more takes minutes
@@ -66,6 +67,18 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
         handles, labels_ = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels_, loc="outside right center", markerscale=2.2, title="class")
     return figure
+
+
+def draw_held_out(held_out: HeldOut) -> Figure:
+    """Draw at most :data:`DRAWN` test images before and after training."""
+    titles = {
+        name: f"{name}\nNMI {100 * figures['nmi']:.1f}   R@1 {100 * figures['recall@1']:.1f}"
+        for name, figures in held_out.figures.items()
+        if name in (BEFORE, AFTER)
+    }
+    some = np.sort(np.random.default_rng(0).permutation(len(held_out.labels))[:DRAWN])
+    maps = {titles[name]: held_out.embeddings[name][some] for name in titles}
+    return draw_maps(maps, held_out.labels[some], held_out.classes)
 
 
 def _colours(n: int) -> Sequence[Any]:

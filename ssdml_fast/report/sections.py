@@ -101,7 +101,7 @@ def _convergence(section: Section, runs: list[Run]) -> None:
 def _sensitivity(section: Section, runs: list[Run]) -> None:
     run = runs[0]
     series = [each for each in runs if _without(each, "alpha", "seed") == _without(run, "alpha", "seed")]
-    points = [(each.config.alpha, each.best["val_nmi"], each.best["val_recall@1"]) for each in series]
+    points = [(each.setting("alpha"), each.best["val_nmi"], each.best["val_recall@1"]) for each in series]
     if len({alpha for alpha, *_ in points}) < 2:
         raise Missing(
             "α shapes the loss, so each value needs a training of its own. Give the folders of runs that differ in "
@@ -109,9 +109,9 @@ def _sensitivity(section: Section, runs: list[Run]) -> None:
         )
     section.text = (
         f"{len(points)} runs that differ in α (and seed) alone, each by the model it kept; the line joins means. "
-        f"Dotted: this run, α = {run.config.alpha:g}°."
+        f"Dotted: this run, α = {run.setting('alpha'):g}°."
     )
-    section.figures.append(("Validation scores by α", draw_sensitivity(points, run.config.alpha)))
+    section.figures.append(("Validation scores by α", draw_sensitivity(points, run.setting("alpha"))))
 
 
 def _maps(section: Section, runs: list[Run]) -> None:
@@ -129,7 +129,7 @@ def _maps(section: Section, runs: list[Run]) -> None:
             section.missing = f"Besides this run, up to {COMPARED} are drawn that were given the same data and seed."
             continue
         try:
-            panels[f"{name}\n{_scores(other.best)}"] = other.embed(run.data)
+            panels[f"{name}\n{_scores(other.best)}"] = other.embed(run)
         except Missing as missing:
             section.missing = f"{name}: {missing}"
     some = np.sort(np.random.default_rng(0).permutation(len(labels))[:DRAWN])
@@ -137,7 +137,7 @@ def _maps(section: Section, runs: list[Run]) -> None:
         f"t-SNE of {len(some):,} validation examples, coloured by their true class; the scores, in percent, are of all "
         f"{len(labels):,}. Distances between clusters mean little in such maps."
     )
-    if not others and run.config.metric_update != "unconstrained":
+    if not others and run.setting("metric_update") != "unconstrained":
         section.text += (
             " To see beside it what orthogonality is worth, train with --metric-update unconstrained too, and give "
             "that run's folder after this one."

@@ -6,13 +6,10 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from ..train.config import Config
 
 FORMAT = 1
 
@@ -71,13 +68,13 @@ class RunFolder:
         self._checkpoint = self.path / "checkpoint.pt"
         self._results = self.path / "results.json"
 
-    def create(self, config: Config) -> None:
+    def create(self, settings: dict[str, Any]) -> None:
         """Make the folder, which must be new or empty, and write the settings.
 
         Parameters
         ----------
-        config : Config
-            Settings of the training.
+        settings : dict
+            Settings of the training, by name.
 
         Raises
         ------
@@ -90,10 +87,10 @@ class RunFolder:
                 raise RunError(f"run folder {self.path} must be new or empty; it already holds files")
         except OSError as error:
             raise RunError(f"run folder {self.path} cannot be made: {error.strerror}") from None
-        content = {"format": FORMAT, "dataset": self.dataset, "training": asdict(config)}
+        content = {"format": FORMAT, "dataset": self.dataset, "training": settings}
         self._write_text(self._config, _json(content, 2))
 
-    def read_config(self) -> Config:
+    def read_settings(self) -> dict[str, Any]:
         """Return the settings of the training, and set `dataset` to what it was when they were written.
 
         Raises
@@ -109,7 +106,7 @@ class RunFolder:
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']} is not {FORMAT}, the one this version reads")
             self.dataset = dict(content["dataset"])
-            return Config(**content["training"])
+            return dict(content["training"])
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(f"{self._config} is damaged or not of a run: {error}") from None
 
@@ -152,7 +149,7 @@ class RunFolder:
         """
         lines = self._read(self._metrics, lambda path: path.read_text(encoding="utf-8").splitlines())
         try:
-            return [current(dict(json.loads(line))) for line in lines]
+            return [dict(json.loads(line)) for line in lines]
         except (ValueError, TypeError) as error:
             raise RunError(f"{self._metrics} is damaged: {_first_line(error)}") from None
 
@@ -209,14 +206,6 @@ class RunFolder:
             return read(path)
         except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
             raise RunError(f"{path} is damaged: {_first_line(error)}") from None
-
-
-def current(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of a validation, with the names of now where it is an earlier run's, which said epoch."""
-    if "validation" in record:
-        return record
-    older = {"epoch": "validation", "epochs": "planned"}
-    return {older.get(name, name): value for name, value in record.items()}
 
 
 def _json(content: Any, indent: int | None = None) -> str:

@@ -1,50 +1,74 @@
-"""What a report reads of a run folder, each part when it is first needed; parts may be missing."""
+"""A run and what it was trained on, each part loaded when it is first needed; parts may be missing."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..data.dataset import Dataset
-from ..models.networks import prepared
-from .figures import before_training, load_examples, load_model
+from ..data.load import load
+from ..models.metric import MetricModel
+from ..models.networks import Choice, choose
 from .folder import RunError, RunFolder
 
-
-class Missing(Exception):
-    """Something that a run lacks, for a report to say instead of showing it; the message is a sentence."""
+T = TypeVar("T")
 
 
-class Run:
-    """One run folder.
+class Missing(RunError):
+    """Something that a run lacks; the message is a sentence, for a report to say in its place."""
 
-    Parameters
-    ----------
-    path : str or path
-        The folder; its ``config.json`` must be readable, all else may be missing or damaged.
+
+def load_examples(folder: RunFolder, seed: int) -> Dataset:
+    """Load the data set that a run folder names, split by a seed, as it was decoded.
 
     Raises
     ------
     RunError
-        If there is no such run.
+        If the folder names none.
+    DataError, ImportError, TypeError, ValueError
+        As :func:`ssdml_fast.data.load`.
+    """
+    if set(folder.dataset) != {"name", "labels_per_class"}:
+        raise RunError(f"run folder {folder.path} is of an unknown data set, {folder.dataset}")
+    return load(folder.dataset["name"], seed, folder.dataset["labels_per_class"])
+
+
+class Run:
+    """One run.
+
+    Parameters
+    ----------
+    path : str or path
+        Its folder; ``config.json`` must be readable, all else may be missing or damaged.
+
+    Raises
+    ------
+    RunError
+        If there is no such run. Properties raise :class:`Missing` where the run lacks what they are made of.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.folder = RunFolder(path)
-        self.config = self.folder.read_config()
+        self.training = self.folder.read_settings()
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decided the training, the data set first."""
-        return self.folder.dataset | asdict(self.config)
+        return self.folder.dataset | self.training
+
+    def setting(self, name: str) -> Any:
+        """Return one setting of the training."""
+        if name not in self.training:
+            raise Missing(f"The run's config.json has no setting {name}.")
+        return self.training[name]
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        """Records of the validations, at least one; :class:`Missing` if there is none."""
+        """Records of the validations, at least one."""
         records = _or_missing("The metrics cannot be read", self.folder.read_history)
         if not records:
             raise Missing("There is no validation yet.")
@@ -64,27 +88,48 @@ class Run:
     @cached_property
     def examples(self) -> Dataset:
         """The data as they were decoded."""
-        return _or_missing("The data cannot be loaded", lambda: load_examples(self.folder, self.config))
+        seed = self.setting("seed")
+        return _or_missing("The data cannot be loaded", lambda: load_examples(self.folder, seed))
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The network that goes with the data."""
+        shape = self.examples.images.shape[1:]
+        return _or_missing("The data cannot be looked at", lambda: choose(shape))
 
     @cached_property
     def data(self) -> Dataset:
         """The data as the network takes them."""
-        return prepared(self.examples)
+        return self.choice.prepared(self.examples)
+
+    def untrained(self, choice: Choice, data: Dataset) -> MetricModel:
+        """Make the model that the run started from, for data and the network that goes with them."""
+        dim, seed = self.setting("metric_dim"), self.setting("seed")
+        return _or_missing("The model cannot be made", lambda: choice.untrained(data.images, dim, seed))
+
+    def trained(self, choice: Choice, data: Dataset) -> MetricModel:
+        """Load the best model of the run, for data and the network that goes with them."""
+        model = self.untrained(choice, data)
+        weights = _or_missing("The model cannot be loaded", self.folder.read_model)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise Missing(f"The model in {self.folder.path} does not fit its config.json: {error}") from None
+        return model
 
     @cached_property
     def embedding(self) -> np.ndarray:
         """Validation examples embedded by the best model."""
-        return self.embed(self.data)
+        return self.embed(self)
 
     @cached_property
     def embedding_before(self) -> np.ndarray:
         """Validation examples embedded by the untrained model."""
-        return before_training(self.config, self.data).embed(self.data.val_images)
+        return self.untrained(self.choice, self.data).embed(self.data.val_images)
 
-    def embed(self, data: Dataset) -> np.ndarray:
-        """Embed the validation examples of `data` by the best model."""
-        model = _or_missing("The model cannot be loaded", lambda: load_model(self.folder, self.config, data))
-        return model.embed(data.val_images)
+    def embed(self, other: Run) -> np.ndarray:
+        """Embed the validation examples of a run on the same data by the best model of this one."""
+        return self.trained(other.choice, other.data).embed(other.data.val_images)
 
     @cached_property
     def propagated(self) -> np.ndarray:
@@ -97,10 +142,10 @@ class Run:
 
     def shares_data(self, other: Run) -> bool:
         """Whether the runs saw the same examples, split alike."""
-        return self.folder.dataset == other.folder.dataset and self.config.seed == other.config.seed
+        return self.folder.dataset == other.folder.dataset and self.setting("seed") == other.setting("seed")
 
 
-def _or_missing(what: str, read: Any) -> Any:
+def _or_missing(what: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except (ImportError, OSError, RunError, TypeError, ValueError) as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import _scalars as scalars
+from ..runs.folder import RunError, RunFolder
 
 MINING = ("class", "neighborhood")
 AUGMENT = ("none", "affine", "strong")
@@ -159,3 +160,18 @@ _CHOICES = {
     "metric_update": METRIC_UPDATE,
     "precision": PRECISION,
 }
+
+
+def read_config(run: RunFolder) -> Config:
+    """Return the settings of the training that a run folder is of.
+
+    Raises
+    ------
+    RunError
+        If there is no such run, or its settings are damaged or no longer known.
+    """
+    settings = run.read_settings()
+    try:
+        return Config(**settings)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"the settings of {run.path} are damaged or not of a training: {error}") from None

@@ -20,7 +20,7 @@ from .. import _arrays as arrays
 from ..data.augment import cut_out, mix_channels, mix_up, random_affine
 from ..evaluate import score_embedding
 from ..models.metric import MetricModel, untrained
-from ..runs.folder import RunError, RunFolder, current
+from ..runs.folder import RunError, RunFolder
 from .config import Config
 from .mining import mine
 from .partition import count, partitions
@@ -105,7 +105,7 @@ def fit(
         setting `validations` is more than 1, each such part of it, and after up to 250 mini-batches of the warm-up. The
         record: ``validation`` (its number, 0 for the untrained model), ``planned`` (number of the last, unless the
         training stops early), ``epoch`` (passes over partitions, the one that this is in or ends included, as
-        `max_epochs` counts them; 0: the warm-up; runs of former versions lack it), ``round`` (0: the warm-up),
+        `max_epochs` counts them; 0: the warm-up), ``round`` (0: the warm-up),
         ``partition``, ``loss`` (mean over the mini-batches since the validation before), ``triplets`` (of the pass),
         ``examples`` (trained on since then, each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]),
         ``score`` (their mean), ``orthogonality_error`` (largest entry of LᵀL - I), ``seconds`` (wall time of each
@@ -161,7 +161,7 @@ def fit(
             training.load(run)
         else:
             if run:
-                run.create(config)  # first, as it may be refused
+                run.create(asdict(config))  # first, as it may be refused
             training.validate(validation=0, epoch=0)
             if not training.history:
                 raise ValueError("network must embed val_images by finite numbers, found NaN or inf before training")
@@ -485,7 +485,7 @@ class _Training:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.done = checkpoint["done"]
             self.steps = checkpoint["steps"]
-            self.history = [current(record) for record in checkpoint["history"]]
+            self.history = checkpoint["history"]
             self.propagated = checkpoint["propagated"]
             self.best_model = checkpoint["best_model"]
             self.stopped = checkpoint["stopped"]

@@ -30,9 +30,30 @@ PAPER: dict[str, Any] = {
     "average": 0.0,
     "metric_update": "partition",  # the paper's, per mini-batch, fits L to 100 triplets and validates worse
 }
+_PAPER_BY_SHAPE: dict[tuple[int, ...], dict[str, Any]] = {(3, 32, 32): {"metric_dim": 32, "warmup": 300}}
+
+_PARTITION = {"partition_size": 9000, "neighbors": 10, "gamma": 0.99}
+_LARGE = _PARTITION | {"rounds": 1, "patience": 100}
+_CIFAR10 = _LARGE | {
+    "metric_dim": 32,
+    "warmup": 2500,
+    "warmup_rate": 2e-3,
+    "augment": "strong",
+    "mixup": 0.35,
+    "softmax_weight": 1.0,
+    "confident": 0.3,
+    "confident_last": 0.3,
+    "epochs": 1,
+    "learning_rate": 5e-4,
+    "weight_decay": 0.05,
+}
+_BY_SHAPE: dict[tuple[int, ...], dict[str, Any]] = {
+    (1, 28, 28): _LARGE | {"batch_size": 250, "warmup": 500, "augment": "affine"},
+    (3, 32, 32): _CIFAR10,
+}
 
 
-def settings(recipe: str, shape: tuple[int, ...]) -> dict[str, Any]:
+def settings(recipe: str, shape: tuple[int, ...] = ()) -> dict[str, Any]:
     """Return the settings of a recipe for examples of one shape, in place of the defaults of Config.
 
     Parameters
@@ -41,7 +62,7 @@ def settings(recipe: str, shape: tuple[int, ...]) -> dict[str, Any]:
         ``"paper"`` is that of Dutta, Harandi, Sekhar, AAAI 2021, with its settings for MNIST and, for 32x32 images,
         CIFAR-10; for other examples those of MNIST.
     shape : tuple of int
-        Of one example; see :func:`ssdml_fast.models.networks.choose`.
+        Of one example: (channels, height, width), or (d,) for features; without, what the recipe sets for any.
 
     Returns
     -------
@@ -51,15 +72,15 @@ def settings(recipe: str, shape: tuple[int, ...]) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If there is no such recipe, or no network for the shape.
+        If there is no such recipe.
 
     Examples
     --------
     >>> settings("paper", (3, 32, 32))["metric_dim"]
     32
     """
-    from ..models.networks import choose  # torch, which --help does without
-
     scalars.as_choice(recipe, "recipe", RECIPES)
-    choice = choose(shape)
-    return dict(choice.settings) if recipe == "default" else PAPER | choice.paper
+    dim = {"metric_dim": min(64, (shape[0] + 1) // 2)} if len(shape) == 1 else {}
+    if recipe == "paper":
+        return PAPER | _PAPER_BY_SHAPE.get(shape, dim)
+    return _BY_SHAPE.get(shape, _PARTITION | dim if dim else {}).copy()

@@ -159,7 +159,7 @@ def damaged(name, content=b"{"):
     [
         (["evaluate"], damaged("config.json"), "config.json is damaged"),
         (["evaluate"], damaged("config.json", settings({}, gamma=2)), "gamma must be"),
-        (["evaluate"], damaged("config.json", settings({"name": "x"})), "unknown data set"),
+        (["evaluate"], damaged("config.json", settings({"name": "x"}, seed=0)), "unknown data set"),
         (["evaluate"], damaged("config.json", b'{"format": 9}'), "format 9"),
         (["evaluate"], damaged("model.safetensors"), "model.safetensors is damaged"),
         (["evaluate"], lambda path: (path / "model.safetensors").unlink(), "has no model.safetensors"),
@@ -254,6 +254,37 @@ def test_the_papers_recipe_and_what_overrides_it(images, quick_maps, tmp_path):
     assert json.loads((path / "config.json").read_text())["training"] == dataclasses.asdict(Config(**own))
     result = invoke("train", "--recipe", "best")
     assert result.exit_code == 2 and "recipe must be one of 'default', 'paper'" in " ".join(result.output.split())
+
+
+def test_settings_are_judged_together_with_their_recipe(images, quick_maps, tmp_path):
+    """`metric_update` 'partition' goes with the recipe's mining or is refused, before any data are read."""
+    (tmp_path / "my.toml").write_text('recipe = "paper"\nmetric_update = "partition"\n')
+    path = tmp_path / "run"
+    result = invoke(
+        "train", "--data", f"mnist:{images}", "--config", tmp_path / "my.toml", "--max-epochs", 1, "--out", path
+    )
+    assert result.exit_code == 0, result.output
+    flags = ["--recipe", "paper", "--metric-update", "partition", "--max-epochs", 1, "--out", tmp_path / "again"]
+    assert invoke("train", "--data", f"mnist:{images}", *flags).exit_code == 0
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (path, tmp_path / "again")]
+    assert configs[0]["training"] == configs[1]["training"]
+    for arguments in (["--metric-update", "partition"], ["--recipe", "paper", "--mining", "class"]):
+        result = invoke(
+            "train", "--data", "mnist:/nowhere", "--out", tmp_path / "none", *arguments
+        )  # data are not read
+        assert result.exit_code == 2
+        assert "metric_update must be other than 'partition' with mining 'class'" in " ".join(result.output.split())
+        assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("kind", ["cub200", "cars196", "sop"])
+def test_photographs_are_refused_before_they_are_read(tmp_path, kind):
+    (tmp_path / "my.toml").write_text(f'data = "{kind}:{tmp_path}"\n')
+    for arguments in (["--data", f"{kind}:{tmp_path}"], ["--config", tmp_path / "my.toml"]):
+        result = invoke("train", *arguments, "--out", tmp_path / "run")
+        text = " ".join(result.output.split())
+        assert result.exit_code == 2 and f"found {kind}: describe its" in text and "ssdml_fast.models.rmac" in text
+        assert not (tmp_path / "run").exists()
 
 
 def test_features_are_trained_on_without_a_network_and_evaluated(quick_maps, tmp_path):

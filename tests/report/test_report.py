@@ -273,6 +273,6 @@ def test_runs_on_other_data_are_not_mapped_as_if_on_the_same(runs):
 
 def test_a_run_of_other_networks_is_missing_its_model(runs):
     run = Run(runs[0])
-    object.__setattr__(run.config, "metric_dim", 8)
+    run.training["metric_dim"] = 8
     with pytest.raises(Missing, match="does not fit its config"):
         run.embedding  # noqa: B018

@@ -24,6 +24,7 @@ from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.models.metric import untrained
 from ssdml_fast.runs.folder import RunError, RunFolder, write_atomically
 from ssdml_fast.train import Config, fit, loop, recipes
+from ssdml_fast.train.config import read_config
 from ssdml_fast.train.mining import mine, most_confident
 from ssdml_fast.train.partition import count, partitions
 from ssdml_fast.train.warmup import warmup_batches
@@ -292,7 +293,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path,
         fit(small_net(), *tiny, TINY, run=run, on_validation=interrupt)
     assert len(run.read_checkpoint()["history"]) == stop_at  # the validation that was cut off is not in it
     seen = []
-    resumed = fit(small_net(), *tiny, run.read_config(), run=run, resume=True, on_validation=seen.append)
+    resumed = fit(small_net(), *tiny, read_config(run), run=run, resume=True, on_validation=seen.append)
     assert [record["validation"] for record in seen] == list(range(stop_at, 8))
     assert without_times(resumed.history) == without_times(fitted.history)
     for name, tensor in fitted.model.state_dict().items():
@@ -300,26 +301,6 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tiny, fitted, tmp_path,
         assert torch.equal(tensor, run.read_model()[name])
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == resumed.history
-
-
-def test_a_run_whose_records_called_validations_epochs_goes_on(tiny, fitted, tmp_path):
-    def interrupt(record):
-        if record["validation"] == 3:
-            raise KeyboardInterrupt
-
-    run, older = RunFolder(tmp_path / "run"), {"validation": "epoch", "planned": "epochs"}
-    with pytest.raises(KeyboardInterrupt):
-        fit(small_net(), *tiny, TINY, run=run, on_validation=interrupt)
-    checkpoint = run.read_checkpoint()
-    for record in checkpoint["history"]:
-        del record["epoch"]
-    history = checkpoint["history"].copy()
-    checkpoint["history"] = [{older.get(name, name): value for name, value in r.items()} for r in history]
-    run.write_progress(checkpoint)
-    assert run.read_history() == history
-    resumed = fit(small_net(), *tiny, TINY, run=run, resume=True)
-    assert resumed.history[:3] == history
-    assert without_times(resumed.history[3:]) == without_times(fitted.history[3:])
 
 
 KILLED = """
@@ -338,7 +319,7 @@ def test_a_killed_training_resumes_to_the_same(tiny, fitted, tmp_path):
     run = RunFolder(tmp_path / "run")
     child = subprocess.run([sys.executable, "-c", KILLED, run.path], cwd=Path(__file__).parent, check=False)
     assert child.returncode == -signal.SIGKILL
-    resumed = fit(small_net(), *tiny, run.read_config(), run=run, resume=True)
+    resumed = fit(small_net(), *tiny, read_config(run), run=run, resume=True)
     assert without_times(resumed.history) == without_times(fitted.history)
     for name, tensor in fitted.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
@@ -381,7 +362,7 @@ def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path,
     run = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         fit(network(), *tiny, config, run=run, on_validation=interrupt)
-    resumed = fit(network(), *tiny, run.read_config(), run=run, resume=True)
+    resumed = fit(network(), *tiny, read_config(run), run=run, resume=True)
     assert without_times(resumed.history) == without_times(whole.history)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
@@ -549,7 +530,7 @@ def test_an_infinite_network_is_reported_and_never_returned(tiny, tmp_path):
     result = fit(OverflowingNet(), *tiny, dataclasses.replace(TINY, learning_rate=100), run=run)
     assert result.stopped == "diverged"
     assert np.isfinite(result.model.embed(tiny[2])).all()
-    again = fit(OverflowingNet(), *tiny, run.read_config(), run=run, resume=True)
+    again = fit(OverflowingNet(), *tiny, read_config(run), run=run, resume=True)
     assert again.stopped == "diverged" and again.history == result.history
 
 
