@@ -12,6 +12,8 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
+from . import openmp
+
 if TYPE_CHECKING:
     from . import baseline as lib
 
@@ -70,4 +72,5 @@ if "baseline" not in built():
         "the compiled kernels of ssdml_fast are missing: install the package (pip install .) rather than importing it "
         "from its source folder"
     )
+openmp.load_runtime()
 use(os.environ.get("SSDML_ISA") or available()[-1])
