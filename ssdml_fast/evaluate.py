@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _arrays as arrays
 from . import _scalars as scalars
+from ._extras import require
 from .ops.knn_graph import knn_graph, knn_search
 
 __all__ = ["clustering_nmi", "map_at_r", "recall_at_k", "report_embedding", "score_embedding", "silhouette"]
@@ -85,6 +86,7 @@ def clustering_nmi(embedding: Any, labels: Any, n_init: int = 10, seed: int = 0)
     >>> clustering_nmi(np.array([[0.0], [0.1], [5.0], [5.2]]), np.array([7, 7, 3, 3]))
     1.0
     """
+    require("clustering_nmi", "sklearn", "threadpoolctl")
     from sklearn.cluster import KMeans  # deferred: scikit-learn takes a second to import
     from sklearn.metrics import normalized_mutual_info_score
     from threadpoolctl import threadpool_limits
@@ -175,6 +177,7 @@ def silhouette(embedding: Any, labels: Any) -> float:
     >>> round(silhouette(np.array([[0.0], [0.1], [5.0], [5.2]]), np.array([7, 7, 3, 3])), 3)
     0.97
     """
+    require("silhouette", "sklearn")
     from sklearn.metrics import silhouette_score  # deferred, as above
 
     embedding, labels = _check(embedding, labels)

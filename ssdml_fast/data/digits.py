@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._extras import require
 from .dataset import Dataset, Source
 
 
@@ -37,6 +38,7 @@ def load_digits(seed: int = 0, labels_per_class: int = 10) -> Dataset:
     >>> data.images.shape[1:], int((data.labels >= 0).sum())
     ((1, 8, 8), 100)
     """
+    require("load_digits", "sklearn")
     from sklearn import datasets  # deferred: scikit-learn takes a second to import
 
     pixels, classes = datasets.load_digits(return_X_y=True)

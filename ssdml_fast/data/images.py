@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._extras import require
 from .dataset import DataError, Source
 from .files import File, Files, below, open_files, some_names
 
@@ -170,10 +171,9 @@ def open_image(file: File, name: str, mode: str | None = None) -> Image.Image:
     ImportError
         If Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError("decoding image files needs Pillow: pip install 'ssdml-fast[images]'") from None
+    require("decoding image files", "PIL")
+    from PIL import Image
+
     try:
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
         return image if mode is None else _of_bytes(image).convert(mode)

@@ -8,6 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .._extras import require
+
+require("training", "safetensors", "sklearn", "threadpoolctl")
+
 if TYPE_CHECKING:
     from .config import Config
     from .loop import Fitted, fit

@@ -1,0 +1,41 @@
+"""What the trainer, the estimators and the command line need beyond the kernels' own dependencies."""
+
+from __future__ import annotations
+
+import importlib.util
+
+_DISTRIBUTIONS = {"PIL": "Pillow", "sklearn": "scikit-learn"}  # where the name differs from the module's
+
+
+def require(what: str, *modules: str) -> None:
+    """Refuse to go on where a module of the extra ``train`` is not installed; none is imported for that.
+
+    Parameters
+    ----------
+    what : str
+        What needs them, to begin the message with.
+    *modules : str
+        Their names, without dots.
+
+    Raises
+    ------
+    ImportError
+        If one is missing; the message names all that are, and the extra that brings them.
+
+    Examples
+    --------
+    >>> require("this example", "numpy")
+    >>> require("this example", "numpy", "no_such_module")
+    Traceback (most recent call last):
+    ImportError: this example needs no_such_module: pip install 'ssdml-fast[train]'
+    """
+    missing = [_DISTRIBUTIONS.get(module, module) for module in modules if not _is_installed(module)]
+    if missing:
+        raise ImportError(f"{what} needs {', '.join(missing)}: pip install 'ssdml-fast[train]'")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # an import hook that refuses it; an entry of sys.modules without a spec
+        return False

@@ -1,0 +1,114 @@
+"""Without the extra `train` the kernels work, and everything else says in one line what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ssdml_fast.cli import NEEDED
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+
+BARE = f"""
+import sys
+
+class Without:  # finds what there is, but for the modules of the extra
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in {NEEDED} else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+"""
+
+KERNELS = """
+import numpy as np, torch
+import ssdml_fast as sf
+
+rng = np.random.default_rng(0)
+x, labels = rng.normal(size=(40, 6)), np.where(np.arange(40) < 8, np.arange(40) % 2, -1)
+L, tangent = np.linalg.qr(rng.normal(size=(6, 3)))[0], rng.normal(size=(6, 3))
+tangent -= L @ (L.T @ tangent + tangent.T @ L) / 2
+called = {}
+
+def call(name, *arguments, **options):
+    called[name] = getattr(sf, name)(*arguments, **options)
+    getattr(sf.reference, name)(*arguments, **options)
+    return called[name]
+
+graph = call("knn_graph", x, 5)
+call("knn_search", x[:4], x, 5)
+affinity = call("propagate_affinity", graph, labels)
+posteriors = call("propagate_labels", graph, labels).posteriors
+triplets = call("mine_triplets", graph, affinity)
+call("mine_class_triplets", posteriors, 20)
+call("graph_modes", graph)
+call("angular_loss", x, triplets, L)
+call("angular_loss_and_grad", x, triplets, L)
+call("cayley_update", L, tangent, 0.1)
+call("qr_retraction", L, tangent)
+call("polar_retraction", L, tangent)
+call("riemannian_cg", L, x, triplets, iterations=2)
+assert set(called) == set(sf.reference.__all__)
+
+metric = sf.nn.OrthogonalMetric(6, 3)
+z = torch.from_numpy(x).float()
+triplets = sf.mine_triplets(sf.knn_graph(z, 5), sf.propagate_affinity(sf.knn_graph(z, 5), torch.from_numpy(labels)))
+sf.nn.AngularLoss()(z, triplets, metric.L).backward()
+for optimizer in (sf.optim.CayleySGD, sf.optim.CayleyAdam):
+    optimizer(metric.parameters(), lr=0.1).step()
+sf.show_config()
+"""
+
+
+def bare(code):
+    command = [sys.executable, "-c", BARE + code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_every_kernel_works_without_the_extra():
+    result = bare(KERNELS)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "needs"),
+    [
+        ("import ssdml_fast; ssdml_fast.SSDML", "an estimator needs safetensors, scikit-learn, threadpoolctl"),
+        ("from ssdml_fast.train import fit", "training needs safetensors, scikit-learn, threadpoolctl"),
+        ("from ssdml_fast.report.page import write_report", "a report needs jinja2, matplotlib, safetensors, "),
+        ("from ssdml_fast.data import load; load('digits')", "load_digits needs scikit-learn"),
+        ("from ssdml_fast.data.images import decode_images; decode_images([b''], ['a'])", "image files needs Pillow"),
+        (
+            "import numpy; from ssdml_fast.evaluate import silhouette as s; s(numpy.eye(3), [0, 0, 1])",
+            "silhouette needs",
+        ),
+    ],
+)
+def test_what_needs_the_extra_says_so(code, needs):
+    result = bare(code)
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 1 and last.startswith("ImportError: ")
+    assert needs in last and last.endswith(": pip install 'ssdml-fast[train]'")
+
+
+def test_the_command_line_says_so_without_a_traceback():
+    result = bare(
+        "import runpy; sys.argv = ['ssdml-fast', 'train']; runpy.run_module('ssdml_fast', run_name='__main__')"
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "ssdml-fast: the command line needs jinja2, matplotlib, Pillow, rich, safetensors, scikit-learn, "
+        "threadpoolctl, typer: pip install 'ssdml-fast[train]'\n"
+    )
+
+
+def test_the_extra_brings_what_the_command_line_needs():
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    names = {"PIL": "pillow", "sklearn": "scikit-learn"}
+    assert sorted(names.get(module, module) for module in NEEDED) == sorted(r.split(">=")[0] for r in extras["train"])
