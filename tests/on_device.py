@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from strategies import random_stiefel
 
 import ssdml_fast as sf
 from ssdml_fast import EdgeAffinity, KnnGraph
@@ -87,7 +88,7 @@ def gaussian(*shape, dtype=torch.float32, seed=0):
 
 
 def orthonormal(*shape, dtype=torch.float32, seed=0):
-    return torch.linalg.qr(gaussian(*shape, dtype=torch.float64, seed=seed))[0].to(dtype)
+    return torch.from_numpy(random_stiefel(shape, np.random.default_rng(seed))).to(DEVICE, dtype)
 
 
 def partition(n, d, k):

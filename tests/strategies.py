@@ -172,7 +172,23 @@ def stiefel_points(draw, max_d=40, batched=True):
 
 def random_stiefel(shape, rng, dtype=np.float64):
     """A random (..., d, l) matrix with orthonormal columns."""
-    return np.linalg.qr(rng.standard_normal(shape))[0].astype(dtype)
+    return orthonormalised(rng.standard_normal(shape)).astype(dtype)
+
+
+def orthonormalised(x):
+    """The columns of x (..., d, l) made orthonormal in their order: Gram-Schmidt, twice.
+
+    In sums of NumPy's own, as no input may depend on the processor for which a BLAS chose its products, nor on how many
+    threads it shares them among.
+    """
+    q = np.zeros(x.shape)
+    for j in range(x.shape[-1]):
+        column = x[..., j].astype(np.float64)
+        for _ in range(2):
+            along = (q[..., :j] * column[..., None]).sum(-2, keepdims=True)
+            column = column - (q[..., :j] * along).sum(-1)
+        q[..., j] = column / np.sqrt((column**2).sum(-1, keepdims=True))
+    return q
 
 
 def drift(L):

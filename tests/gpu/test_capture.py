@@ -5,6 +5,7 @@ import pytest
 import torch
 from on_device import DEVICE, OPERATIONS, assert_equal, gaussian, gpu, on, orthonormal
 from stand_in import replace_arrays
+from strategies import random_stiefel
 
 import ssdml_fast as sf
 from ssdml_fast import EdgeAffinity, KnnGraph
@@ -17,7 +18,7 @@ def small_calls(library):
     """One call of every operation on 60 points in `library`."""
     rng = np.random.default_rng(0)
     x, y, posteriors = rng.standard_normal((60, 5)), rng.integers(-1, 3, 60), rng.dirichlet((1, 1, 1), 60)
-    L, triplets = np.linalg.qr(rng.standard_normal((5, 2)))[0], rng.integers(0, 60, (40, 3))
+    L, triplets = random_stiefel((5, 2), rng), rng.integers(0, 60, (40, 3))
     graph = sf.knn_graph(x, 4)
     affinity = EdgeAffinity(rng.random((60, 4)), None, None, 0, 0.0)
     x, y, posteriors, L, triplets, graph, affinity = on(library, (x, y, posteriors, L, triplets, graph, affinity))

@@ -349,12 +349,12 @@ if library == "numpy":
 else:
     x = torch.from_file(path, shared=True, size=n * d, dtype=getattr(torch, dtype)).view(n, d)
 op.BLOCK_BYTES = 2 << 20
-sf.knn_graph(np.zeros((2000, 4)), 3)  # threads are started before the limit
+sf.knn_graph(np.zeros((2000, 4)), 3, num_threads=2)  # threads are started before the limit
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 limit = int(status["VmData"].split()[0]) * 1024 + (12 << 20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # counts what is allocated, not what is mapped from a file
-graph = sf.knn_graph(x, 4)
-found = sf.knn_search(x[:50], x, 4)
+graph = sf.knn_graph(x, 4, num_threads=2)  # each thread has memory of its own
+found = sf.knn_search(x[:50], x, 4, num_threads=2)
 np.savez(path + ".npz", graph=graph.indices, found=found.indices)
 """
 
@@ -399,13 +399,18 @@ def test_sizes_beyond_32_bits(isa):
     np.testing.assert_array_equal(distances[first:], expected.distances)
 
 
-@pytest.mark.parametrize("ptr", [None, np.array([0, 300, 15_000, 15_100, 20_000])])
-def test_progress_rises_to_one(ptr):
-    x = make_points("gaussian", 20_000, 200, np.random.default_rng(0))
-    shares = []
-    sf.knn_graph(x, 10, ptr=ptr, num_threads=1, progress=shares.append)
-    assert shares == sorted(shares) and shares[-1] == 1 and shares[0] >= 0
-    assert len(shares) > 1  # reported ten times a second
+@pytest.mark.parametrize("bounds", [None, np.array([0, 300, 15_000, 15_100, 20_000])])
+def test_progress_rises_to_one(bounds):
+    """Reported ten times a second at most, so a graph must be large enough to be told of twice."""
+    for scale in (1, 2, 4, 8, 16):
+        x = make_points("gaussian", 20_000 * scale, 200, np.random.default_rng(0))
+        shares = []
+        ptr = None if bounds is None else bounds * scale
+        sf.knn_graph(x, 10, ptr=ptr, num_threads=1, progress=shares.append)
+        assert shares == sorted(shares) and shares[-1] == 1 and shares[0] >= 0
+        if len(shares) > 1:
+            return
+    pytest.fail("progress was told at the end only")
 
 
 # --- backends agree ---------------------------------------------------------------------------------------------------
