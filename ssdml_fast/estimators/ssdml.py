@@ -59,14 +59,14 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         The labels seen, -1 apart, ascending.
     components_ : (n_components, d) array
         Lᵀ, where d is `n_features_in_` or the number of the network's outputs.
-    mean_ : (n_features_in_,) array
+    mean_ : (n_features,) array
         Mean of the training samples.
     scale_ : float
         By which samples are divided, so that the root of their mean squared distance from the mean is 3. Features are
         not scaled one by one: put a ``StandardScaler`` first where their units differ.
     n_features_in_ : int
         Features seen by :meth:`fit`.
-    feature_names_in_ : (n_features_in_,) array
+    feature_names_in_ : (n_features,) array
         Their names, where `X` had any.
     n_iter_ : int
         Passes made, fewer than `max_iter` where the embedding collapsed.
