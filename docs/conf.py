@@ -29,9 +29,8 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
-nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|scipy|sklearn|pytorch_metric_learning)\..*")
-]  # no inventory is fetched
+# References to other libraries lead nowhere: no inventory is fetched.
+nitpick_ignore_regex = [("py:.*", r"(torch|numpy|scipy|sklearn|pytorch_metric_learning)\..*")]
 suppress_warnings = ["config.cache"]
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "attrs_inline"]

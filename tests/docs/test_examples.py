@@ -1,7 +1,7 @@
 """The examples of the README and of every page of docs/ run as a reader would try them: in order, one session a page.
 
-A block of ``python`` is executed; one of ``pycon`` is a session whose answers are compared. ``<!-- needs: lightning -->``
-above a block names modules, or ``cuda`` for a device, without which it is skipped.
+A block of ``python`` is executed; one of ``pycon`` is a session whose answers are compared. A comment above a block, as
+``<!-- needs: lightning -->``, names modules, or ``cuda`` for a device, without which it is skipped.
 """
 
 import doctest

@@ -60,6 +60,7 @@ def test_papers_of_the_project_link_to_files_that_exist():
             assert found is None or found.exists(), f"{name}: {link}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(WITHOUT_DOCS), reason=f"needs the extra docs: {', '.join(WITHOUT_DOCS)}")
 def test_the_site_builds_without_a_warning(tmp_path):
     built = subprocess.run([ROOT / ".ci" / "docs", tmp_path], capture_output=True, text=True, check=False)
