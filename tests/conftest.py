@@ -31,16 +31,30 @@ settings.register_profile(
 settings.load_profile("ssdml_fast")
 
 
+TIERS = ("slow", "stand_in", "browser", "gpu")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test its tier, and skip what needs a CUDA device where there is none."""
+    lacks = None
     if not torch.cuda.is_available():
         lacks = "no CUDA device"
     elif importlib.util.find_spec("ssdml_fast._core.cuda_kernels") is None:
         lacks = "ssdml_fast was built without its CUDA kernels"
-    else:
-        return
     for item in items:
-        if item.get_closest_marker("gpu"):  # keywords hold names of folders too
+        if "stand_in" in getattr(item, "fixturenames", ()):
+            item.add_marker("stand_in")
+        if not any(map(item.get_closest_marker, TIERS)):  # keywords would hold names of folders too
+            item.add_marker("fast")
+        if lacks and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=lacks))
+
+
+@pytest.fixture(autouse=True)
+def _torch_starts_anew() -> None:
+    """Random tensors of a test depend on no test before it."""
+    torch.manual_seed(0)
 
 
 class Plane:
@@ -100,7 +114,11 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 
 @pytest.fixture(
-    params=["stand-in", pytest.param("torch", marks=pytest.mark.gpu), pytest.param("cupy", marks=pytest.mark.gpu)]
+    params=[
+        pytest.param("stand-in", marks=pytest.mark.stand_in),
+        pytest.param("torch", marks=pytest.mark.gpu),
+        pytest.param("cupy", marks=pytest.mark.gpu),
+    ]
 )
 def device_library(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once with the arrays of each library that has a device, or a stand-in for one."""

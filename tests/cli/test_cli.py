@@ -110,6 +110,7 @@ app()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [5, 6])  # the second checkpoint before it is put in place, and what follows it
 def test_a_killed_training_loses_only_what_came_after_its_last_checkpoint(run, quick_maps, tmp_path, file):
     path = tmp_path / "run"
@@ -192,6 +193,7 @@ def test_other_misuse_is_one_clear_error(run, tmp_path):
         assert message in " ".join(result.output.split()) and "Traceback" not in result.output
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_what_was_saved_stays(quick_maps, tmp_path, monkeypatch):
     save, saved = torch.save, []
 
@@ -224,6 +226,7 @@ def images(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_files_are_trained_on_with_the_papers_network_and_a_config_file(images, quick_maps, tmp_path, monkeypatch):
     (tmp_path / "my.toml").write_text(
         f'data = "mnist:{images}"\nlabels_per_class = 5\nrounds = 1\nepochs = 2\ngamma = 0.8\nwarmup = 3\n'
@@ -244,6 +247,7 @@ def test_files_are_trained_on_with_the_papers_network_and_a_config_file(images, 
     assert result.exit_code == 2 and "found no such folder" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_and_what_overrides_it(images, quick_maps, tmp_path):
     (tmp_path / "my.toml").write_text('recipe = "paper"\nmax_epochs = 1\nneighbors = 4\n')
     path = tmp_path / "run"

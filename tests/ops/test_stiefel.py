@@ -138,6 +138,7 @@ def test_drift_stays_small_over_many_steps(isa, d, width):
             assert drift(L) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d, width", [(16, 4), (64, 16)])
 def test_drift_stays_small_over_a_hundred_thousand_steps(d, width):
     rng = np.random.default_rng(1)

@@ -315,6 +315,7 @@ fit(small_net(), *tiny_digits(), TINY, run=RunFolder(sys.argv[1]), on_batch=kill
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same(tiny, fitted, tmp_path):
     run = RunFolder(tmp_path / "run")
     child = subprocess.run([sys.executable, "-c", KILLED, run.path], cwd=Path(__file__).parent, check=False)
@@ -334,6 +335,7 @@ class SmallConvNet(nn.Module):
         return F.normalize(self.layers(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"compile": True}])
 def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path, monkeypatch, options):
     compiled, compiler = [], torch.compile
@@ -368,6 +370,7 @@ def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tiny, tmp_path,
         assert torch.equal(tensor, resumed.model.state_dict()[name])
 
 
+@pytest.mark.slow
 def test_the_papers_mining_collapses_and_says_so(tiny):
     config = Config(mining="neighborhood", rounds=20, neighbors=10, metric_dim=16, patience=100, average=0)
     result = fit(small_net(), *tiny, config)
@@ -413,6 +416,7 @@ def test_L_of_a_pass_is_solved_on_all_its_triplets(tiny, monkeypatch):
     assert result.history[-1]["orthogonality_error"] <= 1e-5 and (result.model.metric.L - start).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_validations_within_a_pass_change_nothing_else(tiny):
     whole = dataclasses.replace(TINY, rounds=1, warmup=0, max_epochs=2)
     once, often = (fit(small_net(), *tiny, dataclasses.replace(whole, validations=v)) for v in (1, 2))
