@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-from typing import Any
 
 import numpy as np
 
 from .dataset import DataError, Source
 from .files import File, open_files, read, some_names
 from .images import find_images
+from .pickled import load_pickled
 
 TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = "test_batch"
@@ -35,7 +33,7 @@ def load_cifar10(path: str | os.PathLike[str]) -> Source:
     Raises
     ------
     DataError
-        If a file is missing or damaged, or a pickle asks for more than arrays.
+        If a file is missing or damaged, or a pickle holds more than plain data and arrays of bytes.
     ImportError
         If image files are to be decoded and Pillow is not installed.
 
@@ -56,10 +54,12 @@ def load_cifar10(path: str | os.PathLike[str]) -> Source:
 
 
 def _batch(file: File, name: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    content = _unpickle(file, name)
+    content = load_pickled(read(file), name)
     try:
-        images = np.asarray(content[b"data"], np.uint8).reshape(-1, 3, 32, 32)
-        labels = np.asarray(content[b"labels"], np.int64)
+        images, listed = content[b"data"], content[b"labels"]
+        if not isinstance(images, np.ndarray) or not all(type(label) is int for label in listed):
+            raise ValueError("'data' that are no array, or 'labels' that are no integers")
+        images, labels = images.reshape(-1, 3, 32, 32), np.array(listed, np.int64)
         if labels.shape != (len(images),):
             raise ValueError(f"{len(images)} images, labels of shape {labels.shape}")
         if labels.min(initial=0) < 0 or labels.max(initial=0) >= n_classes:
@@ -70,43 +70,8 @@ def _batch(file: File, name: str, n_classes: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _classes(file: File) -> tuple[str, ...]:
-    content = _unpickle(file, META)
+    content = load_pickled(read(file), META)
     try:
         return tuple(name.decode() for name in content[b"label_names"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{META} must hold 'label_names', found {error!r}") from None
-
-
-def _unpickle(file: File, name: str) -> Any:
-    try:
-        return _ArraysOnly(io.BytesIO(read(file)), encoding="bytes").load()
-    except DataError:
-        raise
-    except Exception as error:  # unpickling raises whatever a damaged file makes it stumble over
-        raise DataError(f"{name} cannot be read as a pickle: {error}") from None
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads containers, numbers, strings and NumPy arrays; a pickle that names anything else is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-            ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-            ("_codecs", "encode"): _encode,
-        }
-        if (module, name) not in known:
-            raise DataError(f"a pickle of arrays must not need {module}.{name}; it may be malicious and is not read")
-        return known[module, name]
-
-
-def _reconstruct(kind: type, shape: tuple[int, ...], dtype: bytes) -> np.ndarray:
-    """The empty array that a pickled one is then filled into; its place in NumPy differs between versions."""
-    return np.ndarray.__new__(kind, shape, dtype.decode())
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Bytes, as Python 3 writes them to a pickle of protocol 2."""
-    return text.encode(encoding)

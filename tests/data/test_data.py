@@ -21,6 +21,7 @@ from ssdml_fast.data.features import load_features
 from ssdml_fast.data.files import open_files
 from ssdml_fast.data.idx import load_mnist
 from ssdml_fast.data.images import decode_images, image_folder
+from ssdml_fast.data.pickled import load_pickled
 from ssdml_fast.data.zero_shot import cars196, cub200, stanford_online_products
 
 RNG = np.random.default_rng(0)
@@ -158,9 +159,105 @@ def test_cifar_pickles_are_read_as_written(tmp_path, container):
     assert source.test_labels.tolist() == batches["test_batch"][1] and source.classes[3] == "c3"
 
 
+def published_cifar(images, labels):
+    """A batch byte for byte as Python 2 wrote those that are published: protocol 2, its texts as bytes, old NumPy."""
+
+    def text(value):
+        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<I", len(value)) + value
+
+    rows, columns = images.shape
+    return b"".join([
+        b"\x80\x02}q\x01(", text(b"batch_label"), b"q\x02", text(b"testing batch 1 of 1"), b"q\x03",
+        text(b"labels"), b"q\x04]q\x05(", *(b"K" + bytes([c]) for c in labels), b"e",
+        text(b"data"), b"q\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85",
+        text(b"b"), b"\x87Rq\x09(K\x01M", struct.pack("<H", rows), b"M", struct.pack("<H", columns),
+        b"\x86cnumpy\ndtype\nq\x0a", text(b"u1"), b"K\x00K\x01\x87Rq\x0b(K\x03", text(b"|"),
+        b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89", text(images.tobytes()), b"tb",
+        text(b"filenames"), b"q\x0c]q\x0d(", *(text(b"domestic_cat_s_000907.png") for _ in labels), b"eu.",
+    ])  # fmt: skip
+
+
+def test_a_batch_as_published_is_read(tmp_path):
+    write_cifar(tmp_path / "c")
+    images, labels = pixels(4, 3072), [3, 8, 8, 0]
+    published = published_cifar(images, labels)
+    assert pickle.loads(published, encoding="bytes")[b"labels"] == labels
+    (tmp_path / "c/test_batch").write_bytes(published)
+    source = load_cifar10(tmp_path)
+    np.testing.assert_array_equal(source.test_images.reshape(4, 3072), images)
+    assert source.test_labels.tolist() == labels and source.test_images.flags.writeable
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_plain_data_are_unpickled_as_pickle_does(protocol):
+    array = pixels(3, 2, 5)
+    content = {
+        b"data": array, b"more": [array.T, np.asfortranarray(array), array[:0], pixels(70_000)], b"none": None,
+        b"texts": ["", "é", b"", b"\x00\xff" * 200], b"tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, True)],
+        b"integers": [0, 255, 256, 65_536, -1, -(2**31), 2**31 - 1], b"one": [0],
+        b"nothing": {}, b"many": list(range(2000)),
+    }  # fmt: skip
+    data = pickle.dumps(content, protocol)
+    expected, found = pickle.loads(data), load_pickled(data, "it")
+    np.testing.assert_equal(found, expected)
+    assert all(a.dtype == np.uint8 for a in found[b"more"])
+
+
 class Malicious:
     def __reduce__(self):
         return print, ("executed",)
+
+
+class Addresses:
+    """An array whose bytes a dtype with a state of its own would have taken for the addresses of objects."""
+
+    def __reduce__(self):
+        return np.array([]).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (9,), Dtype(), False, b"AAAAAAAA" * 9)
+
+
+class Dtype:
+    def __reduce__(self):
+        return np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+
+
+class ByteDtype(Dtype):
+    def __reduce__(self):
+        return np.dtype, ("u1", False, True), (3, "|", None, ("a",), {"a": (np.dtype("u1"), 0)}, 8, 1, 0)
+
+
+class Sized:
+    """An array of another size than its bytes."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __reduce__(self):
+        first, arguments, state = np.zeros(12, np.uint8).__reduce__()
+        return first, arguments, (1, self.shape, *state[2:])
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Malicious(), "must not need (builtins|__builtin__).print; it may be malicious"),
+        (Addresses(), "arrays must be of type uint8, found a call with str, bool, bool"),
+        (ByteDtype(), "arrays must be of type uint8, found a state of int, str, "),
+        (np.zeros(3), "arrays must be of type uint8"),
+        (np.dtype(object), "arrays must be of type uint8"),
+        (Sized((13,)), "cannot reshape"),
+        (Sized((-1,)), "arrays must be of type uint8"),
+        (Sized((True,)), "arrays must be of type uint8"),
+        (Sized(5), "it"),
+        (0.5, "it needs BINFLOAT, which plain data do not"),
+        (2**80, "it needs LONG1, which plain data do not"),
+        ({1, 2}, "which plain data do not|must not need"),
+        (object(), "must not need (builtins|__builtin__).object"),
+    ],
+)
+def test_other_pickles_are_refused(content, message, protocol):
+    with pytest.raises(DataError, match=rf"^it cannot be read as a pickle of plain data and uint8 arrays: .*{message}"):
+        load_pickled(pickle.dumps(content, protocol), "it")
 
 
 @pytest.mark.parametrize(
