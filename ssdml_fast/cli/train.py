@@ -150,7 +150,7 @@ def _run(run: RunFolder, config: Config, recipe: str, own: dict[str, Any] | None
     run.write_results(
         {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
     )
-    write_atomically(run.picture, draw_held_out(held_out).savefig)
+    write_atomically(run.picture, lambda file: draw_held_out(held_out).savefig(file, format="png"))
     console.print(held_out_table(held_out))
     console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)
 

@@ -55,7 +55,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path) -> None:
         cards=_cards(runs[0]),
         sections=sections(runs),
     )
-    write_atomically(Path(out), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(Path(out), lambda file: file.write(text.encode()))
 
 
 def _cards(run: Run) -> list[tuple[str, str, str]]:
@@ -81,5 +81,5 @@ def _cards(run: Run) -> list[tuple[str, str, str]]:
 def _png(figure: Figure) -> str:
     """Render a figure as the base64 text of a PNG."""
     buffer = BytesIO()
-    figure.savefig(buffer)
+    figure.savefig(buffer, format="png")
     return b64encode(buffer.getvalue()).decode()

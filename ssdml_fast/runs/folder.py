@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,18 +19,22 @@ class RunError(Exception):
     """A run folder that cannot be read or written; the message says which file and why."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file, then put it in the place of `path` in one step.
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let `write` fill a new file, then put it in the place of `path` in one step.
+
+    Whatever lies in the folder, nothing outside is written: the new file has a name that nobody can foresee and is made
+    by this call or not at all, and where `path` is a link, the link is replaced.
 
     Raises
     ------
     RunError
         If the file cannot be written, as on a full disk; what was at `path` is still there.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells some writers the format
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
+        with temporary.open("xb") as file:  # x: by O_EXCL, which follows no link
+            write(file)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch's, of a full disk
@@ -120,11 +125,11 @@ class RunFolder:
         import torch
         from safetensors.torch import save
 
-        write_atomically(self._checkpoint, lambda path: torch.save(checkpoint, path))
-        write_atomically(self._model, lambda path: path.write_bytes(save(checkpoint["best_model"])))
+        write_atomically(self._checkpoint, lambda file: torch.save(checkpoint, file))
+        write_atomically(self._model, lambda file: file.write(save(checkpoint["best_model"])))
         if checkpoint["propagated"]:
             propagated = save({"propagated": torch.stack(checkpoint["propagated"])})
-            write_atomically(self._propagated, lambda path: path.write_bytes(propagated))
+            write_atomically(self._propagated, lambda file: file.write(propagated))
         self._write_text(self._metrics, "".join(_json(record) + "\n" for record in checkpoint["history"]))
 
     def read_checkpoint(self) -> dict[str, Any]:
@@ -197,7 +202,7 @@ class RunFolder:
         self._write_text(self._results, _json(results, 2))
 
     def _write_text(self, path: Path, text: str) -> None:
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_atomically(path, lambda file: file.write(text.encode()))
 
     def _read(self, path: Path, read: Callable[[Path], Any]) -> Any:
         if not path.is_file():

@@ -22,7 +22,7 @@ from ssdml_fast.data.dataset import hide_labels, stratified_split
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.models.metric import untrained
-from ssdml_fast.runs.folder import RunError, RunFolder, write_atomically
+from ssdml_fast.runs.folder import RunError, RunFolder
 from ssdml_fast.train import Config, fit, loop, recipes
 from ssdml_fast.train.config import read_config
 from ssdml_fast.train.mining import mine, most_confident
@@ -608,19 +608,6 @@ def test_settings_that_do_not_fit_the_data_are_named_before_anything_is_written(
 
 
 # ---- run folders
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-
-    def fail(temporary):
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, fail)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
