@@ -56,6 +56,7 @@ html_theme_options = {
     "github_url": PROJECT["urls"]["Source"],
     "logo": {"text": project},
     "navbar_align": "left",
+    "navbar_persistent": ["search-button"],
     "header_links_before_dropdown": 6,
     "show_toc_level": 2,
     "secondary_sidebar_items": ["page-toc"],

@@ -3,14 +3,20 @@
 from docutils import nodes
 from latex2mathml.converter import convert
 
+BARS = "<mo>&#x02016;</mo>"  # of a norm; left to themselves they stretch with what stands beside them, each differently
+
+
+def mathml(node, display):
+    return convert(node.astext(), display=display).replace(BARS, BARS.replace("<mo>", '<mo stretchy="false">'))
+
 
 def visit_inline(translator, node):
-    translator.body.append(convert(node.astext()))
+    translator.body.append(mathml(node, "inline"))
     raise nodes.SkipNode
 
 
 def visit_block(translator, node):
-    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    translator.body.append(f'<div class="formula">{mathml(node, "block")}</div>')
     raise nodes.SkipNode
 
 
