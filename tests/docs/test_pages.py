@@ -1,0 +1,74 @@
+"""Pages keep their form, and name what there is: public names, settings, commands, files."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from ssdml_fast.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+API = {
+    "kernels": "ssdml_fast",
+    "nn": "ssdml_fast.nn",
+    "optim": "ssdml_fast.optim",
+    "reference": "ssdml_fast.reference",
+    "train": "ssdml_fast.train",
+    "data": "ssdml_fast.data",
+    "evaluate": "ssdml_fast.evaluate",
+    "integrations": "ssdml_fast.integrations.pytorch_metric_learning",
+}
+GUIDE = [page for page in sorted((DOCS / "guide").glob("*.md")) if page.stem not in ("index", "arrays", "command_line")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", API)
+def test_every_public_name_has_a_page_of_reference(page):
+    module = pytest.importorskip(API[page]) if page == "integrations" else importlib.import_module(API[page])
+    listed = re.findall(r"^   (\w+)$", (DOCS / f"api/{page}.md").read_text(encoding="utf-8"), re.MULTILINE)
+    modules = {name for name in module.__all__ if f"{API[page]}.{name}" in API.values()}
+    assert sorted(listed) == sorted(set(module.__all__) - modules - {"__version__"})
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+def test_a_page_of_the_guide_has_every_section(page):
+    text = page.read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert "**What it is.**" in text and "**When to use it.**" in text
+    assert {"Complexity and memory", "What did not pay", "References"} <= set(sections)
+    assert {"Example", "Examples"} & set(sections)
+    if page.stem not in ("data", "estimator", "trainer"):  # whose mathematics is that of other pages
+        assert "Mathematics" in sections
+
+
+def commands():
+    """Commands of ``ssdml-fast`` on the pages: page, command, options."""
+    for page in PAGES:
+        for line in re.findall(r"^\s*(?:\$ )?(ssdml-fast .*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            words = line.split("#")[0].split()
+            yield str(page.relative_to(ROOT)), words[1], [word for word in words if word.startswith("--")]
+
+
+def test_commands_and_options_on_the_pages_exist():
+    known = typer.main.get_command(app).commands
+    found = list(commands())
+    assert {command for _, command, _ in found} == set(known)
+    for page, command, options in found:
+        names = {option for parameter in known[command].params for option in parameter.opts} | {"--help"}
+        assert set(options) <= names, page
+
+
+NAMED = [
+    (page, name)
+    for page in [ROOT / "CONTRIBUTING.md", *sorted((DOCS / "development").glob("*.md")), DOCS / "what_runs_where.md"]
+    for name in re.findall(r"`([\w./<>]+/[\w./<>]*)`", page.read_text(encoding="utf-8"))
+    if not name.startswith(("build/", "ssdml-fast/"))
+]
+
+
+@pytest.mark.parametrize(("page", "name"), NAMED, ids=lambda value: getattr(value, "stem", value))
+def test_files_named_on_the_pages_exist(page, name):
+    assert (ROOT / name.replace("<op>", "stiefel")).exists()
