@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _arrays as arrays
 from . import _scalars as scalars
 from ._run.angular_loss import REDUCTIONS
 from .ops.angular_loss import angular_loss
@@ -66,7 +65,10 @@ class OrthogonalMetric(nn.Module):
         super().__init__()
         d = scalars.as_int(d, "d", 1)
         l = scalars.as_int(l, "l", 1, d, f" with d = {d}")
-        self.L = nn.Parameter(arrays.check_floats(torch.empty(d, l, device=device, dtype=dtype), "dtype", halves=False))
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"dtype must be torch.float32 or torch.float64, found {dtype!r}")
+        self.L = nn.Parameter(torch.empty(d, l, device=device, dtype=dtype))
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -111,6 +113,8 @@ class AngularLoss(nn.Module):
         Upper bound of the angle at the negative, in degrees, between 0 and 90.
     reduction : {"mean", "sum", "none"}
         Over the triplets.
+    num_threads : int, optional
+        Threads on the CPU; by default what OMP_NUM_THREADS or threadpoolctl says, or all cores.
 
     Raises
     ------
@@ -127,14 +131,15 @@ class AngularLoss(nn.Module):
     torch.Size([8, 4])
     """
 
-    def __init__(self, alpha: float = 40.0, reduction: str = "mean") -> None:
+    def __init__(self, alpha: float = 40.0, reduction: str = "mean", num_threads: int | None = None) -> None:
         super().__init__()
         self.alpha = scalars.as_float(alpha, "alpha", 0, 90)
         self.reduction = scalars.as_choice(reduction, "reduction", REDUCTIONS)
+        self.num_threads = scalars.as_threads(num_threads)
 
     def forward(self, z: Tensor, triplets: Tensor, L: Tensor, weight: Tensor | None = None) -> Any:
         """Loss of (T, 3) `triplets` of rows of `z` (N, d) under `L` (d, l), each weighted by `weight` (T,)."""
-        return angular_loss(z, triplets, L, self.alpha, self.reduction, weight)
+        return angular_loss(z, triplets, L, self.alpha, self.reduction, weight, self.num_threads)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha:g}, reduction={self.reduction!r}"

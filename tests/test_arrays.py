@@ -1,16 +1,19 @@
 import dataclasses
+import inspect
 import math
 
 import numpy as np
 import pytest
 import torch
 from foreign import Foreign, OnDevice
-from strategies import LAYOUTS, random_stiefel, relayout, to_torch
+from strategies import LAYOUTS, LIBRARIES, random_stiefel, relayout, to_torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
 
 import ssdml_fast as sf
 from ssdml_fast import _arrays as arrays
+from ssdml_fast import _core, evaluate
 from ssdml_fast import _scalars as scalars
-from ssdml_fast import evaluate
 
 # --- which library ----------------------------------------------------------------------------------------------------
 
@@ -162,6 +165,127 @@ def test_takes_arrays_of_the_other_byte_order(function, name):
 def test_subclasses_of_arrays_are_read_in_place():
     x = np.zeros((2, 3)).view(np.memmap)
     assert arrays.namespace(x, "x") is np and arrays.as_floats(x, "x").ctypes.data == x.ctypes.data
+
+
+# --- tensors without memory -------------------------------------------------------------------------------------------
+
+
+class Wrapper(torch.Tensor):
+    """Stands for another tensor, as DTensor and many quantised tensors do, and has no memory of its own."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, strides=inner.stride())
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        def inner(x):
+            return x.inner if isinstance(x, cls) else x
+
+        found = func(*tree_map(inner, args), **tree_map(inner, kwargs or {}))
+        return tree_map(lambda x: cls(x) if type(x) is torch.Tensor else x, found)
+
+
+def emptied(x):
+    """As sharded training leaves a parameter between its uses."""
+    x = x.clone()
+    x.untyped_storage().resize_(0)
+    return x
+
+
+WITHOUT_MEMORY = {
+    "wrapper": Wrapper,
+    "parameter": lambda x: torch.nn.Parameter(Wrapper(x), requires_grad=False),
+    "masked": lambda x: torch.masked.masked_tensor(x, torch.ones_like(x, dtype=torch.bool)),
+    "fake": lambda x: FakeTensorMode().from_tensor(x),
+    "emptied": emptied,
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", WITHOUT_MEMORY)
+@pytest.mark.parametrize(("function", "name"), ARRAYS)
+def test_refuses_tensors_without_memory(function, name, kind):
+    arguments = to_torch(CALLS[function])
+    without = WITHOUT_MEMORY[kind](arguments[name])
+    with pytest.raises(
+        TypeError, match=rf"^{name} must be a tensor with memory of its own, found a {type(without).__name__}"
+    ):
+        function(**{**arguments, name: without})
+
+
+def test_refuses_affinities_without_memory():
+    arguments = to_torch(OPERATIONS[sf.mine_triplets])
+    affinity = dataclasses.replace(arguments["affinity"], values=Wrapper(arguments["affinity"].values))
+    with pytest.raises(TypeError, match=r"^affinity\.values must be a tensor with memory"):
+        sf.mine_triplets(**{**arguments, "affinity": affinity})
+
+
+@pytest.mark.parametrize("function", OPERATIONS)
+def test_results_are_made_where_there_is_memory(function):
+    """Under a mode in which torch allocates nothing, nothing is written to nowhere."""
+    arguments = to_torch(OPERATIONS[function])
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises((TypeError, RuntimeError)):
+        parts(function(**arguments))[0].sum().item()
+
+
+@pytest.mark.parametrize("function", OPERATIONS)
+def test_takes_parameters_and_subclasses_that_have_memory(function):
+    class Subclass(torch.Tensor):
+        pass
+
+    arguments = to_torch(OPERATIONS[function])
+    expected = parts(function(**arguments))
+    for kind in (lambda x: torch.nn.Parameter(x, requires_grad=False), lambda x: x.as_subclass(Subclass)):
+        given = {name: kind(value) if arrays.is_torch(value) else value for name, value in arguments.items()}
+        for found, right in zip(parts(function(**given)), expected, strict=True):
+            assert torch.equal(found.as_subclass(torch.Tensor), right) if arrays.is_torch(right) else found == right
+
+
+@pytest.mark.parametrize("function", [sf.knn_graph, sf.cayley_update, sf.angular_loss])
+def test_says_so_where_torch_maps_a_function_or_makes_it_functional(function):
+    arguments = to_torch(OPERATIONS[function])
+    (name, first), *rest = arguments.items()
+    with pytest.raises(RuntimeError, match=r"storage|vmap"):
+        torch.func.vmap(lambda x: function(**{name: x}, **dict(rest)))(first.expand(2, *first.shape))
+    with pytest.raises(TypeError, match=rf"^{name} must be a tensor with memory"):
+        torch.func.functionalize(lambda x: function(**{name: x}, **dict(rest)))(first)
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+THREADED = [function for function in OPERATIONS if "num_threads" in inspect.signature(function).parameters]
+
+
+def test_every_kernel_takes_a_number_of_threads():
+    without = {sf.KnnGraph, sf.KnnGraph.from_search, sf.polar_retraction}  # the last is the library's decomposition
+    assert set(OPERATIONS) - set(THREADED) == without
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("function", THREADED)
+def test_the_number_of_threads_reaches_the_kernel_and_changes_nothing(function, library, monkeypatch):
+    arguments, asked = LIBRARIES[library](OPERATIONS[function]), []
+    threads = _core.threads
+    monkeypatch.setattr(_core, "threads", lambda number: asked.append(number) or threads(number))
+    alone, together = (parts(function(**arguments, num_threads=number)) for number in (1, 2))
+    assert asked[: len(asked) // 2] == [1] * (len(asked) // 2) and asked[len(asked) // 2 :] == [2] * (len(asked) // 2)
+    assert asked
+    for found, right in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("function", THREADED)
+def test_refuses_numbers_of_threads(refuses, function, library):
+    arguments = LIBRARIES[library](OPERATIONS[function])
+    for number in (0, -1, 4097):
+        refuses(ValueError, "num_threads", function, **arguments, num_threads=number)
+    for number in (1.5, True, "2", [2]):
+        refuses(TypeError, "num_threads", function, **arguments, num_threads=number)
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

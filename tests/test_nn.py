@@ -115,6 +115,14 @@ def test_metric_refuses_other_types(refuses, dtype):
     refuses(TypeError, "dtype", OrthogonalMetric, 3, 2, dtype=dtype)
 
 
+def test_metric_is_made_on_the_meta_device_and_filled_later():
+    with torch.device("meta"):
+        metric = OrthogonalMetric(8, 4)
+    assert metric.L.is_meta
+    metric.to_empty(device="cpu").reset_parameters(seeded(0))
+    assert torch.equal(metric.L, OrthogonalMetric(8, 4, generator=seeded(0)).L)
+
+
 # ---- AngularLoss
 
 

@@ -57,6 +57,11 @@ def namespace(x: Any, name: str) -> ModuleType:
             raise TypeError(f"{name} must be on a CPU or CUDA device, found device {x.device}")
         if x.layout is not sys.modules["torch"].strided:
             raise TypeError(f"{name} must be a dense tensor, found layout {x.layout}")
+        if not _has_memory(x):
+            raise TypeError(
+                f"{name} must be a tensor with memory of its own, found a {type(x).__name__} without any: give what it "
+                "stands for, such as the local tensor of a DTensor"
+            )
         return sys.modules["torch"]
     if is_cupy(x):
         cupy = sys.modules["cupy"]
@@ -71,6 +76,20 @@ def namespace(x: Any, name: str) -> ModuleType:
         f"{name} must be a NumPy array, torch tensor, CuPy array or speak DLPack or __cuda_array_interface__, found "
         f"{type(x).__name__}"
     )
+
+
+def _has_memory(x: Any) -> bool:
+    """Whether a torch tensor lies somewhere: not one that wraps others, is fake, or whose storage was emptied.
+
+    One that is traced or transformed (torch.func) has no memory either, but those that it stands for have.
+    """
+    torch = sys.modules["torch"]
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return x.data_ptr() != 0 or x.numel() == 0
+    except (RuntimeError, ValueError):  # of a wrapper of torch.func, which is no subclass; of a parameter without shape
+        return type(x) is torch.Tensor
 
 
 def check_not_masked(x: Any, name: str) -> None:

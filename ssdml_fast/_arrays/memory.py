@@ -75,15 +75,22 @@ def address(x: Any) -> int:
     if x is None:
         return 0
     if is_torch(x):
-        return x.data_ptr()
+        return x.data_ptr() or _nowhere(x)
     return x.data.ptr if is_cupy(x) else x.ctypes.data
 
 
 def addresses(*xs: Any) -> list[int]:
     """Addresses of the first elements of arrays of one library, the first not None; 0 for each that is."""
     if is_torch(xs[0]):
-        return [0 if x is None else x.data_ptr() for x in xs]
+        return [0 if x is None else x.data_ptr() or _nowhere(x) for x in xs]
     return [address(x) for x in xs]
+
+
+def _nowhere(x: Any) -> int:
+    """Address 0 of a tensor without entries; refuses any other, such as what a mode of torch makes of new arrays."""
+    if x.numel():
+        raise TypeError(f"arrays must have memory of their own, found a {type(x).__name__} without any")
+    return 0
 
 
 def contiguous(x: Any) -> Any:

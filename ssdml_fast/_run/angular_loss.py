@@ -1,4 +1,7 @@
-"""Checks, allocates and calls the kernels of ``csrc/angular_loss/``."""
+"""Checks, allocates and calls the kernels of ``csrc/angular_loss/``.
+
+A call is checked once, by :func:`check`, but for the values of points and triplets, which kernels see for themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,55 +17,39 @@ from .. import _scalars as scalars
 REDUCTIONS = ("sum", "mean", "none")
 
 
-def compute(z, triplets, L, alpha, reduction, weight, grad):
-    """Validate and run the kernel.
+def check(z, triplets, L, alpha, reduction, weight, num_threads, mixed=False, values=True):
+    """Return the arguments but `reduction`, triplets in contiguous int64, half precisions as float32.
 
-    Returns the loss and, for `backproject`, what the kernel found (with gradients if asked for), the number of points
-    and L validated.
+    Under autocast types are `mixed`: z and L stay as they are, and the weight becomes float32. `values` are looked at
+    unless the call is traced or transformed, so that there are none.
     """
-    z = arrays.as_floats(z, "z", ndim=2, halves=True)
-    L = arrays.as_floats(L, "L", ndim=2, like=z, halves=True)
-    check_operands(z, L)
-    reduction = scalars.as_choice(reduction, "reduction", REDUCTIONS)
+    scalars.as_choice(reduction, "reduction", REDUCTIONS)
+    z, L = arrays.check_floats(z, "z", ndim=2), arrays.check_floats(L, "L", ndim=2, like=z)
+    if not mixed:
+        z, L = arrays.at_least_float32(z), arrays.at_least_float32(L)
+    check_metric(z, L, mixed)
+    triplets = as_columns(triplets, z)
+    alpha = scalars.as_float(alpha, "alpha", 0, 90)
     if weight is not None:
-        weight = arrays.as_floats(weight, "weight", ndim=1, like=z, halves=True)
-        arrays.check_like(triplets, "triplets", like=z)
-        arrays.check_shape(weight, (len(triplets),), "weight", "one per triplet")
-        arrays.check_finite(weight, "weight")
-        weight = arrays.astype(weight, arrays.dtype_name(z))
-    found = evaluate(z, triplets, L, alpha, weight, losses=reduction == "none", grad=grad)
-    if reduction == "none":
-        loss = found.losses if weight is None else found.losses * weight
-    else:
-        loss = found.loss / max(len(triplets), 1) if reduction == "mean" else found.loss
-    return loss, found, len(z), L
+        weight = arrays.check_floats(weight, "weight", ndim=1, like=z)
+        arrays.check_shape(weight, (triplets.shape[0],), "weight", "one per triplet")
+        if values:
+            arrays.check_finite(weight, "weight")
+        weight = arrays.astype(weight, "float32" if mixed else arrays.dtype_name(z))
+    return z, triplets, L, alpha, weight, scalars.as_threads(num_threads)
 
 
-def reduce(losses, reduction):
-    """Return the sum or the mean of the losses, 0 for none at all, or the losses themselves."""
-    if reduction == "none":
-        return losses
-    return losses.sum() / max(losses.shape[0], 1) if reduction == "mean" else losses.sum()
-
-
-def check_operands(z, L) -> None:
-    """Refuse a metric that does not fit the points."""
+def check_metric(z, L, mixed=False):
+    """Refuse a metric that does not fit the points, or, unless types are `mixed`, is of another type."""
     if L.shape[0] != z.shape[1] or L.shape[1] == 0:
         raise ValueError(
             f"L must have shape (d, l) with d = {z.shape[1]}, the columns of z, and l > 0, found {tuple(L.shape)}"
         )
-    if arrays.dtype_name(z) != arrays.dtype_name(L):
+    if not mixed and arrays.dtype_name(z) != arrays.dtype_name(L):
         raise TypeError(f"L must be of the type of z, {arrays.dtype_name(z)}, found {arrays.dtype_name(L)}")
 
 
-def as_triplets(triplets, points):
-    """Return triplets as contiguous int64, all of them indices of rows of `points`."""
-    triplets = _as_columns(triplets, points)
-    arrays.check_indices(triplets, len(points), "triplets", "rows of z")
-    return triplets
-
-
-def _as_columns(triplets, points):
+def as_columns(triplets, points):
     """Return triplets as contiguous int64, their values not yet looked at."""
     triplets = arrays.as_integers(triplets, "triplets", ndim=2, like=points)
     if triplets.shape[1] != 3:
@@ -70,12 +57,20 @@ def _as_columns(triplets, points):
     return triplets
 
 
-def _tan2(alpha):
-    return math.tan(math.radians(scalars.as_float(alpha, "alpha", 0, 90))) ** 2
+def as_triplets(triplets, points):
+    """Return triplets as contiguous int64, all of them indices of rows of `points`."""
+    triplets = as_columns(triplets, points)
+    arrays.check_indices(triplets, len(points), "triplets", "rows of z")
+    return triplets
 
 
-class Found(NamedTuple):
-    """What the kernel found: the loss, and what its gradients follow from; None for what was not asked for."""
+def tan2(alpha):
+    """The squared tangent of an angle in degrees."""
+    return math.tan(math.radians(alpha)) ** 2
+
+
+class Forward(NamedTuple):
+    """What one pass over the triplets finds, and :func:`backward` needs; None for what was not asked for."""
 
     loss: Any  # sum of the weighted losses
     losses: Any  # (T,)
@@ -85,24 +80,23 @@ class Found(NamedTuple):
     rows: Any  # ascending; None for all
 
 
-def evaluate(z, triplets, L, alpha, weight, losses, grad):
-    """Project points, contiguous as L and weight are, and run the kernel; refuses triplets and values as documented."""
-    triplets, tan2_alpha = _as_columns(triplets, z), _tan2(alpha)
+def forward(z, triplets, L, alpha, weight, num_threads, losses, grad):
+    """Project points and find their losses, and the gradient in the projections if asked for."""
+    z, L, weight = arrays.contiguous(z), arrays.contiguous(L), None if weight is None else arrays.contiguous(weight)
     (n, d), l, count, dtype = z.shape, L.shape[1], triplets.shape[0], arrays.dtype_name(z)
     if arrays.is_cuda(z):
         arrays.check_indices(triplets, n, "triplets", "rows of z")
         y = z @ L
         if not arrays.is_finite(y):
             _refuse(z, L)
-        each, grad_y = run(y, triplets, alpha, weight, losses=True, grad=grad)
-        return Found(each.sum() if weight is None else each.dot(weight), each, grad_y, z, n, None)
+        each, grad_y = of_projections(y, triplets, alpha, weight, num_threads, losses=True, grad=grad)
+        return Forward(each.sum() if weight is None else each.dot(weight), each, grad_y, z, n, None)
     is_sparse = 0 < 3 * count < 2 * n  # else most points occur in some triplet, or nothing does
     room = min(3 * count, n) if is_sparse else n
     each = arrays.empty((count,), dtype, like=z) if losses else None
     grad_y = arrays.empty((room, l), dtype, like=z) if grad else None
     points = arrays.empty((room, d), dtype, like=z) if is_sparse else z
     rows = arrays.empty((room,), "int64", like=z) if is_sparse else None
-    threads = _core.threads(None)
     at_z, at_L, at_triplets, at_weight, at_losses, at_grad_y, at_points, at_rows = arrays.addresses(
         z, L, triplets, weight, each, grad_y, points if is_sparse else None, rows
     )
@@ -115,19 +109,19 @@ def evaluate(z, triplets, L, alpha, weight, losses, grad):
         l,
         at_triplets,
         count,
-        tan2_alpha,
+        tan2(alpha),
         at_weight,
         at_losses,
         at_grad_y,
         at_points,
         at_rows,
-        threads,
+        _core.threads(num_threads),
     )
     if not in_range:
         arrays.check_indices(triplets, n, "triplets", "rows of z")
     if not is_finite:
         _refuse(z, L)
-    return Found(arrays.scalar(loss, dtype, like=z), each, grad_y, points, used, rows)
+    return Forward(arrays.scalar(loss, dtype, like=z), each, grad_y, points, used, rows)
 
 
 def _refuse(z, L):
@@ -138,24 +132,31 @@ def _refuse(z, L):
         arrays.check_finite(z @ L, "z @ L")
 
 
-def backproject(found, n, L, scale, wanted=(True, True)):
-    """Return the gradients in n points and in L, times `scale`, of what was found; None for one not wanted."""
-    grad_y, x = found.grad_y, found.points
+def backward(found, n, L, scale, num_threads, wanted=(True, True)):
+    """Return the gradients in n points and in L of what :func:`forward` found, times `scale`; None if not wanted."""
+    L, grad_y, x = arrays.contiguous(L), found.grad_y, found.points
     if arrays.is_cuda(x):
         return grad_y @ (scale * L).T if wanted[0] else None, scale * (x.T @ grad_y) if wanted[1] else None
     dtype, (d, l) = arrays.dtype_name(x), L.shape
     grad_z = arrays.empty((n, d), dtype, like=x) if wanted[0] else None
     grad_L = arrays.empty((d, l), dtype, like=x) if wanted[1] else None
     at_x, at_L, at_grad_y, at_rows, at_z, at_grad_L = arrays.addresses(x, L, grad_y, found.rows, grad_z, grad_L)
-    threads = _core.threads(None)
+    threads = _core.threads(num_threads)
     _core.lib.metric_loss_backward(
         dtype, at_x, found.used, d, at_L, l, at_grad_y, float(scale), at_rows, n, at_z, at_grad_L, threads
     )
     return grad_z, grad_L
 
 
-def run(y, triplets, alpha, weight, losses, grad):
-    """Run the kernel on projected points; returns what was asked for of (losses, gradient of their weighted sum)."""
+def reduced(found, triplets, weight, reduction):
+    """The loss of what :func:`forward` found: a sum, a mean (0 of none at all) or that of each triplet."""
+    if reduction == "none":
+        return found.losses if weight is None else found.losses * weight
+    return found.loss / max(len(triplets), 1) if reduction == "mean" else found.loss
+
+
+def of_projections(y, triplets, alpha, weight, num_threads, losses, grad):
+    """Return what was asked for of the losses of projected points and the gradient of their weighted sum."""
     dtype = arrays.dtype_name(y)
     losses = arrays.empty((len(triplets),), dtype, like=y) if losses else None
     grad_y = arrays.empty(tuple(y.shape), dtype, like=y) if grad else None
@@ -166,7 +167,7 @@ def run(y, triplets, alpha, weight, losses, grad):
         y.shape[1],
         arrays.address(triplets),
         len(triplets),
-        _tan2(alpha),
+        tan2(alpha),
         arrays.address(weight),
         arrays.address(losses),
         arrays.address(grad_y),
@@ -177,5 +178,5 @@ def run(y, triplets, alpha, weight, losses, grad):
             work = arrays.workspace(cuda.angular_loss_workspace(y.shape[0], len(triplets)) if grad else 0, like=y)
             cuda.angular_loss(*arguments, arrays.address(work), stream)
     else:
-        _core.lib.angular_loss(*arguments, _core.threads(None))
+        _core.lib.angular_loss(*arguments, _core.threads(num_threads))
     return losses, grad_y

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .. import _arrays as arrays
 from .. import _core
+from .. import _scalars as scalars
 
 
-def mine_triplets(indices, distances, values, anchors):
+def mine_triplets(indices, distances, values, anchors, num_threads):
     """Return the triplets."""
     n, k = indices.shape
     arrays.check_indices(indices, n, "graph.indices", "points")  # validated once, but writable since
@@ -19,6 +20,7 @@ def mine_triplets(indices, distances, values, anchors):
     if anchors is not None:
         anchors = arrays.as_integers(anchors, "anchors", ndim=1, like=indices)
         arrays.check_indices(anchors, n, "anchors", "points")
+    num_threads = _core.threads(scalars.as_threads(num_threads))
 
     count = n if anchors is None else len(anchors)
     triplets = arrays.empty((count * (k // 2), 3), "int64", like=indices)
@@ -36,5 +38,5 @@ def mine_triplets(indices, distances, values, anchors):
         with arrays.on_device(indices) as stream:
             _core.cuda().mine_triplets(*arguments, stream)
     else:
-        _core.lib.mine_triplets(*arguments, _core.threads(None))
+        _core.lib.mine_triplets(*arguments, num_threads)
     return triplets

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import math
-
 from .. import _arrays as arrays
 from .. import _core
 from .. import _scalars as scalars
-from .angular_loss import as_triplets, check_operands
+from .angular_loss import as_triplets, check_metric, tan2
 from .stiefel import check_drift
 
 
-def riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight):
+def riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight, num_threads):
     """Return the fields of CgResult."""
     L = arrays.as_floats(L, "L", ndim=2)
     if not 1 <= L.shape[1] <= L.shape[0]:
         raise ValueError(f"L must have shape (d, l) with 1 <= l <= d, found {tuple(L.shape)}")
     z = arrays.as_floats(z, "z", ndim=2, like=L)
-    check_operands(z, L)
+    check_metric(z, L)
     arrays.check_finite(L, "L")
     arrays.check_finite(z, "z")
     triplets = as_triplets(triplets, z)
-    tan2_alpha = math.tan(math.radians(scalars.as_float(alpha, "alpha", 0, 90))) ** 2
+    alpha = scalars.as_float(alpha, "alpha", 0, 90)
     iterations = scalars.as_int(iterations, "iterations", 0)
     scalars.as_choice(reduction, "reduction", ("sum", "mean"))
+    num_threads = scalars.as_threads(num_threads)
     dtype = arrays.dtype_name(L)
     if weight is not None:
         weight = arrays.as_floats(weight, "weight", ndim=1, like=L)
@@ -42,7 +41,7 @@ def riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight):
         L.shape[1],
         arrays.address(triplets),
         len(triplets),
-        tan2_alpha,
+        tan2(alpha),
         arrays.address(weight),
         iterations,
         arrays.address(result),
@@ -58,6 +57,6 @@ def riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight):
                 return (result, *report[:4])
             loss, grad_norm, steps, evaluations, drift = report.tolist()  # waits for the stream
     else:
-        loss, grad_norm, steps, evaluations, drift = _core.lib.riemannian_cg(*arguments, _core.threads(None))
+        loss, grad_norm, steps, evaluations, drift = _core.lib.riemannian_cg(*arguments, _core.threads(num_threads))
     check_drift(drift, dtype)
     return result, loss, grad_norm, int(steps), int(evaluations)

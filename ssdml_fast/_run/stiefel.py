@@ -14,11 +14,11 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-6}
 """How far LᵀL may be from the identity before L is refused."""
 
 
-def cayley_update(L, grad, step):
+def cayley_update(L, grad, step, num_threads):
     """Return the updated matrices."""
     L, grad = _matrices(L, grad, "grad")
     dtype = arrays.dtype_name(L)
-    step = scalars.as_float(step, "step")
+    step, num_threads = scalars.as_float(step, "step"), scalars.as_threads(num_threads)
 
     updated = arrays.empty(tuple(L.shape), dtype, like=L)
     d, l = L.shape[-2:]
@@ -35,7 +35,7 @@ def cayley_update(L, grad, step):
                 return updated
             drift, updated_drift = drifts.tolist()  # waits for the stream: L may have to be refused
     else:
-        drift, updated_drift = _core.lib.cayley_update(*arguments, _core.threads(None))
+        drift, updated_drift = _core.lib.cayley_update(*arguments, _core.threads(num_threads))
         if not (drift <= TOLERANCE[dtype] and updated_drift <= TOLERANCE[dtype]):
             _check_finite(L, grad, "grad")
     check_drift(drift, dtype)
@@ -44,9 +44,10 @@ def cayley_update(L, grad, step):
     return updated
 
 
-def qr_retraction(L, direction):
+def qr_retraction(L, direction, num_threads):
     """Return Q of L + direction = Q R."""
     L, direction = _matrices(L, direction, "direction")
+    num_threads = scalars.as_threads(num_threads)
     if not (arrays.is_cuda(L) or arrays.is_compiling(L)):
         dtype = arrays.dtype_name(L)
         d, l = L.shape[-2:]
@@ -59,7 +60,7 @@ def qr_retraction(L, direction):
             d,
             l,
             arrays.address(q),
-            _core.threads(None),
+            _core.threads(num_threads),
         )
         if is_accurate and drift <= TOLERANCE[dtype]:
             return q

@@ -9,15 +9,17 @@ from .._run import mine_triplets as run
 from ..graph import KnnGraph
 from .library import KEY, library
 
-library.define("mine_triplets(Tensor indices, Tensor? distances, Tensor affinity, Tensor? anchors) -> Tensor")
+library.define(
+    "mine_triplets(Tensor indices, Tensor? distances, Tensor affinity, Tensor? anchors, int? num_threads) -> Tensor"
+)
 
 
-def _mine_triplets(indices, distances, affinity, anchors):
+def _mine_triplets(indices, distances, affinity, anchors, num_threads):
     graph = KnnGraph(indices, distances, _validated=arrays.is_capturing(indices))  # looks at no value while recording
-    return run.mine_triplets(graph.indices, graph.distances, affinity, anchors)
+    return run.mine_triplets(graph.indices, graph.distances, affinity, anchors, num_threads)
 
 
-def _mine_triplets_fake(indices, distances, affinity, anchors):
+def _mine_triplets_fake(indices, distances, affinity, anchors, num_threads):
     count = indices.shape[0] if anchors is None else anchors.shape[0]
     return indices.new_empty((count * (indices.shape[1] // 2), 3), dtype=torch.int64)
 

@@ -9,18 +9,18 @@ from .._run import riemannian_cg as run
 from .library import KEY, library
 
 library.define(
-    "riemannian_cg(Tensor L, Tensor z, Tensor triplets, float alpha, int iterations, str reduction, Tensor? weight) -> "
-    "(Tensor L, Tensor loss, Tensor grad_norm, Tensor iterations, Tensor evaluations)"
+    "riemannian_cg(Tensor L, Tensor z, Tensor triplets, float alpha, int iterations, str reduction, Tensor? weight, "
+    "int? num_threads) -> (Tensor L, Tensor loss, Tensor grad_norm, Tensor iterations, Tensor evaluations)"
 )
 
 
-def _riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight):
+def _riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight, num_threads):
     arrays.check_not_capturing(L, "the operator of riemannian_cg")
-    L, *numbers = run.riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight)
+    L, *numbers = run.riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight, num_threads)
     return L, *(torch.tensor(number, dtype=dtype) for number, dtype in zip(numbers, _NUMBERS, strict=True))
 
 
-def _riemannian_cg_fake(L, z, triplets, alpha, iterations, reduction, weight):
+def _riemannian_cg_fake(L, z, triplets, alpha, iterations, reduction, weight, num_threads):
     moved = torch.empty_like(L, memory_format=torch.contiguous_format)
     return moved, *(torch.empty((), dtype=dtype) for dtype in _NUMBERS)
 

@@ -9,7 +9,15 @@ from .. import _scalars as scalars
 from .._run import angular_loss as run
 
 
-def angular_loss(z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: str = "sum", weight: Any = None) -> Any:
+def angular_loss(
+    z: Any,
+    triplets: Any,
+    L: Any,
+    alpha: float = 40.0,
+    reduction: str = "sum",
+    weight: Any = None,
+    num_threads: int | None = None,
+) -> Any:
     """Angular loss of triplets of points under the metric L; differentiable in z, L and weight for torch tensors.
 
     Parameters
@@ -27,6 +35,8 @@ def angular_loss(z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: 
         Sum or mean over the triplets (0 for none at all), or the loss of each.
     weight : (T,) array, optional
         Factor of each triplet's loss.
+    num_threads : int, optional
+        Threads on the CPU; by default what OMP_NUM_THREADS or threadpoolctl says, or all cores.
 
     Returns
     -------
@@ -38,7 +48,7 @@ def angular_loss(z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: 
     TypeError
         If an argument is not of a type above, or lies elsewhere than z.
     ValueError
-        If shapes do not fit, z or L is not finite, or an index, `alpha` or `reduction` is out of range.
+        If shapes do not fit, z or L is not finite, or an index, `alpha`, `reduction` or `num_threads` is out of range.
     RuntimeError
         On differentiating twice, which is not supported.
 
@@ -71,18 +81,26 @@ def angular_loss(z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: 
     if arrays.is_torch(z):
         from .._torch import angular_loss as differentiable
 
-        return differentiable.angular_loss(z, triplets, L, alpha, reduction, weight)
-    return run.compute(z, triplets, L, alpha, reduction, weight, grad=False)[0]
+        return differentiable.angular_loss(z, triplets, L, alpha, reduction, weight, num_threads)
+    z, triplets, L, alpha, weight, num_threads = run.check(z, triplets, L, alpha, reduction, weight, num_threads)
+    found = run.forward(z, triplets, L, alpha, weight, num_threads, losses=reduction == "none", grad=False)
+    return run.reduced(found, triplets, weight, reduction)
 
 
 def angular_loss_and_grad(
-    z: Any, triplets: Any, L: Any, alpha: float = 40.0, reduction: str = "sum", weight: Any = None
+    z: Any,
+    triplets: Any,
+    L: Any,
+    alpha: float = 40.0,
+    reduction: str = "sum",
+    weight: Any = None,
+    num_threads: int | None = None,
 ) -> tuple[Any, Any, Any]:
     """Angular loss together with its gradients with respect to z and L, without autograd.
 
     Parameters
     ----------
-    z, triplets, L, alpha, reduction, weight
+    z, triplets, L, alpha, reduction, weight, num_threads
         As for :func:`angular_loss`; `reduction` is ``"sum"`` or ``"mean"``.
 
     Returns
@@ -111,5 +129,7 @@ def angular_loss_and_grad(
     """
     scalars.as_choice(reduction, "reduction", ("sum", "mean"))
     z, triplets, L, weight = arrays.adopt(z=z, triplets=triplets, L=L, weight=weight)
-    loss, found, n, L = run.compute(z, triplets, L, alpha, reduction, weight, grad=True)
-    return loss, *run.backproject(found, n, L, 1 / max(len(triplets), 1) if reduction == "mean" else 1)
+    z, triplets, L, alpha, weight, num_threads = run.check(z, triplets, L, alpha, reduction, weight, num_threads)
+    found = run.forward(z, triplets, L, alpha, weight, num_threads, losses=False, grad=True)
+    scale = 1 / max(len(triplets), 1) if reduction == "mean" else 1
+    return run.reduced(found, triplets, weight, reduction), *run.backward(found, len(z), L, scale, num_threads)

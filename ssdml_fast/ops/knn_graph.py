@@ -133,4 +133,8 @@ def knn_search(
            [ 1., 16.]]))
     """
     queries, base = arrays.adopt(queries=queries, base=base)
+    if arrays.is_compiling(queries):
+        from .. import _torch
+
+        return Neighbors(*_torch.ops.knn_search(queries, base, k, metric, num_threads))
     return Neighbors(*run.knn_search(queries, base, k, metric, num_threads, progress))

@@ -9,7 +9,7 @@ from .._run import mine_triplets as run
 from ..graph import EdgeAffinity, KnnGraph
 
 
-def mine_triplets(graph: KnnGraph, affinity: EdgeAffinity, anchors: Any = None) -> Any:
+def mine_triplets(graph: KnnGraph, affinity: EdgeAffinity, anchors: Any = None, num_threads: int | None = None) -> Any:
     """Pair the high-affinity half of every anchor's neighbours with the low-affinity half.
 
     Parameters
@@ -20,6 +20,8 @@ def mine_triplets(graph: KnnGraph, affinity: EdgeAffinity, anchors: Any = None) 
         Affinities on the edges of `graph`.
     anchors : (A,) integer array, optional
         Points to mine for, in [0, N), in the order wanted; all points by default.
+    num_threads : int, optional
+        Threads on the CPU; by default what OMP_NUM_THREADS or threadpoolctl says, or all cores.
 
     Returns
     -------
@@ -31,8 +33,8 @@ def mine_triplets(graph: KnnGraph, affinity: EdgeAffinity, anchors: Any = None) 
     TypeError
         If an argument is not of a type above, or `anchors` lies elsewhere than the graph.
     ValueError
-        If ``affinity.values`` does not have the shape of ``graph.indices`` or is not finite, or an anchor is out of
-        range.
+        If ``affinity.values`` does not have the shape of ``graph.indices`` or is not finite, or an anchor or
+        `num_threads` is out of range.
 
     Notes
     -----
@@ -59,5 +61,5 @@ def mine_triplets(graph: KnnGraph, affinity: EdgeAffinity, anchors: Any = None) 
     if arrays.is_compiling(graph.indices):
         from .. import _torch
 
-        return _torch.ops.mine_triplets(graph.indices, graph.distances, affinity.values, anchors)
-    return run.mine_triplets(graph.indices, graph.distances, affinity.values, anchors)
+        return _torch.ops.mine_triplets(graph.indices, graph.distances, affinity.values, anchors, num_threads)
+    return run.mine_triplets(graph.indices, graph.distances, affinity.values, anchors, num_threads)

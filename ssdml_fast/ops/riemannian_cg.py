@@ -46,6 +46,7 @@ def riemannian_cg(
     iterations: int = 10,
     reduction: str = "sum",
     weight: Any = None,
+    num_threads: int | None = None,
 ) -> CgResult:
     """Minimise the angular loss of fixed points over the metric L by Riemannian conjugate gradients.
 
@@ -65,6 +66,8 @@ def riemannian_cg(
         What to minimise. It scales the gradient, and with it the stopping rule.
     weight : (T,) array, optional
         Nonnegative factor of each triplet's loss.
+    num_threads : int, optional
+        Threads on the CPU; by default what OMP_NUM_THREADS or threadpoolctl says, or all cores.
 
     Returns
     -------
@@ -79,7 +82,7 @@ def riemannian_cg(
         If an argument is not of a type above or lies elsewhere than L.
     ValueError
         If shapes do not fit, an entry is not finite, the columns of L are not orthonormal, or an index, `alpha`,
-        `iterations` or `reduction` is out of range.
+        `iterations`, `reduction` or `num_threads` is out of range.
 
     Notes
     -----
@@ -102,7 +105,6 @@ def riemannian_cg(
     if arrays.is_compiling(L):
         from .. import _torch
 
-        return CgResult(
-            *_torch.ops.riemannian_cg(L.detach(), z.detach(), triplets, alpha, iterations, reduction, weight)
-        )
-    return CgResult(*run.riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight))
+        operands = (L.detach(), z.detach(), triplets, alpha, iterations, reduction, weight, num_threads)
+        return CgResult(*_torch.ops.riemannian_cg(*operands))
+    return CgResult(*run.riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight, num_threads))

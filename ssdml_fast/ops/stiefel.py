@@ -8,7 +8,7 @@ from .. import _arrays as arrays
 from .._run import stiefel as run
 
 
-def cayley_update(L: Any, grad: Any, step: float) -> Any:
+def cayley_update(L: Any, grad: Any, step: float, num_threads: int | None = None) -> Any:
     """Move L against a gradient by a Cayley retraction, which keeps its columns orthonormal.
 
     Parameters
@@ -19,6 +19,8 @@ def cayley_update(L: Any, grad: Any, step: float) -> Any:
         Euclidean gradient of the objective at L.
     step : float
         Length of the step; a negative one ascends.
+    num_threads : int, optional
+        Threads on the CPU; by default what OMP_NUM_THREADS or threadpoolctl says, or all cores.
 
     Returns
     -------
@@ -30,8 +32,8 @@ def cayley_update(L: Any, grad: Any, step: float) -> Any:
     TypeError
         If L or grad is not of a type above, or they differ in type or place.
     ValueError
-        If shapes do not fit, an entry or `step` is not finite, the columns of L are not orthonormal, or `step` times
-        the gradient is so large that the result overflows.
+        If shapes do not fit, an entry or `step` is not finite, the columns of L are not orthonormal, `step` times the
+        gradient is so large that the result overflows, or `num_threads` is out of range.
 
     Notes
     -----
@@ -52,11 +54,11 @@ def cayley_update(L: Any, grad: Any, step: float) -> Any:
     if arrays.is_compiling(L):
         from .. import _torch
 
-        return _torch.ops.cayley_update(L.detach(), grad.detach(), step)
-    return run.cayley_update(L, grad, step)
+        return _torch.ops.cayley_update(L.detach(), grad.detach(), step, num_threads)
+    return run.cayley_update(L, grad, step, num_threads)
 
 
-def qr_retraction(L: Any, direction: Any) -> Any:
+def qr_retraction(L: Any, direction: Any, num_threads: int | None = None) -> Any:
     """Move L along a tangent direction and back to the manifold by a QR decomposition.
 
     Parameters
@@ -65,6 +67,8 @@ def qr_retraction(L: Any, direction: Any) -> Any:
         Matrices with orthonormal columns, l <= d; float32 or float64. A torch parameter is read as its values.
     direction : (..., d, l) array
         Where to move, the length of the step included; as a rule tangent at L.
+    num_threads : int, optional
+        Threads on the CPU; by default what OMP_NUM_THREADS or threadpoolctl says, or all cores.
 
     Returns
     -------
@@ -76,7 +80,8 @@ def qr_retraction(L: Any, direction: Any) -> Any:
     TypeError
         If L or direction is not of a type above, or they differ in type or place.
     ValueError
-        If shapes do not fit, an entry is not finite, or the columns of L are not orthonormal.
+        If shapes do not fit, an entry is not finite, the columns of L are not orthonormal, or `num_threads` is out of
+        range.
 
     Notes
     -----
@@ -91,7 +96,8 @@ def qr_retraction(L: Any, direction: Any) -> Any:
     array([[0.7071],
            [0.7071]])
     """
-    return run.qr_retraction(*arrays.adopt(L=L, direction=direction))
+    L, direction = arrays.adopt(L=L, direction=direction)
+    return run.qr_retraction(L, direction, num_threads)
 
 
 def polar_retraction(L: Any, direction: Any) -> Any:

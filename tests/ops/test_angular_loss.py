@@ -345,13 +345,13 @@ def test_double_backward_raises():
 
 def test_no_gradient_is_computed_for_none_wanted(monkeypatch):
     wanted = []
-    evaluate = run.evaluate
+    forward = run.forward
 
     def note(*args, **kw):
         wanted.append(kw["grad"])
-        return evaluate(*args, **kw)
+        return forward(*args, **kw)
 
-    monkeypatch.setattr(run, "evaluate", note)
+    monkeypatch.setattr(run, "forward", note)
     z, L, triplets = torch.randn(6, 4, requires_grad=True), torch.eye(4, 2), torch.tensor([[0, 1, 2], [3, 4, 5]])
     with torch.no_grad():
         sf.angular_loss(z, triplets, L)
@@ -396,6 +396,24 @@ def test_functional_gradients(reduction):
         torch.func.vmap(lambda z: loss(z, L, weight))(z.expand(2, 20, 6))
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+def test_a_torch_that_does_not_say_whether_it_transforms(monkeypatch, reduction):
+    """Then every call takes the way of transformed ones, to the same loss and gradients."""
+    z, L = torch.randn(20, 6, requires_grad=True), torch.eye(6, 3, requires_grad=True)
+    triplets, weight = torch.randint(0, 20, (30, 3)), torch.rand(30, requires_grad=True)
+
+    def loss_and_gradients():
+        loss = sf.angular_loss(z, triplets, L, 40.0, reduction, weight).sum()
+        return loss, *torch.autograd.grad(loss, (z, L, weight))
+
+    expected = loss_and_gradients()
+    monkeypatch.setattr(_torch.angular_loss, "_is_transformed", lambda: True)
+    for ours, right in zip(loss_and_gradients(), expected, strict=True):
+        torch.testing.assert_close(ours, right)
+    with torch.no_grad():
+        torch.testing.assert_close(sf.angular_loss(z, triplets, L, 40.0, reduction, weight).sum(), expected[0])
+
+
 def test_gradient_scales_with_what_flows_in():
     z, L, triplets = torch.randn(20, 6, requires_grad=True), torch.eye(6, 3), torch.randint(0, 20, (30, 3))
     (grad,) = torch.autograd.grad(sf.angular_loss(z, triplets, L), z)
@@ -420,25 +438,29 @@ def test_registered_operators():
     y = torch.randn(10, 3, dtype=torch.float64)
     triplets, losses = torch.randint(0, 10, (7, 3)), torch.rand(7, dtype=torch.float64)
     operators = _torch.ops
-    torch.library.opcheck(operators.angular_losses.default, (y, triplets, 40.0))
-    torch.library.opcheck(operators.angular_losses.default, (y.clone().requires_grad_(), triplets, 40.0))
-    torch.library.opcheck(operators.angular_losses_backward.default, (losses, y, triplets, 40.0))
+    torch.library.opcheck(operators.projected_losses.default, (y, triplets, 40.0, None))
+    torch.library.opcheck(operators.projected_losses.default, (y.clone().requires_grad_(), triplets, 40.0, 2))
+    torch.library.opcheck(operators.projected_losses_backward.default, (losses, y, triplets, 40.0, None))
     for mean, weight in itertools.product((False, True), (None, losses, losses.clone().requires_grad_())):
-        torch.library.opcheck(operators.angular_loss.default, (y, triplets, weight, 40.0, mean))
+        torch.library.opcheck(operators.projected_loss.default, (y, triplets, weight, 40.0, mean, None))
         torch.library.opcheck(
-            operators.angular_loss.default, (y.clone().requires_grad_(), triplets, weight, 40.0, mean)
+            operators.projected_loss.default, (y.clone().requires_grad_(), triplets, weight, 40.0, mean, 2)
         )
 
 
+@pytest.mark.parametrize("num_threads", [None, 2])
 @pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_compiles_as_one_graph(reduction, weighted):
+def test_compiles_as_one_graph(reduction, weighted, num_threads):
     z, L = torch.randn(10, 4, requires_grad=True), torch.eye(4, 2, requires_grad=True)
     triplets, weight = torch.randint(0, 10, (7, 3)), torch.rand(7) if weighted else None
 
     def loss(z, L):
-        return sf.angular_loss(torch.nn.functional.normalize(z), triplets, L, 45.0, reduction, weight).mean()
+        return sf.angular_loss(
+            torch.nn.functional.normalize(z), triplets, L, 45.0, reduction, weight, num_threads
+        ).mean()
 
+    torch.compiler.reset()  # which would take the many parameters of this test for one function's
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     gradients = [torch.autograd.grad(function(z, L), (z, L)) for function in (compiled, loss)]
     torch.testing.assert_close(*gradients)

@@ -341,14 +341,14 @@ def test_more_points_than_can_be_numbered_are_refused():
 FROM_DISK = """
 import resource, sys
 import numpy as np, torch, ssdml_fast as sf
-from ssdml_fast.ops import knn_graph as op
+from ssdml_fast._run import knn_graph as run
 
 path, library, dtype, n, d = *sys.argv[1:4], *map(int, sys.argv[4:])
 if library == "numpy":
     x = np.memmap(path, dtype, "r", shape=(n, d))
 else:
     x = torch.from_file(path, shared=True, size=n * d, dtype=getattr(torch, dtype)).view(n, d)
-op.BLOCK_BYTES = 2 << 20
+run.BLOCK_BYTES = 2 << 20
 sf.knn_graph(np.zeros((2000, 4)), 3, num_threads=2)  # threads are started before the limit
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 limit = int(status["VmData"].split()[0]) * 1024 + (12 << 20)
@@ -511,6 +511,25 @@ def test_registered_operator():
     torch.library.opcheck(operator, (x, 3, "sqeuclidean", None, None))
     torch.library.opcheck(operator, (x.double(), 5, "cosine", torch.tensor([0, 10, 30]), 1))
     torch.library.opcheck(operator, (x.half(), 5, "euclidean", None, None))
+    operator = _torch.ops.knn_search.default
+    torch.library.opcheck(operator, (x[:7], x, 3, "sqeuclidean", None))
+    torch.library.opcheck(operator, (x.double(), x[:9].double(), 5, "cosine", 2))
+    torch.library.opcheck(operator, (x.half(), x.half(), 30, "euclidean", None))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_search_compiles_as_one_graph(dynamic):
+    def mean_of_nearest(queries, base):
+        indices, distances = sf.knn_search(2 * queries, base, 3)
+        return base[indices].mean(1), distances
+
+    compiled = torch.compile(mean_of_nearest, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for n_queries, n_base in ((7, 30), (9, 20)):
+        queries, base = torch.randn(n_queries, 4), torch.randn(n_base, 4)
+        for found, right in zip(compiled(queries, base), mean_of_nearest(queries, base), strict=True):
+            assert torch.equal(found, right)
+    with pytest.raises(ValueError, match="k must be in"):
+        compiled(queries, base[:2])
 
 
 def test_compiles_as_one_graph():

@@ -155,8 +155,8 @@ def test_registered_operator():
     operator = _torch.ops.mine_triplets.default
     indices, values = to_torch(GRAPH.indices), to_torch(AFFINITY.values)
     distances = torch.rand(indices.shape, dtype=torch.float64).sort().values
-    torch.library.opcheck(operator, (indices, None, values, None))
-    torch.library.opcheck(operator, (indices, distances, values, torch.tensor([5, 2, 2])))
+    torch.library.opcheck(operator, (indices, None, values, None, None))
+    torch.library.opcheck(operator, (indices, distances, values, torch.tensor([5, 2, 2]), 2))
 
 
 def test_compiles_as_one_graph():

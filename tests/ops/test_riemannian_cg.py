@@ -7,7 +7,7 @@ from strategies import DTYPES, LIBRARIES, drift, losses, orthonormalised, random
 from threadpoolctl import threadpool_limits
 
 import ssdml_fast as sf
-from ssdml_fast import reference
+from ssdml_fast import _torch, reference
 
 
 def mini_batch(rng, dtype=np.float64):
@@ -136,6 +136,29 @@ def test_torch_equals_numpy():
     assert isinstance(result.L, torch.Tensor) and not result.L.requires_grad
     np.testing.assert_array_equal(result.L.numpy(), sf.riemannian_cg(L, z, triplets, reduction="mean").L)
     np.testing.assert_array_equal(parameter.detach().numpy(), L)
+
+
+def test_registered_operator():
+    rng = np.random.default_rng(0)
+    (z, triplets), L = mini_batch(rng, np.float32), random_stiefel((64, 8), rng, np.float32)
+    z, triplets, L, weight = map(to_torch, (z, triplets, L, rng.random(50).astype(np.float32)))
+    operator = _torch.ops.riemannian_cg.default
+    torch.library.opcheck(operator, (L, z, triplets, 40.0, 2, "sum", None, None))
+    torch.library.opcheck(operator, (L, z, triplets, 45.0, 3, "mean", weight, 2))
+
+
+def test_compiles_as_one_graph():
+    rng = np.random.default_rng(0)
+    (z, triplets), L = mini_batch(rng), random_stiefel((64, 8), rng)
+    z, triplets, L = map(to_torch, (z, triplets, L))
+
+    def nearer(L, z):
+        result = sf.riemannian_cg(torch.nn.functional.normalize(L, dim=0), z, triplets, iterations=3)
+        return 2 * result.L, result.loss + result.iterations
+
+    compiled = torch.compile(nearer, fullgraph=True, backend="aot_eager")
+    for found, right in zip(compiled(L, z), nearer(L, z), strict=True):
+        torch.testing.assert_close(found, torch.as_tensor(right, dtype=found.dtype), rtol=0, atol=0)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

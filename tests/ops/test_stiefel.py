@@ -287,8 +287,8 @@ def test_torch_parameter_is_read_as_its_values():
 
 def test_registered_operator():
     operator = _torch.ops.cayley_update.default
-    torch.library.opcheck(operator, (to_torch(L), to_torch(GRAD), 0.1))
-    torch.library.opcheck(operator, (torch.eye(5, 5).expand(3, 5, 5), torch.randn(3, 5, 5), -1.0))
+    torch.library.opcheck(operator, (to_torch(L), to_torch(GRAD), 0.1, None))
+    torch.library.opcheck(operator, (torch.eye(5, 5).expand(3, 5, 5), torch.randn(3, 5, 5), -1.0, 2))
 
 
 def test_compiles_as_one_graph():

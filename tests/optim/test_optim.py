@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import orthonormalised, random_stiefel, seeds, stiefel_points
 from threadpoolctl import threadpool_limits
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ssdml_fast as sf
 from ssdml_fast.optim import CayleyAdam, CayleySGD, RiemannianCG
@@ -650,3 +651,12 @@ def test_refuses_infinite_gradients_and_matrices_that_were_changed(name):
     L.grad = gaussian(4, 2)
     with pytest.raises(ValueError, match="L must have orthonormal columns"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_refuses_matrices_without_memory(name):
+    emptied = torch.nn.Parameter(matrix((5, 2)).detach().clone())
+    emptied.untyped_storage().resize_(0)
+    for without in (FakeTensorMode().from_tensor(matrix((5, 2))), emptied):
+        with pytest.raises(TypeError, match=r"^params\[0\] must be a tensor with memory of its own"):
+            OPTIMIZERS[name]([without])
