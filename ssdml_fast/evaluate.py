@@ -14,6 +14,9 @@ from .ops.knn_graph import knn_graph, knn_search
 __all__ = ["clustering_nmi", "map_at_r", "recall_at_k", "report_embedding", "score_embedding", "silhouette"]
 
 RECALL_KS = (1, 2, 4, 8)
+FIGURES = ("nmi", *(f"recall@{k}" for k in RECALL_KS), "map@r", "silhouette")
+"""Names of the figures of :func:`report_embedding`, in its order."""
+
 FOUND_AT_ONCE = 1 << 23  # neighbours, in map_at_r
 
 
@@ -212,18 +215,25 @@ def score_embedding(embedding: Any, labels: Any, ks: tuple[int, ...] = RECALL_KS
     return {"nmi": clustering_nmi(embedding, labels)} | {f"recall@{k}": recall for k, recall in recalls.items()}
 
 
-def report_embedding(embedding: Any, labels: Any) -> dict[str, float]:
-    """All figures of an embedding: :func:`score_embedding`, ``"map@r"`` and ``"silhouette"``.
+def report_embedding(embedding: Any, labels: Any) -> dict[str, float | None]:
+    """All figures of an embedding that its points define: NMI, Recall@1/2/4/8, MAP@R and the silhouette.
 
     Parameters
     ----------
     embedding, labels
-        As in :func:`map_at_r` and :func:`silhouette`.
+        As in :func:`recall_at_k`; of any number of points and classes.
 
     Returns
     -------
     dict
-        ``{"nmi": ..., "recall@1": ..., ..., "map@r": ..., "silhouette": ...}``
+        ``{"nmi": ..., "recall@1": ..., ..., "map@r": ..., "silhouette": ...}``. None where a figure is not defined: NMI
+        of less than two classes; Recall@K of no more than K points; MAP@R where each point is alone in its class; the
+        silhouette of less than two classes, or of as many as there are points.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not have that form; the message names it.
 
     Examples
     --------
@@ -232,9 +242,15 @@ def report_embedding(embedding: Any, labels: Any) -> dict[str, float]:
     >>> report_embedding(x, np.repeat([0, 1], 5))["map@r"]
     1.0
     """
-    return score_embedding(embedding, labels) | {
-        "map@r": map_at_r(embedding, labels),
-        "silhouette": silhouette(embedding, labels),
+    embedding, labels = _check(embedding, labels)
+    n, classes = len(labels), len(np.unique(labels))
+    ks = tuple(k for k in RECALL_KS if k < n)
+    recalls = recall_at_k(embedding, labels, ks) if ks else {}
+    return {
+        "nmi": clustering_nmi(embedding, labels) if classes > 1 else None,
+        **{f"recall@{k}": recalls.get(k) for k in RECALL_KS},
+        "map@r": map_at_r(embedding, labels) if classes < n else None,
+        "silhouette": silhouette(embedding, labels) if 1 < classes < n else None,
     }
 
 

@@ -12,7 +12,15 @@ from sklearn.metrics import normalized_mutual_info_score, silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
 from ssdml_fast import evaluate
-from ssdml_fast.evaluate import clustering_nmi, map_at_r, recall_at_k, report_embedding, score_embedding, silhouette
+from ssdml_fast.evaluate import (
+    FIGURES,
+    clustering_nmi,
+    map_at_r,
+    recall_at_k,
+    report_embedding,
+    score_embedding,
+    silhouette,
+)
 
 
 def blobs(n=120, d=6, classes=4, spread=1.0, seed=0):
@@ -99,6 +107,29 @@ def test_silhouette_needs_classes_to_compare(labels):
         ValueError, match=f"labels must hold at least two classes.* found {len(set(labels))} for 4 points"
     ):
         silhouette(np.arange(4.0)[:, None], np.array(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "undefined"),
+    [
+        ([3] * 9, ["nmi", "silhouette"]),
+        ([0, 1, 0, 1, 0, 1, 0, 1], ["recall@8"]),
+        ([0, 1, 0, 1], ["recall@4", "recall@8"]),
+        ([5, 2, 7], ["recall@4", "recall@8", "map@r", "silhouette"]),
+        ([1, 1], ["nmi", "recall@2", "recall@4", "recall@8", "silhouette"]),
+        ([1], list(FIGURES)),
+        ([], list(FIGURES)),
+    ],
+)
+def test_a_report_of_few_points_or_classes_has_the_figures_that_are_defined(labels, undefined):
+    x = np.random.default_rng(0).normal(size=(len(labels), 2))
+    figures = report_embedding(x, np.array(labels, int))
+    assert tuple(figures) == FIGURES
+    assert [name for name, value in figures.items() if value is None] == undefined
+    if "recall@1" not in undefined:
+        assert figures["recall@1"] == recall_at_k(x, np.array(labels), (1,))[1]
+    if "map@r" not in undefined:
+        assert figures["map@r"] == map_at_r(x, np.array(labels))
 
 
 def test_torch_and_numpy_give_the_same_figures():

@@ -42,7 +42,8 @@ class Live:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # versions of rich print an empty line even then
+            self._bar.stop()
 
     def batch(self, record: dict[str, Any]) -> None:
         """Move the bar; `on_batch` of :func:`ssdml_fast.train.fit`."""

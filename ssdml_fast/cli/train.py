@@ -145,13 +145,19 @@ def _run(run: RunFolder, config: Config, recipe: str, own: dict[str, Any] | None
         )  # fmt: skip
     console.print(_verdict(fitted), soft_wrap=True)
 
-    before = choice.untrained(data.images, config.metric_dim, config.seed)
-    held_out = HeldOut.of(before, fitted.model, data)
-    run.write_results(
-        {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
-    )
-    write_atomically(run.picture, lambda file: draw_held_out(held_out).savefig(file, format="png"))
-    console.print(held_out_table(held_out))
+    with errors_told():
+        before = choice.untrained(data.images, config.metric_dim, config.seed)
+        held_out = HeldOut.of(before, fitted.model, data)
+        run.write_results(
+            {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
+        )
+        console.print(held_out_table(held_out))
+        try:
+            picture = draw_held_out(held_out)
+        except ValueError as error:
+            console.print(f"no picture: {error}", soft_wrap=True, highlight=False)
+        else:
+            write_atomically(run.picture, lambda file: picture.savefig(file, format="png"))
     console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)
 
 

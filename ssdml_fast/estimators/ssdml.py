@@ -78,7 +78,8 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Raises
     ------
     TypeError, ValueError
-        In :meth:`fit`, if a parameter is out of range, or there are less than two classes or two samples.
+        In :meth:`fit`, if a parameter is out of range, or there are less than two classes, or no more samples than
+        classes: triplets need two samples of one class.
 
     See Also
     --------
@@ -146,8 +147,13 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         arrays.check_not_masked(X, "X")
         arrays.check_not_masked(y, "y")
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=3)
         self.classes_, labels = _encode(y)
+        if len(X) <= len(self.classes_):
+            raise ValueError(
+                f"X must hold more samples than there are classes in y, found n_samples={len(X)} of "
+                f"{len(self.classes_)} classes"
+            )
         seed = int(check_random_state(self.random_state).randint(2**31))
         hidden = None if self.hidden_units is None else scalars.as_int(self.hidden_units, "hidden_units", 1)
         config = self._config(seed, len(X))

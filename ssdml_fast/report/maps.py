@@ -10,9 +10,10 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from ..runs.figures import AFTER, BEFORE, HeldOut
+from ..runs.figures import AFTER, BEFORE, HeldOut, percent
 from .style import CLASSES, WIDTH, new_figure, styled
 
+LEAST = 4  # points at least in a map: t-SNE wants some neighbours for each
 DRAWN = 2000  # points at most in a map: t-SNE of more takes minutes
 NAMED = 20  # classes at most to tell apart by colour
 
@@ -24,8 +25,8 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
     Parameters
     ----------
     embeddings : dict of (N, d) arrays
-        Title of each map, and the embedding to draw in it; N at least 4, and few enough to wait for
-        (:data:`DRAWN` take a few seconds a map).
+        Title of each map, and the embedding to draw in it; N at least :data:`LEAST`, and few enough
+        to wait for (:data:`DRAWN` take a few seconds a map).
     labels : (N,) integer array
         Class of each point, an index of `classes`.
     classes : tuple of str
@@ -50,7 +51,8 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
     colours = _colours(len(present))
     for panel, (title, embedding) in zip(panels, embeddings.items(), strict=False):
         perplexity = min(30, (len(labels) - 1) / 3)
-        plane = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(embedding)
+        start = "pca" if embedding.shape[1] > 1 else "random"  # two directions to begin with
+        plane = TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(embedding)
         for c, colour in zip(present, colours, strict=True):
             points = plane[labels == c]
             panel.scatter(*points.T, s=9, color=[colour], alpha=0.85, linewidths=0, label=classes[c])
@@ -70,9 +72,19 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
 
 
 def draw_held_out(held_out: HeldOut) -> Figure:
-    """Draw at most :data:`DRAWN` test images before and after training."""
+    """Draw at most :data:`DRAWN` test images before and after training.
+
+    Raises
+    ------
+    ValueError
+        If there are less than :data:`LEAST` test images, or one is embedded by NaN or infinity.
+    """
+    if len(held_out.labels) < LEAST:
+        raise ValueError(f"a map needs at least {LEAST} test examples, found {len(held_out.labels)}")
+    if not all(np.isfinite(held_out.embeddings[name]).all() for name in (BEFORE, AFTER)):
+        raise ValueError("a map needs finite embeddings of the test examples, found NaN or infinity")
     titles = {
-        name: f"{name}\nNMI {100 * figures['nmi']:.1f}   R@1 {100 * figures['recall@1']:.1f}"
+        name: f"{name}\nNMI {percent(figures['nmi'], 1)}   R@1 {percent(figures['recall@1'], 1)}"
         for name, figures in held_out.figures.items()
         if name in (BEFORE, AFTER)
     }

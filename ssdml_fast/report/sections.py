@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from .. import knn_graph
 from ..evaluate import RECALL_KS
-from ..runs.figures import AFTER
+from ..runs.figures import AFTER, percent
 from ..runs.run import Missing, Run
 from .charts import draw_confusion, draw_convergence, draw_sensitivity, draw_times
-from .maps import DRAWN, draw_maps
+from .maps import DRAWN, LEAST, draw_maps
 from .names import names, written
 from .retrieval import as_pictures, draw_retrieval
 
@@ -69,7 +69,8 @@ def _test_figures(section: Section, runs: list[Run]) -> None:
     run, *others = runs
     section.text = (
         "In percent, on examples that neither the training nor the choice of the model has seen. NMI: of k-means "
-        "clusters with the classes; R@K: share of examples with one of their class among their K nearest."
+        "clusters with the classes; R@K: share of examples with one of their class among their K nearest. "
+        "A dash: not defined for so few examples or classes."
     )
     section.header = ["embedding", "NMI", *(f"R@{k}" for k in RECALL_KS), "MAP@R", "silhouette"]
     tested = dict(run.results["test"])
@@ -78,7 +79,7 @@ def _test_figures(section: Section, runs: list[Run]) -> None:
             tested[f"{AFTER}: {name}"] = other.results["test"][AFTER]
         except Missing:
             section.missing = "Runs that have not ended are left out."
-    section.rows = [[name, *(f"{100 * value:.2f}" for value in row.values())] for name, row in tested.items()]
+    section.rows = [[name, *map(percent, row.values())] for name, row in tested.items()]
 
 
 def _convergence(section: Section, runs: list[Run]) -> None:
@@ -117,8 +118,8 @@ def _sensitivity(section: Section, runs: list[Run]) -> None:
 def _maps(section: Section, runs: list[Run]) -> None:
     run, others = runs[0], runs[1:]
     labels = run.data.val_labels
-    if len(labels) < 4:
-        raise Missing(f"A map needs at least 4 validation examples; there are {len(labels)}.")
+    if len(labels) < LEAST:
+        raise Missing(f"A map needs at least {LEAST} validation examples; there are {len(labels)}.")
     start, best = run.history[0], run.best
     # A run that differs in alpha alone is no other method, but a point of the sensitivity to alpha.
     others = [each for each in others if _without(each, "alpha", "seed") != _without(run, "alpha", "seed")]

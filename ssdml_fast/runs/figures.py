@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data.dataset import Dataset
-from ..evaluate import report_embedding
+from ..evaluate import FIGURES, report_embedding
 from ..models.metric import MetricModel
 
 RAW, BEFORE, AFTER = "raw pixels", "untrained network", "trained network"
@@ -15,10 +15,10 @@ RAW, BEFORE, AFTER = "raw pixels", "untrained network", "trained network"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Embeddings of the test images, and their figures, by what embedded them."""
+    """Embeddings of the test images, and their figures, by what embedded them; None: a figure that is not defined."""
 
     embeddings: dict[str, np.ndarray]
-    figures: dict[str, dict[str, float]]
+    figures: dict[str, dict[str, float | None]]
     labels: np.ndarray
     classes: tuple[str, ...]
 
@@ -30,5 +30,15 @@ class HeldOut:
             BEFORE: before.embed(data.test_images),
             AFTER: after.embed(data.test_images),
         }
-        figures = {name: report_embedding(embedding, data.test_labels) for name, embedding in embeddings.items()}
+        figures = {name: _figures(embedding, data.test_labels) for name, embedding in embeddings.items()}
         return cls(embeddings, figures, data.test_labels, data.classes)
+
+
+def percent(value: float | None, decimals: int = 2) -> str:
+    """Write a figure in percent, or a dash where it is not defined."""
+    return "—" if value is None else f"{100 * value:.{decimals}f}"
+
+
+def _figures(embedding: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """All figures; none is defined where a network overflowed on an image that it was not validated on."""
+    return report_embedding(embedding, labels) if np.isfinite(embedding).all() else dict.fromkeys(FIGURES)

@@ -49,8 +49,8 @@ class RunFolder:
 
     ``config.json`` (settings), ``metrics.jsonl`` (one line per validation), ``model.safetensors`` (the best model so
     far: network and L), ``propagated.safetensors`` (round by round, what label each unlabelled example got),
-    ``checkpoint.pt`` (all that resuming needs), and at the end ``results.json`` (figures on held-out data) and
-    ``embedding.png``; when asked for, ``tensorboard/`` and ``report.html``.
+    ``checkpoint.pt`` (all that resuming needs), and at the end ``results.json`` (figures on held-out data; null: not
+    defined) and ``embedding.png``; when asked for, ``tensorboard/`` and ``report.html``.
 
     Parameters
     ----------

@@ -92,7 +92,7 @@ def fit(
     labels : (N,) integer array
         Their labels; -1 = unlabelled. At least two classes need labels.
     val_images, val_labels
-        Validation images and all their labels, for choosing the model.
+        Validation images, at least two, and all their labels, for choosing the model.
     config : Config, optional
         Settings; the defaults if not given.
     run : RunFolder, optional
@@ -105,8 +105,8 @@ def fit(
         setting `validations` is more than 1, each such part of it, and after up to 250 mini-batches of the warm-up. The
         record: ``validation`` (its number, 0 for the untrained model), ``planned`` (number of the last, unless the
         training stops early), ``epoch`` (passes over partitions, the one that this is in or ends included, as
-        `max_epochs` counts them; 0: the warm-up), ``round`` (0: the warm-up),
-        ``partition``, ``loss`` (mean over the mini-batches since the validation before), ``triplets`` (of the pass),
+        `max_epochs` counts them; 0: the warm-up), ``round`` (0: the warm-up), ``partition``, ``loss`` (mean over the
+        mini-batches since the validation before), ``triplets`` (of the pass),
         ``examples`` (trained on since then, each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]),
         ``score`` (their mean), ``orthogonality_error`` (largest entry of LᵀL - I), ``seconds`` (wall time of each
         stage since the record before: ``embed``, ``graph``, ``propagate``, ``mine``, ``train``, ``validate``,
@@ -534,6 +534,10 @@ def _check(
     arrays.check_shape(labels, (len(images),), "labels", "one per image")
     val_labels = arrays.as_integers(val_labels, "val_labels", ndim=1, like=val_images)
     arrays.check_shape(val_labels, (len(val_images),), "val_labels", "one per image of val_images")
+    if len(val_labels) < 2:
+        raise ValueError(f"val_images must hold at least two examples, to find neighbours of, found {len(val_labels)}")
+    if val_labels.min() < 0:
+        raise ValueError(f"val_labels must all be known (at least 0), found {val_labels.min()}")
     n_classes = len(np.unique(labels[labels >= 0]))
     if n_classes < 2:
         raise ValueError(f"labels must hold at least two classes besides -1, found {n_classes}")

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from ssdml_fast import __version__
 from ssdml_fast.cli.app import app
-from ssdml_fast.evaluate import report_embedding
+from ssdml_fast.evaluate import FIGURES, report_embedding
+from ssdml_fast.models.metric import MetricModel
 from ssdml_fast.train import Config, loop, recipes
 
 TINY = ["--rounds", "1", "--epochs", "1"]
@@ -308,9 +309,50 @@ def test_features_are_trained_on_without_a_network_and_evaluated(quick_maps, tmp
     assert result.exit_code == 2 and "nan.npz must be finite" in " ".join(result.output.split())
     np.savez(tmp_path / "few.npz", x=x[:5], y=y[:5])
     result = invoke("evaluate", tmp_path / "few.npz")
-    assert result.exit_code == 2 and "at least 9 embeddings" in " ".join(result.output.split())
+    assert result.exit_code == 0 and re.search(r"│ few.npz +(│ +-?[\d.]+ ){4}│ +— (│ +-?[\d.]+ ){2}│", result.output)
+    np.savez(tmp_path / "few.npz", x=x[:1], y=y[:1])
+    result = invoke("evaluate", tmp_path / "few.npz")
+    assert result.exit_code == 2 and "at least 2 embeddings" in " ".join(result.output.split())
     result = invoke("evaluate", tmp_path / "none.npz")
     assert result.exit_code == 2 and "found f.npz" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("test", "undefined", "has_picture"),
+    [
+        (np.zeros(20, int), ["nmi", "silhouette"], True),
+        (np.arange(8) % 2, ["recall@8"], True),
+        (np.array([0, 1, 2]), ["recall@4", "recall@8", "map@r", "silhouette"], False),
+        (np.array([2]), list(FIGURES), False),
+    ],
+)
+def test_few_test_examples_or_classes_lose_no_training(quick_maps, tmp_path, test, undefined, has_picture):
+    rng, y = np.random.default_rng(0), np.arange(120) % 3
+    x, x_test = (4 * np.eye(6)[labels] + rng.normal(size=(len(labels), 6)) for labels in (y, test))
+    np.savez(tmp_path / "f.npz", x_train=x, y_train=y, x_test=x_test, y_test=test)
+    path = tmp_path / "run"
+    result = invoke("train", "--data", f"features:{tmp_path}/f.npz", "--metric-dim", 1, "--out", path, *TINY)
+    assert result.exit_code == 0, result.output
+    figures = json.loads((path / "results.json").read_text())["test"]
+    for row in figures.values():
+        assert [name for name, value in row.items() if value is None] == undefined
+    assert (path / "embedding.png").exists() == has_picture
+    assert ("no picture: a map needs at least 4 test examples" in result.output) == (not has_picture)
+    again = invoke("evaluate", path)
+    tables = [re.findall(r"│ .*", output) for output in (result.output, again.output)]
+    assert again.exit_code == 0 and tables[0] == tables[1] and tables[0][-1].count("—") == len(undefined)
+    assert invoke("report", path).exit_code == 0
+    assert (path / "report.html").read_text().count("<td>—</td>") == 3 * len(undefined)
+
+
+def test_a_model_that_overflows_on_a_test_example_loses_no_training(quick_maps, tmp_path, monkeypatch):
+    monkeypatch.setattr(MetricModel, "embed", lambda model, images, embed=MetricModel.embed: (
+        np.where(np.arange(len(images))[:, None] == 300, np.inf, embed(model, images))
+    ))  # fmt: skip
+    result = invoke("train", "--out", tmp_path / "run", *TINY)
+    assert result.exit_code == 0 and "no picture: a map needs finite embeddings" in result.output
+    raw, *others = json.loads((tmp_path / "run/results.json").read_text())["test"].values()
+    assert all(raw.values()) and others == [dict.fromkeys(FIGURES)] * 2
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,27 @@ def test_fewer_than_two_classes_are_refused(noisy, y):
         sf.SSDML().fit(noisy[0], y)
 
 
+@pytest.mark.parametrize(("n", "y"), [(2, [0, 1]), (2, [0, -1]), (3, [0, 1, 2]), (5, [4, 3, 2, 1, 0])])
+def test_too_few_samples_for_a_triplet_are_refused(n, y):
+    told = (
+        "minimum of 3 is required"
+        if n == 2
+        else f"more samples than there are classes in y, found n_samples={n} of {n}"
+    )
+    with pytest.raises(ValueError, match=told):
+        sf.SSDML().fit(np.eye(n), y)
+
+
+@pytest.mark.parametrize("y", [[0, 0, 1], [0, 1, -1], [1, -1, 0], [0, 1, 1, -1], [0, 1, 2, -1]])
+@pytest.mark.parametrize("n_neighbors", [2, 10])
+def test_the_fewest_samples_are_learned_from(y, n_neighbors):
+    X = np.random.default_rng(0).normal(size=(len(y), 4))
+    model = sf.SSDML(n_neighbors=n_neighbors, random_state=0).fit(X, y)
+    known = np.array(y) >= 0
+    assert model.n_iter_ >= 1 and model.transform(X).shape == (len(y), 2)
+    np.testing.assert_array_equal(model.transduction_[known], np.array(y)[known])
+
+
 @pytest.mark.parametrize("method", ["fit", "score", "transform"])
 def test_refuses_masked_arrays(method):
     X, y = np.eye(4), np.array([0, 1, 0, -1])

@@ -9,7 +9,7 @@ import pytest
 
 import ssdml_fast as sf
 from ssdml_fast.report.charts import draw_confusion, draw_convergence, draw_sensitivity, draw_times
-from ssdml_fast.report.maps import draw_maps
+from ssdml_fast.report.maps import LEAST, draw_maps
 from ssdml_fast.report.retrieval import CELL, FRAME, GAP, as_pictures, draw_retrieval
 from ssdml_fast.report.style import CLASSES, RIGHT, WRONG
 
@@ -102,6 +102,12 @@ def test_maps_of_any_number_of_classes(tmp_path, n_classes):
     assert bool(figure.legends) == (n_classes <= 20)
     written = [text.get_text() for text in figure.axes[0].texts]
     assert written == ([f"class {c}" for c in range(n_classes)] if n_classes <= 20 else [])
+
+
+@pytest.mark.parametrize(("n", "d"), [(LEAST, 5), (LEAST, 1), (40, 1)])
+def test_the_smallest_maps(n, d):
+    figure = draw_maps({"a": np.random.default_rng(0).normal(size=(n, d))}, np.arange(n) % 2, ("a", "b"))
+    assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == n
 
 
 def test_maps_keep_clusters_together():

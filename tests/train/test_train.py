@@ -585,6 +585,7 @@ def test_an_embedding_that_is_not_finite_is_given_no_graph(tiny):
         (1, lambda labels: labels[:-1], "labels must have shape"),
         (1, lambda labels: np.where(labels > 0, -1, labels), "labels must hold at least two classes"),
         (3, lambda labels: labels[:-1], "val_labels must have shape"),
+        (3, lambda labels: np.where(labels > 8, -1, labels), r"val_labels must all be known \(at least 0\), found -1"),
         (0, np.ma.masked_array, "^images must have no mask, found a NumPy masked array"),
         (1, np.ma.masked_array, "^labels must have no mask"),
         (2, np.ma.masked_array, "^val_images must have no mask"),
@@ -597,6 +598,13 @@ def test_bad_data_is_named(tiny, position, change, message):
     arguments[position] = change(arguments[position])
     with pytest.raises((TypeError, ValueError), match=message):
         fit(small_net(), *arguments, TINY)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_validation_images_are_named_before_anything_is_written(tiny, tmp_path, n):
+    with pytest.raises(ValueError, match=f"^val_images must hold at least two examples, .* found {n}"):
+        fit(small_net(), *tiny[:2], tiny[2][:n], tiny[3][:n], TINY, run=RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_settings_that_do_not_fit_the_data_are_named_before_anything_is_written(tiny, tmp_path):
