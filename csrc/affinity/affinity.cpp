@@ -56,15 +56,20 @@ struct Component {
   }
 };
 
+/// What one component's columns came to, in one precision.
+struct ColumnsOutcome {
+  std::int64_t sweeps = 0;
+  double error = 0;
+
+  void include(const ColumnsOutcome& other) {
+    sweeps = std::max(sweeps, other.sweeps);
+    error = std::max(error, other.error);
+  }
+};
+
 /// Class mass at every place, (n, classes + 1) with the sum over all classes last, within tol where `error` says so.
 struct ClassMass {
   std::vector<double> mass;
-  double error = 0;
-};
-
-/// What one component's columns came to, in one precision.
-struct Outcome {
-  std::int64_t sweeps = 0;
   double error = 0;
 };
 
@@ -75,15 +80,11 @@ ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64
   const Graph& graph = part.graph;
   const std::int64_t columns = classes + 1, panels = (columns + width - 1) / width;
   ClassMass result{std::vector<double>(graph.n * columns)};
-  std::int64_t most = 0;
-  double error = 0;
   std::vector<PanelSolver<double>> solvers;
   for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, graph.n * width, modes.count());
-  std::atomic<bool> stop{false};
-#pragma omp parallel for num_threads(static_cast<int>(solvers.size())) schedule(dynamic) reduction(max : most, error)
-  for (std::int64_t q = 0; q < panels; ++q) {
-    if (stop) continue;
-    PanelSolver<double>& solver = solvers[thread_index()];
+  std::vector<ColumnsOutcome> outcomes(panels);
+  in_turn(panels, part.num_threads, [&](std::int64_t q, int thread) {
+    PanelSolver<double>& solver = solvers[thread];
     const std::int64_t begin = q * width, end = std::min<std::int64_t>(begin + width, columns);
     solver.clear();
     bool any = false;
@@ -93,19 +94,20 @@ ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64
       if (label >= begin && label < end) solver.source(p, static_cast<int>(label - begin)), any = true;
       if (end == columns) solver.source(p, static_cast<int>(classes - begin)), any = true;
     }
-    if (!any) continue;
+    if (!any) return true;
     for (std::int64_t p = 0; p < graph.n; ++p)
       for (std::int64_t c = begin; c < end; ++c) solver.want(p, static_cast<int>(c - begin));
     const Solved solved = solver.solve(modes, part.gamma, tol, false);
-    most = std::max<std::int64_t>(most, solved.sweeps);
-    error = std::max(error, solved.error);
+    outcomes[q] = {solved.sweeps, solved.error};
     std::int64_t number = 0;
     for (std::int64_t p = 0; p < graph.n; ++p)
       for (std::int64_t c = begin; c < end; ++c) result.mass[p * columns + c] = solver.entry(number++);
-    if (thread_index() == 0 && !proceed(0)) stop = true;
+    return thread != 0 || proceed(0);
+  });
+  for (const ColumnsOutcome& outcome : outcomes) {
+    sweeps = std::max(sweeps, outcome.sweeps);
+    result.error = std::max(result.error, outcome.error);
   }
-  sweeps = std::max(sweeps, most);
-  result.error = error;
   return result;
 }
 
@@ -137,8 +139,8 @@ void group_by_popularity(const Graph& graph, std::vector<std::int32_t>& places) 
 template <typename P, typename T, typename Proceed>
 std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& modes,
                                         const std::vector<std::int32_t>& places, double acceptable,
-                                        Elimination& columns, Outcome& outcome, const Proceed& proceed) {
-  if (places.empty()) return {};  // a team of no threads would be one of any number
+                                        Elimination& columns, ColumnsOutcome& outcome, const Proceed& proceed) {
+  if (places.empty()) return {};
   const Graph& graph = part.graph;
   const auto count = static_cast<std::int64_t>(places.size());
   const std::int64_t panels = (count + kWidth<P> - 1) / kWidth<P>;
@@ -153,14 +155,10 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
   std::vector<PanelSolver<P>> solvers;
   for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, wanted, modes.count());
 
-  std::int64_t sweeps = 0;
-  double error = 0;
-  std::atomic<bool> stop{false};
+  std::vector<ColumnsOutcome> outcomes(panels);
   std::atomic<std::int64_t> done{0};
-#pragma omp parallel for num_threads(static_cast<int>(solvers.size())) schedule(dynamic) reduction(max : sweeps, error)
-  for (std::int64_t q = 0; q < panels; ++q) {
-    if (stop) continue;
-    PanelSolver<P>& solver = solvers[thread_index()];
+  in_turn(panels, part.num_threads, [&](std::int64_t q, int thread) {
+    PanelSolver<P>& solver = solvers[thread];
     const std::int64_t begin = q * kWidth<P>, end = std::min<std::int64_t>(begin + kWidth<P>, count);
     solver.clear();
     for (std::int64_t at = begin; at < end; ++at) {
@@ -172,17 +170,15 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
     if (!(solved.error <= acceptable || std::isinf(acceptable))) {
       failed[q] = true;
     } else {
-      sweeps = std::max<std::int64_t>(sweeps, solved.sweeps);
-      error = std::max(error, std::min(1.0, solved.error));  // as entries are in [0, 1]; also where it is no number
+      outcomes[q] = {solved.sweeps, std::min(1.0, solved.error)};  // as entries are in [0, 1]; also where it is NaN
       std::int64_t number = 0;
       for (std::int64_t at = begin; at < end; ++at)
         for (double& entry : columns.entries(places[at])) entry = solver.entry(number++);
     }
     const std::int64_t so_far = done += end - begin;
-    if (thread_index() == 0 && !proceed(static_cast<double>(so_far) / static_cast<double>(count))) stop = true;
-  }
-  outcome.sweeps = std::max(outcome.sweeps, sweeps);
-  outcome.error = std::max(outcome.error, error);
+    return thread != 0 || proceed(static_cast<double>(so_far) / static_cast<double>(count));
+  });
+  for (const ColumnsOutcome& of_panel : outcomes) outcome.include(of_panel);
   std::vector<std::int32_t> again;
   for (std::int64_t at = 0; at < count; ++at)
     if (failed[at / kWidth<P>]) again.push_back(places[at]);
@@ -194,7 +190,7 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
 template <typename T, typename Proceed>
 void solve_component(const Component& part, const Modes<T>& modes, std::int64_t classes, double acceptable,
                      bool labelled, std::vector<std::int32_t>& places, Elimination& columns, std::vector<double>& mass,
-                     Outcome& outcome, const Proceed& proceed) {
+                     ColumnsOutcome& outcome, const Proceed& proceed) {
   if (labelled && mass.empty()) {
     ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps, proceed);
     if (solved.error <= acceptable / 3 || std::isinf(acceptable)) {  // the last way takes what there is
@@ -234,12 +230,12 @@ Direct solve_directly(const Problem& problem, const Components& components, std:
   for (int t = 0; t < team.threads; ++t) solvers.emplace_back(problem, most);
   std::vector<double> error(count, 0.0);
   std::atomic<std::int64_t> done{0};
-  team.each(count, 1, [&](std::int64_t c, std::int64_t) {
-    DirectSolver& solver = solvers[thread_index()];
+  team.each(count, 1, [&](std::int64_t c, std::int64_t, int thread) {
+    DirectSolver& solver = solvers[thread];
     error[c] = solver.solve(small[c], components.place);
     solver.write(forward, backward, class_mass);
     done += static_cast<std::int64_t>(small[c].size());
-    team.poll(static_cast<double>(done) / static_cast<double>(components.points.size()));
+    team.poll(thread, static_cast<double>(done) / static_cast<double>(components.points.size()));
   });
   return {points, *std::max_element(error.begin(), error.end()), team.stopped()};
 }
@@ -254,7 +250,7 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
   const Components components(indices, n, k);
   std::vector<double> forward(n * k), backward(n * k);
   const double target = std::max(tol - 1.02 * unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
-  Outcome outcome;
+  ColumnsOutcome outcome;
   std::fill_n(class_mass, n * classes, T(0));
   const Problem problem{indices, weights, k, labels, classes, gamma};
   const std::int64_t limit = most_direct(k, tol);

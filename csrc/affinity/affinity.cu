@@ -123,7 +123,7 @@ struct Tickets {
 template <typename P, int kLanes, int kParts>
 __global__ void __launch_bounds__(kMostThreads)
     solve_columns(Columns columns, Modes modes, Tickets tickets, double tol, std::int64_t up_to, bool in_shared,
-                  std::int64_t largest, P* room, Outcome* outcome) {
+                  std::int64_t largest, P* room, ColumnsOutcome* outcome) {
   using PanelHere = Panel<P, kLanes, kParts>;
   constexpr int kWidth = PanelHere::kWidth;
   __shared__ typename PanelHere::SharedHere shared;
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kMostThreads)
 
 /// values and class_mass at each point from the columns at each place.
 template <typename T>
-__global__ void write_results(Columns columns, T* values, T* class_mass, Outcome* outcome) {
+__global__ void write_results(Columns columns, T* values, T* class_mass, ColumnsOutcome* outcome) {
   const Graph& graph = columns.graph;
   const std::int64_t k = graph.k, classes = columns.classes;
   const auto labelled_entry = [&](std::int64_t p, std::int64_t label) {
@@ -194,7 +194,7 @@ __global__ void write_results(Columns columns, T* values, T* class_mass, Outcome
 struct Work {
   Build build;
   Columns columns;
-  Outcome* outcome;
+  ColumnsOutcome* outcome;
   char* failed;                           // (n)
   double *solved, *left, *other, *basis;  // (n, modes) of a component
   double *piece, *product, *largest;      // (kPieces, modes, modes), (modes, modes), (3)
@@ -210,7 +210,7 @@ struct Work {
                workspace.take<double>(n * k),
                workspace.take<double>(n * k),
                workspace.take<double>(n * (classes + 1))};
-    outcome = workspace.take<Outcome>(1);
+    outcome = workspace.take<ColumnsOutcome>(1);
     failed = workspace.take<char>(n);
     for (double** each : {&solved, &left, &other, &basis}) *each = workspace.take<double>(n * m);
     piece = workspace.take<double>(kPieces * m * m);
@@ -366,7 +366,7 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
   check(cudaMemsetAsync(work.columns.forward, 0, n * k * sizeof(double), on), "affinity: columns");
   check(cudaMemsetAsync(work.columns.backward, 0, n * k * sizeof(double), on), "affinity: columns");
   check(cudaMemsetAsync(work.columns.mass, 0, n * (classes + 1) * sizeof(double), on), "affinity: columns");
-  check(cudaMemsetAsync(work.outcome, 0, sizeof(Outcome), on), "affinity: columns");
+  check(cudaMemsetAsync(work.outcome, 0, sizeof(ColumnsOutcome), on), "affinity: columns");
   check(cudaMemsetAsync(work.failed, 0, n, on), "affinity: columns");
   work.build.run(indices, weights, labels, on);
   const Census census = read(work.build.census, 1, on)[0];
@@ -420,7 +420,7 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
   }
   launch("affinity: write_results", on, threads_for(n * std::max(k, classes)), write_results<T>, work.columns, values,
          class_mass, work.outcome);
-  const Outcome outcome = read(work.outcome, 1, on)[0];
+  const ColumnsOutcome outcome = read(work.outcome, 1, on)[0];
   return {static_cast<std::int64_t>(outcome.sweeps), outcome.error + 1.01 * unit_roundoff<T> * outcome.largest,
           proceeding};
 }

@@ -37,7 +37,7 @@ struct Columns {
 };
 
 /// What came of them.
-struct Outcome {
+struct ColumnsOutcome {
   double error, largest;       // of the entries; |value|
   unsigned long long sweeps;   // of the slowest column
   unsigned long long tickets;  // drawn so far

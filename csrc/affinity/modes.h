@@ -12,14 +12,17 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "affinity/relax.h"
 #include "common/gemm.h"
+#include "common/parallel.h"
 #include "common/simd.h"
 #include "common/small_matrix.h"
 #include "walk/graph.h"
@@ -190,39 +193,45 @@ class Modes {
   template <typename F>
   void by_panels(std::vector<T>& x, const F& f) const {
     const std::int64_t panels = m_ / kWidth<T>;
-#pragma omp parallel num_threads(static_cast<int>(std::min<std::int64_t>(threads_, panels)))
-    {
+    std::atomic<std::int64_t> next{0};
+    on_threads(static_cast<int>(std::min<std::int64_t>(threads_, panels)), [&](int, int) {
       Lines<T> panel(n_), room(n_);
-#pragma omp for schedule(dynamic)
-      for (std::int64_t l = 0; l < panels; ++l) {
+      for (std::int64_t l; (l = next++) < panels;) {
         for (std::int64_t p = 0; p < n_; ++p) std::memcpy(&panel[p], &x[p * m_ + l * kWidth<T>], sizeof panel[p]);
         f(panel, room);
         for (std::int64_t p = 0; p < n_; ++p) std::memcpy(&x[p * m_ + l * kWidth<T>], &panel[p], sizeof panel[p]);
       }
-    }
+    });
   }
 
   /// V = (Z - gamma Q Z) / (1 - gamma).
   void restart(const Graph& graph) {
     const double gamma = relaxation_.gamma;
     double largest = 0, basis_norm = 0, solved_norm = 0;
-#pragma omp parallel for num_threads(threads_) reduction(max : largest, basis_norm, solved_norm)
-    for (std::int64_t p = 0; p < n_; ++p) {
-      const Edges edges = graph.edges_out(p);
-      const auto share = [&](std::int64_t r) { return edges.share ? edges.share[r] : 1.0 / graph.k; };
-      double basis_square = 0, solved_square = 0;
-      for (std::int64_t a = 0; a < m_; ++a) {
-        double sum = 0;
-        for (std::int64_t r = 0; r < graph.k; ++r) sum += share(r) * solved_[edges.at[r] * m_ + a];
-        const double z = solved_[p * m_ + a], v = (z - gamma * sum) / (1 - gamma);
-        basis_[p * m_ + a] = static_cast<T>(v);
-        largest = std::max(largest, std::abs(z));
-        basis_square += v * v;
-        solved_square += z * z;
+    std::mutex merging;
+    in_shares(n_, threads_, [&](std::int64_t begin, std::int64_t end, int) {
+      double most = 0, most_basis = 0, most_solved = 0;
+      for (std::int64_t p = begin; p < end; ++p) {
+        const Edges edges = graph.edges_out(p);
+        const auto share = [&](std::int64_t r) { return edges.share ? edges.share[r] : 1.0 / graph.k; };
+        double basis_square = 0, solved_square = 0;
+        for (std::int64_t a = 0; a < m_; ++a) {
+          double sum = 0;
+          for (std::int64_t r = 0; r < graph.k; ++r) sum += share(r) * solved_[edges.at[r] * m_ + a];
+          const double z = solved_[p * m_ + a], v = (z - gamma * sum) / (1 - gamma);
+          basis_[p * m_ + a] = static_cast<T>(v);
+          most = std::max(most, std::abs(z));
+          basis_square += v * v;
+          solved_square += z * z;
+        }
+        most_basis = std::max(most_basis, std::sqrt(basis_square));
+        most_solved = std::max(most_solved, std::sqrt(solved_square));
       }
-      basis_norm = std::max(basis_norm, std::sqrt(basis_square));
-      solved_norm = std::max(solved_norm, std::sqrt(solved_square));
-    }
+      const std::lock_guard guard(merging);
+      largest = std::max(largest, most);
+      basis_norm = std::max(basis_norm, most_basis);
+      solved_norm = std::max(solved_norm, most_solved);
+    });
     basis_norm_ = 1.01 * basis_norm;
     solved_norm_ = 1.01 * solved_norm;
     basis_error_ = unit_roundoff<double> * 2 * (graph.k + 8) * largest / (1 - gamma);

@@ -1,6 +1,7 @@
 #include "angular_loss/angular_loss.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <memory>
 #include <numeric>
@@ -104,11 +105,12 @@ int threads_for_product(std::int64_t multiplications, int num_threads) {
 template <typename T>
 bool is_finite(const T* x, std::int64_t count, int num_threads) {
   constexpr std::int64_t piece = 1 << 14;
-  bool finite = true;
-  num_threads = threads_for(count / 8, num_threads);
-#pragma omp parallel for num_threads(num_threads) schedule(static) reduction(&& : finite) if (num_threads > 1)
-  for (std::int64_t first = 0; first < count; first += piece)
-    finite = finite && std::isfinite(largest_magnitude(x + first, std::min(piece, count - first)));
+  std::atomic<bool> finite{true};
+  in_shares((count + piece - 1) / piece, threads_for(count / 8, num_threads),
+            [&](std::int64_t begin, std::int64_t end, int) {
+              for (std::int64_t first = begin * piece; first < std::min(end * piece, count) && finite; first += piece)
+                if (!std::isfinite(largest_magnitude(x + first, std::min(piece, count - first)))) finite = false;
+            });
   return finite;
 }
 
@@ -229,7 +231,7 @@ double angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64
       add_gradient(Rows<const T>(y, l, triplets + 3 * t), Rows<T>(grad_y, l, triplets + 3 * t), begin, end,
                    slope[t - first], static_cast<T>(four_t));
   };
-  if (num_threads == 1) {  // without OpenMP, whose every barrier would be a call of the system
+  if (num_threads == 1) {
     if (grad_y) clear(0, l);
     for (std::int64_t first = 0; first < n_triplets; first += block) {
       const std::int64_t last = std::min(first + block, n_triplets);
@@ -238,20 +240,18 @@ double angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64
     }
     return losses ? sum_of_losses(losses, weight, n_triplets) : 0;
   }
-#pragma omp parallel num_threads(num_threads)
-  {
-    constexpr std::int64_t line = 64 / sizeof(T);  // threads write to cache lines of their own
-    const auto share = [thread = thread_index(), team = team_size()](std::int64_t count, std::int64_t piece) {
-      const std::int64_t pieces = (count + piece - 1) / piece;
-      return std::pair(pieces * thread / team * piece, std::min(pieces * (thread + 1) / team * piece, count));
-    };
-    const auto [begin, end] = share(l, line);
-    const auto [first, last] = share(n_triplets, line);
-    if (grad_y) clear(begin, end);
-    find_losses(first, last, grad_y ? slopes.data() + first : nullptr);
-#pragma omp barrier
-    add_gradients(0, n_triplets, slopes.data(), begin, end);
-  }
+  constexpr std::int64_t line = 64 / sizeof(T);  // threads write to cache lines of their own
+  const auto lines = [](std::int64_t count) { return (count + line - 1) / line; };
+  in_shares(lines(n_triplets), num_threads, [&](std::int64_t begin, std::int64_t end, int) {
+    const std::int64_t first = begin * line;
+    find_losses(first, std::min(end * line, n_triplets), grad_y ? slopes.data() + first : nullptr);
+  });
+  if (grad_y)
+    in_shares(lines(l), num_threads, [&](std::int64_t begin, std::int64_t end, int) {
+      const std::int64_t first = begin * line, last = std::min(end * line, l);
+      clear(first, last);
+      add_gradients(0, n_triplets, slopes.data(), first, last);
+    });
   return losses ? sum_of_losses(losses, weight, n_triplets) : 0;
 }
 

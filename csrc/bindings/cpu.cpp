@@ -70,7 +70,7 @@ PYBIND11_MODULE(SSDML_ISA, m) {
           return progress.watch([&, metric = metric_of(metric)] {
             return knn_graph(at<const X>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments,
                              at<std::int64_t>(indices), at<Distance<X>>(distances), num_threads, block_bytes,
-                             progress) != Outcome::refused;
+                             progress) != SearchOutcome::refused;
           });
         });
       },
@@ -88,7 +88,7 @@ PYBIND11_MODULE(SSDML_ISA, m) {
           return progress.watch([&, metric = metric_of(metric)] {
             return knn_search(at<const X>(queries), n_queries, at<const X>(base), n_base, d, k, metric,
                               at<std::int64_t>(indices), at<Distance<X>>(distances), num_threads, block_bytes,
-                              progress) != Outcome::refused;
+                              progress) != SearchOutcome::refused;
           });
         });
       },

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 #include <new>
 
@@ -11,6 +10,8 @@
 #endif
 
 namespace ssdml {
+
+inline constexpr std::align_val_t kCacheLine{64};
 
 /// Gives back what make_buffer took.
 struct Release {
@@ -23,7 +24,7 @@ struct Release {
       return;
     }
 #endif
-    std::free(p);
+    ::operator delete(p, kCacheLine);
   }
 };
 
@@ -34,24 +35,20 @@ using Buffer = std::unique_ptr<T[], Release>;
 /// From the heap, starting on a cache line, for what is given back soon and wanted again: its pages stay.
 template <typename T>
 Buffer<T> make_scratch(std::size_t count) {
-  constexpr std::size_t line = 64;
-  void* const p = std::aligned_alloc(line, (count * sizeof(T) / line + 1) * line);
-  if (p == nullptr) throw std::bad_alloc();
-  return Buffer<T>(static_cast<T*>(p), Release{0});
+  return Buffer<T>(static_cast<T*>(::operator new(count * sizeof(T), kCacheLine)), Release{0});
 }
 
 /// Lets the entries of a vector start on a cache line: wide loads and stores that cross one take twice as long.
 template <typename T>
 struct OnCacheLine {
   using value_type = T;
-  static constexpr std::align_val_t line{64};
 
   OnCacheLine() = default;
   template <typename U>
   explicit OnCacheLine(const OnCacheLine<U>&) {}
 
-  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), line)); }
-  void deallocate(T* p, std::size_t) { ::operator delete(p, line); }
+  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kCacheLine)); }
+  void deallocate(T* p, std::size_t) { ::operator delete(p, kCacheLine); }
   bool operator==(const OnCacheLine&) const = default;
 };
 

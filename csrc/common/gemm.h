@@ -62,15 +62,6 @@ inline void strip(std::int64_t n, std::int64_t p, Strided<T> a, const T* b, std:
   if (j < n) tile<T, rows, 1>(p, a, b + j, b_row, c + j, c_row, add, n - j);
 }
 
-/// Calls f(thread, team), and without the cost of a parallel region, which small products would feel, for a team of
-/// one.
-template <typename F>
-inline void on_threads(int num_threads, F f) {
-  if (num_threads == 1) return f(0, 1);
-#pragma omp parallel num_threads(num_threads)
-  f(thread_index(), team_size());
-}
-
 }  // namespace gemm_detail
 
 /// c (m, n) = a (m, p) b (p, n), added to c where `add` is set; b and c are row-major, their rows b_row and c_row

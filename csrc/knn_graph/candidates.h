@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "common/buffer.h"
@@ -14,6 +15,13 @@ namespace ssdml {
 
 constexpr std::int64_t kSpare = 22;  // least room for candidates beyond k: the less, the newer a row's limit
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// What settling a row needs, one per thread, on cache lines of its own.
+struct alignas(64) Room {
+  std::vector<std::int64_t> places;                    // of candidates whose distance is wanted
+  std::vector<double> row;                             // its coordinates
+  std::vector<std::pair<double, std::int64_t>> found;  // distances and indices of neighbours
+};
 
 /// Columns that may be among the k nearest of each row. They are dropped as bounds tighten, and settled where bounds do
 /// not decide. The type of points is not known here, so that the jobs that add candidates are compiled once for all.
@@ -44,9 +52,9 @@ class Candidates {
   }
 
   /// Without branches that nobody can predict.
-  void add(std::int64_t i, float bound, std::int64_t j) {
+  void add(std::int64_t i, float bound, std::int64_t j, Room& room) {
     if (counts_[i] == capacity_) [[unlikely]]
-      make_room(i);
+      make_room(i, room);
     const std::int64_t place = i * capacity_ + counts_[i];
     bounds_[place] = bound;
     columns_of_[place] = static_cast<std::uint32_t>(j);
@@ -81,7 +89,7 @@ class Candidates {
   ~Candidates() = default;
 
   /// Turns the candidates of row i, whose bounds are forgotten, into neighbours, and tightens its limit to theirs.
-  virtual void settle(std::int64_t i) = 0;
+  virtual void settle(std::int64_t i, Room& room) = 0;
 
   /// Makes room for distances in the place of bounds: NaN stands for one that is not known yet.
   void forget_bounds(std::int64_t i) {
@@ -99,11 +107,11 @@ class Candidates {
     std::copy_n(filter.closest().slack.begin(), filter.count, slack.begin() + filter.first);
   }
 
-  void make_room(std::int64_t i) {
+  void make_room(std::int64_t i, Room& room) {
     drop_far(i);
     if (counts_[i] <= capacity_ - kSpare / 2) return;
     forget_bounds(i);
-    settle(i);
+    settle(i, room);
   }
 
   /// A number that at least k of the bounds, and hardly more, do not exceed; much quicker to find than the k-th itself.

@@ -135,7 +135,7 @@ Frame::Frame(std::initializer_list<const Points<X>*> sets, Team& team) {
   bool summable = true;
   std::mutex merging;
   for (const Points<X>* set : sets)
-    team.each(set->n, 256, [&](std::int64_t begin, std::int64_t end) {
+    team.each(set->n, 256, [&](std::int64_t begin, std::int64_t end, int) {
       double wide = 0, far = 0, large = 0, counted = 0, sum8 = 0, sum16 = 0;
       bool all_summable = true;
       for (std::int64_t i = begin; i < end; ++i) {
@@ -343,7 +343,7 @@ Filter::Filter(const Points<X>& points, std::int64_t first_, std::int64_t count_
   constexpr double axes_error = 0x1p-26;
 
   const std::int64_t batch = form.axes > 0 ? 8 : 1;  // points whose coordinates along the axes are computed together
-  team.each(panels, 4, [&](std::int64_t first_panel, std::int64_t last_panel) {
+  team.each(panels, 4, [&](std::int64_t first_panel, std::int64_t last_panel, int) {
     std::vector<double> placed(batch * d), along(batch * form.axes);
     std::vector<std::int8_t> q8(depth_ * 4, 0);
     std::vector<std::int16_t> q16(depth_ * 2, 0);

@@ -24,6 +24,7 @@ struct Pair {
 struct Scratch {
   std::vector<float> products = std::vector<float>(kBlock * kBlock);
   std::vector<Pair> pairs = std::vector<Pair>(kBlock * Filter::kTileColumns + 1);  // and one to read ahead
+  Room room;
 };
 
 /// Jobs: the pairs between a block of rows and a block of columns. Only the rows of those blocks are touched.
@@ -82,7 +83,7 @@ class Jobs {
           }
         }
       });
-      offer<both>(scratch.pairs.data(), end);
+      offer<both>(scratch.pairs.data(), end, scratch.room);
     }
   }
 
@@ -104,15 +105,15 @@ class Jobs {
 
   /// Offers the columns to the rows, and with `both` the rows to the columns.
   template <bool both>
-  void offer(const Pair* pair, const Pair* end) const {
+  void offer(const Pair* pair, const Pair* end, Room& room) const {
     for (; pair < end; ++pair) {
       const std::int64_t i = rows_.first + pair->row, j = columns_.first + pair->column;
       const float most = both ? std::max(candidates_.limit[i], candidates_.limit[j]) : candidates_.limit[i];
       if (pair->bound > most) continue;  // it may have come down
       const Pair& next = pair[pair + 1 < end];
       const float bound = rows_.refines() ? rows_.refine(pair->row, pair->column, columns_, next.column) : pair->bound;
-      candidates_.add(i, bound, j);
-      if (both) candidates_.add(j, bound, i);
+      candidates_.add(i, bound, j, room);
+      if (both) candidates_.add(j, bound, i, room);
     }
   }
 
@@ -135,7 +136,7 @@ class Jobs {
         if (both && c <= r) mask &= ~0u << (r - c) << 1;
         end = collect(r0 + r, c0 + c, mask, g - product, end);
       }
-      offer<both>(scratch.pairs.data(), end);
+      offer<both>(scratch.pairs.data(), end, scratch.room);
     }
   }
 

@@ -118,15 +118,13 @@ void run_jobs(const Filter& rows, const Filter& columns, bool open, Candidates& 
   std::mutex* const row_locks = &locks[rows.first / kBlock];
   std::mutex* const column_locks = nearest.join ? &locks[columns.first / kBlock] : nullptr;
   const Jobs jobs(rows, columns, nearest);
-  std::atomic<std::int64_t> next{0};
-
-#pragma omp parallel num_threads(team.threads)
-  for (std::int64_t job; !team.stopped() && (job = next++) < total;) {
-    Scratch& scratch = scratches[thread_index()];
+  if (team.stopped()) return;
+  in_turn(total, team.threads, [&](std::int64_t job, int thread) {
+    Scratch& scratch = scratches[thread];
     const std::int64_t round = job / row_blocks, i = job % row_blocks;
     if (within && round > 0) {
       const std::int64_t j = (round - 1 - i + row_blocks) % row_blocks;
-      if (i >= j) continue;
+      if (i >= j) return true;
       const std::scoped_lock guard(row_locks[i], row_locks[j]);
       jobs.run<true>(i, j, scratch);
     } else if (open && round == 0) {
@@ -143,18 +141,20 @@ void run_jobs(const Filter& rows, const Filter& columns, bool open, Candidates& 
       const std::lock_guard guard(row_locks[i]);
       jobs.run<false>(i, (i + round) % column_blocks, scratch);
     }
-    team.poll(share_before + (share_after - share_before) * static_cast<double>(job + 1) / static_cast<double>(total));
-  }
+    team.poll(thread,
+              share_before + (share_after - share_before) * static_cast<double>(job + 1) / static_cast<double>(total));
+    return !team.stopped();
+  });
 }
 
 /// The k nearest columns of every row; where both are one set, of the other points. Points are taken in ranges whose
 /// filters fit `block_bytes`; each pair of ranges meets once.
 template <typename X>
-Outcome search(const Points<X>& rows, const Points<X>& columns, std::int64_t k, std::int64_t offset,
-               std::int64_t* indices, Distance<X>* distances, std::int64_t block_bytes, Team& team) {
+SearchOutcome search(const Points<X>& rows, const Points<X>& columns, std::int64_t k, std::int64_t offset,
+                     std::int64_t* indices, Distance<X>* distances, std::int64_t block_bytes, Team& team) {
   Frame frame = &rows == &columns ? Frame({&rows}, team) : Frame({&rows, &columns}, team);
-  if (team.stopped()) return Outcome::stopped;
-  if (!frame.finite) return Outcome::refused;
+  if (team.stopped()) return SearchOutcome::stopped;
+  if (!frame.finite) return SearchOutcome::refused;
   const Form form = choose_form(rows, columns, k, frame, block_bytes, team);
   Nearest<X> nearest(rows, columns, frame, k, indices, distances);
   std::vector<std::mutex> locks((rows.n + kBlock - 1) / kBlock);
@@ -182,15 +182,15 @@ Outcome search(const Points<X>& rows, const Points<X>& columns, std::int64_t k, 
       meet(filter_of(columns, c), !nearest.join && c == 0);
   }
   nearest.finish(offset, team);
-  return team.stopped() ? Outcome::stopped : Outcome::complete;
+  return team.stopped() ? SearchOutcome::stopped : SearchOutcome::complete;
 }
 
 }  // namespace
 
 template <typename X>
-Outcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-                  std::int64_t segments, std::int64_t* indices, Distance<X>* distances, int num_threads,
-                  std::int64_t block_bytes, Progress& progress) {
+SearchOutcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric,
+                        const std::int64_t* ptr, std::int64_t segments, std::int64_t* indices, Distance<X>* distances,
+                        int num_threads, std::int64_t block_bytes, Progress& progress) {
   const auto size = [ptr](std::int64_t s) { return ptr[s + 1] - ptr[s]; };
   const auto search_segment = [&](std::int64_t s, Team& team) {
     const std::int64_t first = ptr[s];
@@ -204,28 +204,28 @@ Outcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Me
   std::atomic<bool> refused{false};
   std::atomic<std::int64_t> done{0};
   const auto share = [n](std::int64_t points) { return static_cast<double>(points) / static_cast<double>(n); };
-  team.each(segments, 1, [&](std::int64_t s, std::int64_t) {
+  team.each(segments, 1, [&](std::int64_t s, std::int64_t, int thread) {
     if (refused || size(s) > small || size(s) == 0) return;
-    PolledWithin within(team);
+    PolledWithin within(team, thread);
     Team alone(1, within);
-    if (search_segment(s, alone) == Outcome::refused) refused = true;
-    team.poll(share(done += size(s)));
+    if (search_segment(s, alone) == SearchOutcome::refused) refused = true;
+    team.poll(thread, share(done += size(s)));
   });
   for (std::int64_t s = 0; s < segments && !team.stopped() && !refused; ++s) {
     if (size(s) <= small) continue;
     PartialProgress part(progress, share(done), share(done + size(s)));
     Team all(static_cast<int>(std::min<std::int64_t>(num_threads, size(s) / kBlock)), part);
-    const Outcome outcome = search_segment(s, all);
-    if (outcome != Outcome::complete) return outcome;
+    const SearchOutcome outcome = search_segment(s, all);
+    if (outcome != SearchOutcome::complete) return outcome;
     done += size(s);
   }
-  return team.stopped() ? Outcome::stopped : refused ? Outcome::refused : Outcome::complete;
+  return team.stopped() ? SearchOutcome::stopped : refused ? SearchOutcome::refused : SearchOutcome::complete;
 }
 
 template <typename X>
-Outcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
-                   std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, int num_threads,
-                   std::int64_t block_bytes, Progress& progress) {
+SearchOutcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
+                         std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, int num_threads,
+                         std::int64_t block_bytes, Progress& progress) {
   Team team(num_threads, progress);
   if (n_queries >= num_threads * kBlock || n_base < 2 * kBlock) {
     const Points<X> rows(queries, n_queries, d, metric, team), columns(base, n_base, d, metric, team);
@@ -238,16 +238,16 @@ Outcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std:
   std::vector<Distance<X>> part_distances(part_indices.size());
   const auto size = [&](std::int64_t p) { return std::min(part, n_base - p * part); };
   std::atomic<bool> refused{false};
-  team.each(parts, 1, [&](std::int64_t p, std::int64_t) {
-    PolledWithin within(team);
+  team.each(parts, 1, [&](std::int64_t p, std::int64_t, int thread) {
+    PolledWithin within(team, thread);
     Team alone(1, within);
     const Points<X> rows(queries, n_queries, d, metric, alone), columns(base + p * part * d, size(p), d, metric, alone);
     const std::int64_t place = p * n_queries * k;
     if (search(rows, columns, std::min(k, size(p)), p * part, part_indices.data() + place,
-               part_distances.data() + place, block_bytes / parts, alone) == Outcome::refused)
+               part_distances.data() + place, block_bytes / parts, alone) == SearchOutcome::refused)
       refused = true;
   });
-  if (team.stopped() || refused) return refused ? Outcome::refused : Outcome::stopped;
+  if (team.stopped() || refused) return refused ? SearchOutcome::refused : SearchOutcome::stopped;
   std::vector<std::pair<Distance<X>, std::int64_t>> found;
   for (std::int64_t i = 0; i < n_queries; ++i) {
     found.clear();
@@ -259,14 +259,14 @@ Outcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std:
     std::partial_sort(found.begin(), found.begin() + k, found.end());
     for (std::int64_t r = 0; r < k; ++r) std::tie(distances[i * k + r], indices[i * k + r]) = found[r];
   }
-  return Outcome::complete;
+  return SearchOutcome::complete;
 }
 
-#define SSDML_INSTANTIATE(X)                                                                                      \
-  template Outcome knn_graph(const X*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*,     \
-                             std::int64_t, std::int64_t*, Distance<X>*, int, std::int64_t, Progress&);            \
-  template Outcome knn_search(const X*, std::int64_t, const X*, std::int64_t, std::int64_t, std::int64_t, Metric, \
-                              std::int64_t*, Distance<X>*, int, std::int64_t, Progress&);
+#define SSDML_INSTANTIATE(X)                                                                                        \
+  template SearchOutcome knn_graph(const X*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*, \
+                                   std::int64_t, std::int64_t*, Distance<X>*, int, std::int64_t, Progress&);        \
+  template SearchOutcome knn_search(const X*, std::int64_t, const X*, std::int64_t, std::int64_t, std::int64_t,     \
+                                    Metric, std::int64_t*, Distance<X>*, int, std::int64_t, Progress&);
 SSDML_INSTANTIATE(float)
 SSDML_INSTANTIATE(double)
 SSDML_INSTANTIATE(float16)

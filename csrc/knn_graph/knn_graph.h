@@ -49,20 +49,20 @@ inline constexpr double kTinySquare = 0x1p-900, kLift = 0x1p600;
 
 /// How a search ended: with its results complete, stopped by its progress, or because a coordinate was NaN, infinite or
 /// beyond the largest.
-enum class Outcome { complete, stopped, refused };
+enum class SearchOutcome { complete, stopped, refused };
 
 /// `block_bytes` bounds the memory of the copies that bounds are computed from: larger inputs are read in ranges, again
 /// for each pair of ranges. Unless complete, indices (n, k) and distances (n, k) hold nothing of use.
 template <typename X>
-Outcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-                  std::int64_t segments, std::int64_t* indices, Distance<X>* distances, int num_threads,
-                  std::int64_t block_bytes, Progress& progress);
+SearchOutcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric,
+                        const std::int64_t* ptr, std::int64_t segments, std::int64_t* indices, Distance<X>* distances,
+                        int num_threads, std::int64_t block_bytes, Progress& progress);
 
 /// The same between two sets: the k nearest of base (n_base, d) for every query (n_queries, d), 1 <= k <= n_base.
 template <typename X>
-Outcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
-                   std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, int num_threads,
-                   std::int64_t block_bytes, Progress& progress);
+SearchOutcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
+                         std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, int num_threads,
+                         std::int64_t block_bytes, Progress& progress);
 
 namespace cuda {
 

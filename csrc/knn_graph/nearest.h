@@ -34,39 +34,32 @@ class Nearest final : public Candidates {
 
   /// Turns every row into its result: k neighbours with their distances, nearest first, numbered from `offset`.
   void finish(std::int64_t offset, Team& team) {
+    std::vector<Room> rooms(team.threads);
     const auto each_row = [&](auto work) {
-      team.each(rows_.n, 64, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t i = first; i < last; ++i) work(i);
+      team.each(rows_.n, 64, [&](std::int64_t first, std::int64_t last, int thread) {
+        for (std::int64_t i = first; i < last; ++i) work(i, rooms[thread]);
       });
     };
-    each_row([this](std::int64_t i) {
+    each_row([this](std::int64_t i, Room&) {
       drop_far(i);
       forget_bounds(i);
     });
-    if (join && std::is_same_v<T, float>) each_row([this](std::int64_t i) { share(i); });
-    each_row([this, offset](std::int64_t i) {
-      settle(i);
+    if (join && std::is_same_v<T, float>) each_row([this](std::int64_t i, Room& room) { share(i, room); });
+    each_row([this, offset](std::int64_t i, Room& room) {
+      settle(i, room);
       for (std::int64_t r = 0; r < k; ++r) indices_[i * k + r] += offset;
     });
   }
 
  private:
-  struct Neighbour {
-    T distance;
-    std::int64_t index;
-    bool operator<(const Neighbour& other) const {
-      return distance < other.distance || (distance == other.distance && index < other.index);
-    }
-  };
-
   /// Calls take(c, distance) for the candidates c of row i that `wanted` selects.
   template <typename Wanted, typename Take>
-  void measure(std::int64_t i, Wanted wanted, Take take) const {
-    thread_local std::vector<std::int64_t> places;
+  void measure(std::int64_t i, Room& room, Wanted wanted, Take take) const {
+    std::vector<std::int64_t>& places = room.places;
+    std::vector<double>& row = room.row;
     places.clear();
     for (std::int64_t c = 0; c < counts_[i]; ++c)
       if (wanted(c)) places.push_back(c);
-    thread_local std::vector<double> row;
     row.resize(rows_.d);
     for (std::int64_t p = 0; p < rows_.d; ++p) row[p] = static_cast<double>(rows_.row(i)[p]);
     const std::uint32_t* const columns = &columns_of_[i * capacity_];
@@ -78,10 +71,10 @@ class Nearest final : public Candidates {
 
   /// Computes the distances between row i and its candidates further on, for both where each is a candidate of the
   /// other, as in most pairs of near neighbours.
-  void share(std::int64_t i) {
+  void share(std::int64_t i, Room& room) {
     const std::uint32_t* const columns = &columns_of_[i * capacity_];
     measure(
-        i, [&](std::int64_t c) { return columns[c] > i; },
+        i, room, [&](std::int64_t c) { return columns[c] > i; },
         [&](std::int64_t c, T distance) {
           bounds_[i * capacity_ + c] = static_cast<float>(distance);
           const std::int64_t j = columns[c];
@@ -94,26 +87,26 @@ class Nearest final : public Candidates {
 
   /// Computes the distances of row i's candidates that are not known, and keeps the k nearest of them all and the
   /// neighbours known before.
-  void settle(std::int64_t i) override {
+  void settle(std::int64_t i, Room& room) override {
     T* const distances = distances_ + i * k;
     std::int64_t* const indices = indices_ + i * k;
     const float* const known = &bounds_[i * capacity_];
     const std::uint32_t* const columns = &columns_of_[i * capacity_];
-    thread_local std::vector<Neighbour> found;
+    auto& found = room.found;
     found.clear();
     measure(
-        i, [&](std::int64_t c) { return std::isnan(known[c]); },
-        [&](std::int64_t c, T distance) { found.push_back({distance, columns[c]}); });
+        i, room, [&](std::int64_t c) { return std::isnan(known[c]); },
+        [&](std::int64_t c, T distance) { found.emplace_back(distance, columns[c]); });
     for (std::int64_t c = 0; c < counts_[i]; ++c)
-      if (!std::isnan(known[c])) found.push_back({known[c], columns[c]});
+      if (!std::isnan(known[c])) found.emplace_back(known[c], columns[c]);
     counts_[i] = 0;
-    for (std::int64_t r = 0; r < k && indices[r] != kNobody; ++r) found.push_back({distances[r], indices[r]});
+    for (std::int64_t r = 0; r < k && indices[r] != kNobody; ++r) found.emplace_back(distances[r], indices[r]);
     const auto nearest = found.begin() + std::min<std::int64_t>(k, found.size());
     if (nearest < found.end()) std::nth_element(found.begin(), nearest, found.end());
     std::sort(found.begin(), nearest);
     for (auto neighbour = found.begin(); neighbour < nearest; ++neighbour) {
-      distances[neighbour - found.begin()] = neighbour->distance;
-      indices[neighbour - found.begin()] = neighbour->index;
+      distances[neighbour - found.begin()] = static_cast<T>(neighbour->first);
+      indices[neighbour - found.begin()] = neighbour->second;
     }
     if (nearest - found.begin() < k) return;
     const double s = static_cast<double>(distances[k - 1]);

@@ -43,7 +43,7 @@ struct Points {
     if (metric != Metric::cosine) return;
     inverse_norm.resize(n);
     if (std::is_same_v<X, double>) lift.resize(n, 1.0);
-    team.each(n, 1024, [this](std::int64_t first, std::int64_t last) {
+    team.each(n, 1024, [this](std::int64_t first, std::int64_t last, int) {
       for (std::int64_t i = first; i < last; ++i) {
         double square = square_of(i, 1.0);
         if (std::is_same_v<X, double> && square < kTinySquare) square = square_of(i, lift[i] = kLift);

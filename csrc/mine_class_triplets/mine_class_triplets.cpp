@@ -1,11 +1,14 @@
 #include "mine_class_triplets/mine_class_triplets.h"
 
+#include "common/parallel.h"
+
 namespace ssdml {
 
-void mine_class_triplets(ClassTriplets source, std::int64_t n_triplets, std::int64_t* triplets,
-                         [[maybe_unused]] int num_threads) {
-#pragma omp parallel for num_threads(num_threads) firstprivate(source)
-  for (std::int64_t t = 0; t < n_triplets; ++t) source.draw(t, triplets + t * 3);
+void mine_class_triplets(ClassTriplets source, std::int64_t n_triplets, std::int64_t* triplets, int num_threads) {
+  in_shares(n_triplets, num_threads, [&](std::int64_t first, std::int64_t last, int) {
+    const ClassTriplets own = source;  // which no triplet that is written could be part of
+    for (std::int64_t t = first; t < last; ++t) own.draw(t, triplets + t * 3);
+  });
 }
 
 }  // namespace ssdml

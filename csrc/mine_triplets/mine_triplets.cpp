@@ -109,21 +109,20 @@ void mine_triplets(const std::int64_t* indices, const T* distances, const T* aff
     place[r] = 3 * r + 1;
     place[k - half + r] = 3 * r + 2;
   }
-  num_threads = threads_for(n_anchors * k, num_threads);
-#pragma omp parallel num_threads(num_threads)
-  {
-    Ranking<T> ranking(k);
-#pragma omp for
-    for (std::int64_t t = 0; t < n_anchors; ++t) {
-      const std::int64_t anchor = anchors ? anchors[t] : t;
-      const Row<T> row{indices + anchor * k, distances ? distances + anchor * k : nullptr, affinity + anchor * k, k};
-      const Rank<T>* rank = ranking(row);
-      std::int64_t* out = triplets + t * half * 3;
+  in_shares(n_anchors, threads_for(n_anchors * k, num_threads),
+            [=, &place](std::int64_t first, std::int64_t last, int) {
+              Ranking<T> ranking(k);
+              for (std::int64_t t = first; t < last; ++t) {
+                const std::int64_t anchor = anchors ? anchors[t] : t;
+                const Row<T> row{indices + anchor * k, distances ? distances + anchor * k : nullptr,
+                                 affinity + anchor * k, k};
+                const Rank<T>* rank = ranking(row);
+                std::int64_t* out = triplets + t * half * 3;
 #pragma GCC unroll 4
-      for (std::int64_t r = 0; r < k; ++r) out[place[rank[r]]] = row.indices[r];
-      for (std::int64_t r = 0; r < half; ++r) out[3 * r] = anchor;
-    }
-  }
+                for (std::int64_t r = 0; r < k; ++r) out[place[rank[r]]] = row.indices[r];
+                for (std::int64_t r = 0; r < half; ++r) out[3 * r] = anchor;
+              }
+            });
 }
 
 template void mine_triplets(const std::int64_t*, const float*, const float*, std::int64_t, const std::int64_t*,

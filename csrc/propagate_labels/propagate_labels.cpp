@@ -43,9 +43,10 @@ class Symmetrised {
   Line<double> sum(const F& f) const {
     const std::int64_t n = graph_.n, chunks = (n + kChunk - 1) / kChunk;
     Lines<double> part(chunks, Line<double>{});
-#pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::int64_t c = 0; c < chunks; ++c)
-      for (std::int64_t p = c * kChunk; p < std::min(n, (c + 1) * kChunk); ++p) part[c] += f(p);
+    in_shares(chunks, threads_, [&](std::int64_t first, std::int64_t last, int) {
+      for (std::int64_t c = first; c < last; ++c)
+        for (std::int64_t p = c * kChunk; p < std::min(n, (c + 1) * kChunk); ++p) part[c] += f(p);
+    });
     Line<double> total{};
     for (const Line<double>& of : part) total += of;
     return total;

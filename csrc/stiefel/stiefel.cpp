@@ -31,9 +31,10 @@ void each_block(std::int64_t d, std::int64_t l, int num_threads, F f) {
   constexpr std::int64_t rows = 64;
   const std::int64_t blocks = (d + rows - 1) / rows;
   const auto buffers = std::make_unique_for_overwrite<T[]>(num_threads * rows * l);
-#pragma omp parallel for num_threads(num_threads) if (num_threads > 1) schedule(static)
-  for (std::int64_t i = 0; i < blocks; ++i)
-    f(i * rows, std::min(rows, d - i * rows), buffers.get() + thread_index() * rows * l);
+  in_shares(blocks, num_threads, [&](std::int64_t first, std::int64_t last, int thread) {
+    for (std::int64_t i = first; i < last; ++i)
+      f(i * rows, std::min(rows, d - i * rows), buffers.get() + thread * rows * l);
+  });
 }
 
 /// polished (d, l), which may be L itself, = L (I - off / 2), where off = L'L - I, which is overwritten: one
@@ -129,9 +130,10 @@ CayleyReport cayley_update(const T* L, const T* grad, std::int64_t batch, std::i
                            T* updated, int num_threads) {
   const Shares shares(batch, d * l * l, num_threads);
   std::vector<CayleyReport> reports(batch);
-#pragma omp parallel for num_threads(shares.outer)
-  for (std::int64_t i = 0; i < batch; ++i)
-    reports[i] = update_one(L + i * d * l, grad + i * d * l, d, l, step, updated + i * d * l, shares.inner);
+  in_shares(batch, shares.outer, [&](std::int64_t first, std::int64_t last, int) {
+    for (std::int64_t i = first; i < last; ++i)
+      reports[i] = update_one(L + i * d * l, grad + i * d * l, d, l, step, updated + i * d * l, shares.inner);
+  });
   CayleyReport worst{0, 0};
   for (const CayleyReport& report : reports) {
     if (!(report.drift <= worst.drift)) worst.drift = report.drift;
@@ -146,8 +148,7 @@ RetractionReport qr_retraction(const T* L, const T* direction, std::int64_t batc
   constexpr double trusted = 16;  // largest diagonal entry over smallest pivot of the Gram matrix
   const Shares shares(batch, d * l * l, num_threads);
   std::vector<RetractionReport> reports(batch);
-#pragma omp parallel for num_threads(shares.outer)
-  for (std::int64_t i = 0; i < batch; ++i) {
+  const auto retract = [&](std::int64_t i) {
     const T *const at = L + i * d * l, *const along = direction + i * d * l;
     const auto work = std::make_unique_for_overwrite<T[]>(2 * l * l + d * l);
     T *const gram = work.get(), *const inverse = gram + l * l, *const moved = inverse + l * l;
@@ -156,7 +157,10 @@ RetractionReport qr_retraction(const T* L, const T* direction, std::int64_t batc
     gemm_symmetric(l, d, moved, moved, gram, shares.inner);
     reports[i].is_accurate = invert_cholesky(l, gram, inverse) <= trusted;
     if (reports[i].is_accurate) gemm_triangular(d, l, moved, l, inverse, l, q + i * d * l, l, shares.inner);
-  }
+  };
+  in_shares(batch, shares.outer, [&](std::int64_t first, std::int64_t last, int) {
+    for (std::int64_t i = first; i < last; ++i) retract(i);
+  });
   RetractionReport worst{0, true};
   for (const RetractionReport& report : reports) {
     if (!(report.drift <= worst.drift)) worst.drift = report.drift;

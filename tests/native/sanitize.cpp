@@ -108,10 +108,10 @@ void stop(int threads) {
   };
   for (int polls = 1;; ++polls) {
     Stopping first(polls), second(polls);
-    if ((graph(first) == Outcome::complete) + (search(second) == Outcome::complete) == 2) break;
+    if ((graph(first) == SearchOutcome::complete) + (search(second) == SearchOutcome::complete) == 2) break;
   }
   x[777] = std::numeric_limits<float>::quiet_NaN();
-  if (graph(silent) != Outcome::refused || search(silent) != Outcome::refused) std::abort();
+  if (graph(silent) != SearchOutcome::refused || search(silent) != SearchOutcome::refused) std::abort();
 }
 
 template <typename T>
