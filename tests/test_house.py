@@ -88,6 +88,11 @@ def test_only_simd_h_knows_instruction_sets():
     assert mentions(r"immintrin|__AVX|\b_mm\d*_", SOURCES) == ["csrc/common/simd.h"]
 
 
+def test_only_parallel_h_opens_parallel_regions():
+    """What is thrown within one must not leave it, which is seen to there."""
+    assert mentions(r"#pragma omp (?!simd\b)|\bthread_local\b", SOURCES) == ["csrc/common/parallel.h"]
+
+
 def test_kernels_know_neither_python_nor_torch():
     kernels = [path for path in SOURCES if path.parent.name != "bindings"]
     assert mentions(r"Python\.h|torch/|ATen|c10::", kernels) == []

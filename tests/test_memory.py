@@ -57,5 +57,5 @@ def test_memory_that_runs_out_within_threads_is_a_memory_error():
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     for line in done.stdout.splitlines():
-        name, raised, completed = line.split(",")
+        _, raised, completed = line.split(",")
         assert int(raised) > 0 and int(completed) > 0, line

@@ -57,6 +57,9 @@ class PythonProgress : public Progress {
     return true;
   }
 
+  /// For kernels that need not wait for what they queue if nobody asks how far it is: then null.
+  Progress* if_wanted() { return callback_.is_none() ? nullptr : this; }
+
   /// Runs a kernel without the GIL; what stopped it is raised afterwards.
   template <typename F>
   auto watch(F kernel) {

@@ -1,6 +1,7 @@
 // The Python face of the CUDA kernels, block for block like cpu.cpp. Arrays arrive as addresses of memory on the
 // current device, `stream` as the address of a stream of that device. Calls return before their kernels have run, but
-// for propagate_affinity and propagate_labels, which look at their error bounds as they go. A workspace is that many
+// for searches that report their progress, and for propagate_affinity and propagate_labels, which look at their error
+// bounds as they go. A workspace is that many
 // bytes, aligned to 256.
 #include <string>
 
@@ -34,16 +35,19 @@ PYBIND11_MODULE(cuda_kernels, m) {
       "knn_graph",
       [](const std::string& dtype, Address x, std::int64_t n, std::int64_t d, std::int64_t k, const std::string& metric,
          Address ptr, std::int64_t segments, std::int64_t largest, Address indices, Address distances,
-         Address workspace, Address stream) {
+         Address workspace, Address stream, py::object callback) {
+        PythonProgress progress(std::move(callback));
         by_point_dtype(dtype, [&, metric = metric_of(metric)]<typename X>(X) {
-          const py::gil_scoped_release nogil;
-          cuda::knn_graph(at<const X>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments, largest,
-                          at<std::int64_t>(indices), at<Distance<X>>(distances), at<void>(workspace), at<void>(stream));
+          progress.watch([&] {
+            return cuda::knn_graph(at<const X>(x), n, d, k, metric, at<const std::int64_t>(ptr), segments, largest,
+                                   at<std::int64_t>(indices), at<Distance<X>>(distances), progress.if_wanted(),
+                                   at<void>(workspace), at<void>(stream));
+          });
         });
       },
       py::arg("dtype"), py::arg("x"), py::arg("n"), py::arg("d"), py::arg("k"), py::arg("metric"), py::arg("ptr"),
       py::arg("segments"), py::arg("largest"), py::arg("indices"), py::arg("distances"), py::arg("workspace"),
-      py::arg("stream"));
+      py::arg("stream"), py::arg("progress"));
 
   m.def(
       "knn_search_workspace",
@@ -56,17 +60,19 @@ PYBIND11_MODULE(cuda_kernels, m) {
       "knn_search",
       [](const std::string& dtype, Address queries, std::int64_t n_queries, Address base, std::int64_t n_base,
          std::int64_t d, std::int64_t k, const std::string& metric, Address indices, Address distances,
-         Address workspace, Address stream) {
+         Address workspace, Address stream, py::object callback) {
+        PythonProgress progress(std::move(callback));
         by_point_dtype(dtype, [&, metric = metric_of(metric)]<typename X>(X) {
-          const py::gil_scoped_release nogil;
-          cuda::knn_search(at<const X>(queries), n_queries, at<const X>(base), n_base, d, k, metric,
-                           at<std::int64_t>(indices), at<Distance<X>>(distances), at<void>(workspace),
-                           at<void>(stream));
+          progress.watch([&] {
+            return cuda::knn_search(at<const X>(queries), n_queries, at<const X>(base), n_base, d, k, metric,
+                                    at<std::int64_t>(indices), at<Distance<X>>(distances), progress.if_wanted(),
+                                    at<void>(workspace), at<void>(stream));
+          });
         });
       },
       py::arg("dtype"), py::arg("queries"), py::arg("n_queries"), py::arg("base"), py::arg("n_base"), py::arg("d"),
       py::arg("k"), py::arg("metric"), py::arg("indices"), py::arg("distances"), py::arg("workspace"),
-      py::arg("stream"));
+      py::arg("stream"), py::arg("progress"));
 
   m.def("propagate_affinity_workspace", &cuda::propagate_affinity_workspace, py::arg("n"), py::arg("k"),
         py::arg("weighted"), py::arg("classes"));

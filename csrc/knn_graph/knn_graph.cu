@@ -224,21 +224,21 @@ __device__ Range all_columns(const std::int64_t* low, const std::int64_t* high, 
   return range;
 }
 
-/// Neighbours of each of the rows, or of those only where `only` is true, among the columns: all of them or, where
-/// these are the same points in segments, the others of its segment.
+/// Neighbours of each of the rows from `begin` to `end`, or of those only where `only` is true, among the columns: all
+/// of them or, where these are the same points in segments, the others of its segment.
 template <typename C, typename T, typename F>
 __global__ void __launch_bounds__(kWarps* kWarp, 2)
-    search(const C* rows, std::int64_t n_rows, const C* columns, Segments segments, std::int64_t d, std::int64_t k,
-           Metric metric, const bool* only, std::int64_t* indices, T* distances, F f) {
+    search(const C* rows, std::int64_t begin, std::int64_t end, const C* columns, Segments segments, std::int64_t d,
+           std::int64_t k, Metric metric, const bool* only, std::int64_t* indices, T* distances, F f) {
   __shared__ T tile[kRows][kColumns];
   __shared__ std::int64_t low[kRows], high[kRows];  // the columns of each row
   constexpr int row_groups = kRows / kMicroRows, column_groups = kColumns / kMicroColumns;
   const int warp = threadIdx.x / kWarp, lane = lane_id();
   const int first_row = warp % row_groups * kMicroRows;  // of this warp's pairs
 
-  for (std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kRows; row0 < n_rows;
+  for (std::int64_t row0 = begin + static_cast<std::int64_t>(blockIdx.x) * kRows; row0 < end;
        row0 += static_cast<std::int64_t>(gridDim.x) * kRows) {
-    const int here = static_cast<int>(min(static_cast<long long>(kRows), static_cast<long long>(n_rows - row0)));
+    const int here = static_cast<int>(min(static_cast<long long>(kRows), static_cast<long long>(end - row0)));
     const auto nearest = [&](int r) { return Nearest<T>{k, indices + (row0 + r) * k, distances + (row0 + r) * k}; };
     __syncthreads();  // the previous rows' columns are no longer needed
     if (static_cast<int>(threadIdx.x) < here) find_columns(segments, only, row0, low, high);
@@ -314,18 +314,19 @@ __device__ void load_coordinates(float (&slice)[kCoordinates][kTile + kSide], co
 /// As search(), for sums of squared differences.
 template <typename C, typename T>
 __global__ void __launch_bounds__(kTileThreads, 3)
-    search_by_estimates(const C* rows, std::int64_t n_rows, const C* columns, Segments segments, std::int64_t d,
-                        std::int64_t k, Metric metric, const bool* only, std::int64_t* indices, T* distances) {
+    search_by_estimates(const C* rows, std::int64_t begin, std::int64_t end, const C* columns, Segments segments,
+                        std::int64_t d, std::int64_t k, Metric metric, const bool* only, std::int64_t* indices,
+                        T* distances) {
   __shared__ __align__(16) float left[kCoordinates][kTile + kSide], right[kCoordinates][kTile + kSide];
   __shared__ std::int64_t low[kTile], high[kTile];  // the columns of each row
   __shared__ float limit[kTile];
   __shared__ unsigned passing[kTile][kWords];  // a bit for each column of the tile that may be near
-  const int warp = threadIdx.x / kWarp, lane = lane_id(), own = threadIdx.x;
+  const int warp = threadIdx.x / kWarp, own = threadIdx.x;
   const int down = own / kSides * kSide, across = own % kSides * kSide;
 
-  for (std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kTile; row0 < n_rows;
+  for (std::int64_t row0 = begin + static_cast<std::int64_t>(blockIdx.x) * kTile; row0 < end;
        row0 += static_cast<std::int64_t>(gridDim.x) * kTile) {
-    const int here = static_cast<int>(min(static_cast<long long>(kTile), static_cast<long long>(n_rows - row0)));
+    const int here = static_cast<int>(min(static_cast<long long>(kTile), static_cast<long long>(end - row0)));
     const auto nearest = [&](int r) { return Nearest<T>{k, indices + (row0 + r) * k, distances + (row0 + r) * k}; };
     __syncthreads();  // the previous rows' columns are no longer needed
     if (own < here) find_columns(segments, only, row0, low, high);
@@ -343,7 +344,7 @@ __global__ void __launch_bounds__(kTileThreads, 3)
       }
       float sum[kSide][kSide] = {};
       for (std::int64_t p0 = 0; p0 < d; p0 += kCoordinates) {
-        load_coordinates(left, rows, row0, n_rows, d, p0);
+        load_coordinates(left, rows, row0, end, d, p0);
         load_coordinates(right, columns, column0, last, d, p0);
         __syncthreads();
 #pragma unroll
@@ -413,6 +414,37 @@ __global__ void select_nearest(const C* points, const C* columns, Side rows, Seg
 
 // ---- host -----------------------------------------------------------------------------------------------------------
 
+/// Whoever wants to know how far a search is, and may stop it; nobody, where `progress` is null.
+class Watch {
+ public:
+  Watch(Progress* progress, cudaStream_t stream) : progress_(progress), stream_(stream) {}
+
+  /// Calls queue(begin, end) for [0, n) or, watched, for parts of it, multiples of `unit`. Once one is done, the share
+  /// of the search that is done lies as far between `before` and `after`. False if the search shall stop.
+  template <typename F>
+  bool queue_parts(std::int64_t n, std::int64_t unit, double before, double after, F queue) const {
+    const std::int64_t part = progress_ ? ceil_div(ceil_div(n, unit), kLooks) * unit : n;
+    for (std::int64_t begin = 0; begin < n; begin += part) {
+      const std::int64_t end = std::min(begin + part, n);
+      queue(begin, end);
+      if (!progress_) continue;
+      check(cudaStreamSynchronize(stream_), "knn: progress");
+      if (!progress_->update(before + (after - before) * static_cast<double>(end) / static_cast<double>(n)))
+        return false;
+    }
+    return true;
+  }
+
+ private:
+  static constexpr std::int64_t kLooks = 16;  // of work that one launch could do: looks cost some 10 microseconds each
+
+  Progress* progress_;
+  cudaStream_t stream_;
+};
+
+constexpr double kBounded =
+    0.95;  // share of a search by bounds that has been done once rows are left out, as a rule few
+
 /// What a search needs besides its result. Rows and columns are the same points if `mutual`.
 struct Work {
   Plan plan;
@@ -449,10 +481,10 @@ struct Work {
   }
 };
 
-/// As search(), for rows and columns of type C: what it does not answer is left out.
+/// As search(), for rows and columns of type C: what it does not answer is left out. False if it was stopped.
 template <typename T, typename C, typename F>
-void search_by_bounds(const C* rows, const C* columns, bool mutual, const Work& work, std::int64_t k,
-                      std::int64_t* indices, T* distances, F f, cudaStream_t stream) {
+bool search_by_bounds(const C* rows, const C* columns, bool mutual, const Work& work, std::int64_t k,
+                      std::int64_t* indices, T* distances, F f, const Watch& watch, cudaStream_t stream) {
   const auto& [segments, n] = std::pair(work.columns.segments, work.columns.segments.n);
   const std::int64_t n_rows = work.rows.segments.n, d = work.frame.d, blocks = work.rows.segments.most_blocks();
   launch("knn: find_centre", stream, threads_for(d, kWarp), find_centre<C>, columns, n, work.frame);
@@ -465,44 +497,59 @@ void search_by_bounds(const C* rows, const C* columns, bool mutual, const Work& 
 
   constexpr std::int64_t shared = kStages * kStageBytes;
   admit_shared("knn: compare", compare, shared);
+  const auto share = [&](std::int64_t offset) {
+    return kBounded * static_cast<double>(offset) / static_cast<double>(work.plan.ends.back());
+  };
   std::int64_t begin = 0;
   for (const std::int64_t end : work.plan.ends) {
-    launch("knn: compare", stream, Grid{blocks * ceil_div(end - begin, kOffsetsAtOnce), kThreads, shared}, compare,
-           work.rows, work.columns, mutual, blocks, work.frame.slices, work.plan.capacity, begin, end);
+    const auto compare_offsets = [&](std::int64_t from, std::int64_t to) {
+      launch("knn: compare", stream, Grid{blocks * ceil_div(to - from, kOffsetsAtOnce), kThreads, shared}, compare,
+             work.rows, work.columns, mutual, blocks, work.frame.slices, work.plan.capacity, begin + from, begin + to);
+    };
+    if (!watch.queue_parts(end - begin, kOffsetsAtOnce, share(begin), share(end), compare_offsets)) return false;
     launch("knn: tighten", stream, warps_for(n_rows), tighten<T>, work.frame, work.rows, work.columns, k,
            work.plan.capacity);
     begin = end;
   }
   launch("knn: select_nearest", stream, warps_for(n_rows), select_nearest<C, T, F>, rows, columns, work.rows, segments,
          d, k, work.plan.capacity, work.frame.metric, work.left_out, indices, distances, f);
+  return true;
 }
 
 template <typename X>
-void find(const X* rows, Segments row_segments, const X* columns, Segments column_segments, bool mutual,
-          std::int64_t largest, std::int64_t d, std::int64_t k, Metric metric, std::int64_t* indices,
-          Distance<X>* distances, void* memory, cudaStream_t stream) {
+SearchOutcome find(const X* rows, Segments row_segments, const X* columns, Segments column_segments, bool mutual,
+                   std::int64_t largest, std::int64_t d, std::int64_t k, Metric metric, std::int64_t* indices,
+                   Distance<X>* distances, Progress* progress, void* memory, cudaStream_t stream) {
   using T = Distance<X>;
   Workspace workspace(memory);
   const Work work(workspace, row_segments, column_segments, mutual, largest, d, k, metric);
   const std::int64_t n_rows = row_segments.n;
+  const Watch watch(progress, stream);
   const auto search_all = [&]<typename C, typename F>(const C* from, const C* to, F f) {
-    if (!work.plan.ends.empty()) search_by_bounds(from, to, mutual, work, k, indices, distances, f, stream);
-    if constexpr (std::is_same_v<F, Product> || (std::is_same_v<C, double> && std::is_same_v<X, double>)) {
-      if (std::is_same_v<F, Product> || metric != Metric::cosine)
-        return launch("knn: search", stream, Grid{ceil_div(n_rows, kRows), kWarps * kWarp}, search<C, T, F>, from,
-                      n_rows, to, column_segments, d, k, metric, work.left_out, indices, distances, f);
-    }
-    if constexpr (!std::is_same_v<F, Product>)
-      launch("knn: search_by_estimates", stream, Grid{ceil_div(n_rows, kTile), kTileThreads}, search_by_estimates<C, T>,
-             from, n_rows, to, column_segments, d, k, metric, work.left_out, indices, distances);
+    const bool bounded = !work.plan.ends.empty();
+    if (bounded && !search_by_bounds(from, to, mutual, work, k, indices, distances, f, watch, stream))
+      return SearchOutcome::stopped;
+    const auto search_rows = [&](std::int64_t begin, std::int64_t end) {
+      if constexpr (std::is_same_v<F, Product> || (std::is_same_v<C, double> && std::is_same_v<X, double>)) {
+        if (std::is_same_v<F, Product> || metric != Metric::cosine)
+          return launch("knn: search", stream, Grid{ceil_div(end - begin, kRows), kWarps * kWarp}, search<C, T, F>,
+                        from, begin, end, to, column_segments, d, k, metric, work.left_out, indices, distances, f);
+      }
+      if constexpr (!std::is_same_v<F, Product>)
+        launch("knn: search_by_estimates", stream, Grid{ceil_div(end - begin, kTile), kTileThreads},
+               search_by_estimates<C, T>, from, begin, end, to, column_segments, d, k, metric, work.left_out, indices,
+               distances);
+    };
+    return watch.queue_parts(n_rows, kTile, bounded ? kBounded : 0, 1, search_rows) ? SearchOutcome::complete
+                                                                                    : SearchOutcome::stopped;
   };
   if (metric == Metric::inner_product) return search_all(rows, columns, Product{});
   if (metric != Metric::cosine) return search_all(rows, columns, SquaredDifference{});
   launch("knn: unit_rows", stream, warps_for(column_segments.n), unit_rows<X>, columns, column_segments.n, d,
          work.unit_columns);
   if (!mutual) launch("knn: unit_rows", stream, warps_for(n_rows), unit_rows<X>, rows, n_rows, d, work.unit_rows);
-  search_all(static_cast<const double*>(work.unit_rows), static_cast<const double*>(work.unit_columns),
-             SquaredDifference{});
+  return search_all(static_cast<const double*>(work.unit_rows), static_cast<const double*>(work.unit_columns),
+                    SquaredDifference{});
 }
 
 /// All of n points as one segment.
@@ -524,27 +571,27 @@ std::int64_t knn_search_workspace(std::int64_t n_queries, std::int64_t n_base, s
 }
 
 template <typename X>
-void knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-               std::int64_t segments, std::int64_t largest, std::int64_t* indices, Distance<X>* distances,
-               void* workspace, void* stream) {
+SearchOutcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric,
+                        const std::int64_t* ptr, std::int64_t segments, std::int64_t largest, std::int64_t* indices,
+                        Distance<X>* distances, Progress* progress, void* workspace, void* stream) {
   const Segments points{ptr, segments, n};
-  find(x, points, x, points, true, largest, d, k, metric, indices, distances, workspace,
-       static_cast<cudaStream_t>(stream));
+  return find(x, points, x, points, true, largest, d, k, metric, indices, distances, progress, workspace,
+              static_cast<cudaStream_t>(stream));
 }
 
 template <typename X>
-void knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
-                std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, void* workspace,
-                void* stream) {
-  find(queries, one_segment(n_queries), base, one_segment(n_base), false, n_base, d, k, metric, indices, distances,
-       workspace, static_cast<cudaStream_t>(stream));
+SearchOutcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
+                         std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances,
+                         Progress* progress, void* workspace, void* stream) {
+  return find(queries, one_segment(n_queries), base, one_segment(n_base), false, n_base, d, k, metric, indices,
+              distances, progress, workspace, static_cast<cudaStream_t>(stream));
 }
 
-#define SSDML_KNN(X)                                                                                           \
-  template void knn_graph(const X*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*,     \
-                          std::int64_t, std::int64_t, std::int64_t*, Distance<X>*, void*, void*);              \
-  template void knn_search(const X*, std::int64_t, const X*, std::int64_t, std::int64_t, std::int64_t, Metric, \
-                           std::int64_t*, Distance<X>*, void*, void*);
+#define SSDML_KNN(X)                                                                                                  \
+  template SearchOutcome knn_graph(const X*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*,   \
+                                   std::int64_t, std::int64_t, std::int64_t*, Distance<X>*, Progress*, void*, void*); \
+  template SearchOutcome knn_search(const X*, std::int64_t, const X*, std::int64_t, std::int64_t, std::int64_t,       \
+                                    Metric, std::int64_t*, Distance<X>*, Progress*, void*, void*);
 SSDML_KNN(float)
 SSDML_KNN(double)
 SSDML_KNN(float16)

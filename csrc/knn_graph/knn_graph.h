@@ -76,16 +76,17 @@ std::int64_t knn_search_workspace(std::int64_t n_queries, std::int64_t n_base, s
                                   Metric metric);
 
 /// The same results from device memory, on `stream`, for finite points no larger than the largest coordinate. The
-/// workspace is aligned to 256 bytes.
+/// workspace is aligned to 256 bytes. Returns before the kernels have run where `progress` is null; else waits for the
+/// stream after each of some parts of the work, to report and to ask whether to go on.
 template <typename X>
-void knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, const std::int64_t* ptr,
-               std::int64_t segments, std::int64_t largest, std::int64_t* indices, Distance<X>* distances,
-               void* workspace, void* stream);
+SearchOutcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t k, Metric metric,
+                        const std::int64_t* ptr, std::int64_t segments, std::int64_t largest, std::int64_t* indices,
+                        Distance<X>* distances, Progress* progress, void* workspace, void* stream);
 
 template <typename X>
-void knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
-                std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, void* workspace,
-                void* stream);
+SearchOutcome knn_search(const X* queries, std::int64_t n_queries, const X* base, std::int64_t n_base, std::int64_t d,
+                         std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances,
+                         Progress* progress, void* workspace, void* stream);
 
 }  // namespace cuda
 

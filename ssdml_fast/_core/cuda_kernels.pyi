@@ -18,6 +18,7 @@ def knn_graph(
     distances: int,
     workspace: int,
     stream: int,
+    progress: Callable[[float], object] | None,
 ) -> None: ...
 def knn_search_workspace(n_queries: int, n_base: int, d: int, k: int, metric: str) -> int: ...
 def knn_search(
@@ -33,6 +34,7 @@ def knn_search(
     distances: int,
     workspace: int,
     stream: int,
+    progress: Callable[[float], object] | None,
 ) -> None: ...
 def propagate_affinity_workspace(n: int, k: int, weighted: bool, classes: int) -> int: ...
 def propagate_affinity(

@@ -47,7 +47,7 @@ def knn_graph(x, k, metric, ptr, num_threads, progress=None):
             device_bounds = arrays.arange(2, like=x) * n if ptr is None else ptr
             work = arrays.workspace(cuda.knn_graph_workspace(n, d, k, metric, largest), like=x)
             segments = (arrays.address(device_bounds), len(sizes), largest)
-            cuda.knn_graph(*arguments, *segments, *results, arrays.address(work), stream)
+            cuda.knn_graph(*arguments, *segments, *results, arrays.address(work), stream, progress)
     elif not _core.lib.knn_graph(
         *arguments, arrays.address(bounds), len(sizes), *results, num_threads, BLOCK_BYTES, progress
     ):
@@ -92,7 +92,7 @@ def knn_search(queries, base, k, metric, num_threads, progress=None):
         with arrays.on_device(queries) as stream:
             n_bytes = cuda.knn_search_workspace(len(queries), len(base), queries.shape[1], k, metric)
             work = arrays.workspace(n_bytes, like=queries)
-            cuda.knn_search(*arguments, arrays.address(work), stream)
+            cuda.knn_search(*arguments, arrays.address(work), stream, progress)
     elif not _core.lib.knn_search(*arguments, num_threads, BLOCK_BYTES, progress):
         check_coordinates(queries, "queries")
         check_coordinates(base, "base")

@@ -56,10 +56,11 @@ def knn_graph(
     Distances are computed in float64 from direct differences and rounded once, so near-duplicates are told apart, and
     the same graph comes out for any number of threads and any instruction set. Time O(N² d / 2) per segment. Memory
     O(N k), plus at most 256 MiB for copies of `x`, so `x` may be a ``numpy.memmap`` (or a torch tensor on a mapped
-    file) larger than memory; Ctrl-C is answered between blocks of points. On a CUDA device, segments of 512 points and
-    more take about N (24 k + 1100) bytes (up to 3100 N for k in the tens) and a float16 copy of `x`, cosine also one
-    in float64. Segments hold fewer than 2³² points. This is the graph of Section 2 of Dutta, Harandi, Sekhar,
-    "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021, with Q[i, j] = 1/k on its edges.
+    file) larger than memory; Ctrl-C is answered between blocks of points. On a CUDA device, a call returns before its
+    kernels have run, unless it reports `progress`, for which it waits; segments of 512 points and more take about
+    N (24 k + 1100) bytes (up to 3100 N for k in the tens) and a float16 copy of `x`, cosine also one in float64.
+    Segments hold fewer than 2³² points. This is the graph of Section 2 of Dutta, Harandi, Sekhar, "Semi-Supervised
+    Metric Learning: A Deep Resurrection", AAAI 2021, with Q[i, j] = 1/k on its edges.
 
     Examples
     --------

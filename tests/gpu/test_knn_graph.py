@@ -156,6 +156,32 @@ def test_knn_search_in_the_first_of_its_queries(device_library, metric):
     np.testing.assert_array_equal(arrays.to_numpy(found.distances), right.distances)
 
 
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("search", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_knn_reports_progress_and_stops(stand_in, search, dtype):
+    """Reported ten times a second at most, so there must be points enough to be told of twice."""
+
+    def interrupt(share):
+        raise KeyboardInterrupt
+
+    with installed(stand_in):
+        for n in (2000, 4000, 8000, 16_000, 32_000):
+            x = torch.from_numpy(np.random.default_rng(0).standard_normal((n, 64)).astype(dtype))
+            arguments = (x[:999], x, 5) if search else (x, 5)
+            function = sf.knn_search if search else sf.knn_graph
+            shares = []
+            function(*arguments, progress=shares.append)
+            assert shares == sorted(shares) and shares[-1] == 1 and shares[0] >= 0
+            if len(shares) > 1:
+                break
+        assert len(shares) > 1
+        with pytest.raises(KeyboardInterrupt):
+            function(*arguments, progress=interrupt)
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,17 @@ struct Silent : Progress {
   bool update(double) override { return true; }
 } silent;
 
+/// Counts how often it is told that more is done than before.
+struct Counting : Progress {
+  bool update(double share) override {
+    rises = share > last && share <= 1 ? rises + 1 : -1000;
+    last = share;
+    return rises != stop_at;
+  }
+  double last = 0;
+  int rises = 0, stop_at = -1;
+};
+
 std::mt19937 generator(0);
 int failures = 0;
 
@@ -136,10 +147,27 @@ void graph(const Indices& ptr, std::int64_t d, std::int64_t k) {
       auto indices = unwritten<std::int64_t>(n * k);
       auto found = unwritten<Distance<X>>(n * k);
       Workspace workspace(cuda::knn_graph_workspace(n, d, k, metric, largest));
-      cuda::knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, largest, indices.data(), found.data(),
-                      workspace.get(), nullptr);
-      expect("knn_graph indices", indices, right, 0);
-      expect("knn_graph distances", found, distances, 0);
+      Counting progress;
+      for (Progress* const asking : {static_cast<Progress*>(nullptr), static_cast<Progress*>(&progress)}) {
+        cuda::knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, largest, indices.data(), found.data(), asking,
+                        workspace.get(), nullptr);
+        expect("knn_graph indices", indices, right, 0);
+        expect("knn_graph distances", found, distances, 0);
+      }
+      if (n > 0 && (progress.rises < 1 || progress.last != 1)) {
+        std::printf("knn_graph: %d reports, the last of %g\n", progress.rises, progress.last);
+        ++failures;
+      }
+      for (int stop_at = 1; stop_at < progress.rises; ++stop_at) {
+        Counting stopping;
+        stopping.stop_at = stop_at;
+        const SearchOutcome outcome =
+            cuda::knn_graph(x.data(), n, d, k, metric, ptr.data(), segments, largest, indices.data(), found.data(),
+                            &stopping, workspace.get(), nullptr);
+        if (outcome == SearchOutcome::stopped && stopping.rises == stop_at) continue;
+        std::printf("knn_graph went on after report %d\n", stop_at);
+        ++failures;
+      }
     });
   }
 }
@@ -156,10 +184,13 @@ void search(std::int64_t n_queries, std::int64_t n_base, std::int64_t d, std::in
       auto indices = unwritten<std::int64_t>(n_queries * k);
       auto found = unwritten<Distance<X>>(n_queries * k);
       Workspace workspace(cuda::knn_search_workspace(n_queries, n_base, d, k, metric));
-      cuda::knn_search(queries.data(), n_queries, base.data(), n_base, d, k, metric, indices.data(), found.data(),
-                       workspace.get(), nullptr);
-      expect("knn_search indices", indices, right, 0);
-      expect("knn_search distances", found, distances, 0);
+      Counting progress;
+      for (Progress* const asking : {static_cast<Progress*>(nullptr), static_cast<Progress*>(&progress)}) {
+        cuda::knn_search(queries.data(), n_queries, base.data(), n_base, d, k, metric, indices.data(), found.data(),
+                         asking, workspace.get(), nullptr);
+        expect("knn_search indices", indices, right, 0);
+        expect("knn_search distances", found, distances, 0);
+      }
     });
   }
 }
@@ -429,7 +460,8 @@ void failures_are_reported() {
   Workspace workspace(1 << 20);
   void* const memory = workspace.get();
   fails("knn", [&] {
-    cuda::knn_graph(x.data(), 20, 4, 3, Metric::cosine, ptr.data(), 1, 20, indices.data(), out.data(), memory, nullptr);
+    cuda::knn_graph(x.data(), 20, 4, 3, Metric::cosine, ptr.data(), 1, 20, indices.data(), out.data(), nullptr, memory,
+                    nullptr);
   });
   fails("mine_triplets", [&] {
     cuda::mine_triplets<float>(indices.data(), nullptr, x.data(), 4, nullptr, 20, triplets.data(), nullptr);
