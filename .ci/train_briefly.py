@@ -9,7 +9,7 @@ import ssdml_fast as sf
 from ssdml_fast import _core
 from ssdml_fast.cli.app import app
 
-settings = "--rounds 1 --epochs 1 --warmup 20".split()
+settings = ["--rounds", "1", "--epochs", "1", "--warmup", "20"]
 app(["train", "--out", sys.argv[1], *settings], standalone_mode=False)
 
 import torch  # noqa: E402  as late as can be: training has imported it

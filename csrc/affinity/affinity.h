@@ -25,9 +25,9 @@
 // Arithmetic is that of T; a float32 column whose bound does not reach tol is solved again in float64, and one that
 // slow modes do not serve, as they nearly coincide, without them.
 //
-// Requires: indices (n, k) valid neighbours, weights (n, k) finite, none negative, some of each row positive, or null,
-// label in [-1, classes), 0 < gamma < 1, tol > 0. propagate_affinity needs no segments: connected components are found
-// and solved one by one.
+// Requires: n < 2^31, indices (n, k) valid neighbours, weights (n, k) finite, none negative, some of each row positive,
+// or null, label in [-1, classes), 0 < gamma < 1, tol > 0. propagate_affinity needs no segments: connected components
+// are found and solved one by one.
 // Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes about sqrt(n) / 2, and per
 // thread for small components some 12 MiB at most and 12 bytes per edge of the largest.
 #pragma once
@@ -52,7 +52,7 @@ std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, bool w
 
 /// propagate_affinity from device memory on `stream`, with the same bound. Waits for that stream, and for no other, to
 /// know the components, to orthonormalise modes (matrices of modes * modes come to the host), now and then between
-/// panels, and for the bound at the end. The workspace is aligned to 256 bytes. n < 2^31.
+/// panels, and for the bound at the end. The workspace is aligned to 256 bytes.
 template <typename T>
 WalkReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                               const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,

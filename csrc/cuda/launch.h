@@ -111,14 +111,11 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 
 inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// Doubles as integers of the same order, for atomicMin and atomicMax, and back. The order of nonnegative doubles is
-/// that of their bits.
+/// A double as an integer of the same order, for atomicMax. Nonnegative ones keep their bits, so that a number which is
+/// never negative holds the largest that was written to it.
 __device__ inline long long to_ordered(double value) {
   const long long bits = __double_as_longlong(value);
   return bits >= 0 ? bits : bits ^ 0x7fffffffffffffffLL;
-}
-__device__ inline double from_ordered(long long ordered) {
-  return __longlong_as_double(ordered >= 0 ? ordered : ordered ^ 0x7fffffffffffffffLL);
 }
 
 /// The sum and the largest of the values of a warp, the same in all lanes, which must all call it.

@@ -7,8 +7,8 @@
 // By conjugate gradients, in float64 whatever T, until no entry of the result is further than tol from the exact one,
 // or as close as rounding allows.
 //
-// Requires: indices (n, k) valid neighbours within each segment ptr[s] .. ptr[s + 1] - 1, weights (n, k) finite, none
-// negative, some of each row positive, or null, label in [-1, classes), 0 < gamma < 1, tol > 0.
+// Requires: n < 2^31, indices (n, k) valid neighbours within each segment ptr[s] .. ptr[s + 1] - 1, weights (n, k)
+// finite, none negative, some of each row positive, or null, label in [-1, classes), 0 < gamma < 1, tol > 0.
 // Memory beyond the result: O(n (k + classes)).
 #pragma once
 

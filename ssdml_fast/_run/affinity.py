@@ -11,6 +11,9 @@ from .. import _core
 from .. import _scalars as scalars
 from ..exceptions import ConvergenceWarning
 
+MOST_POINTS = 2**31 - 1
+"""What walks along a graph can number: they keep places of points in 32 bits."""
+
 
 def propagate_affinity(indices, distances, weights, labels, gamma, tol, num_threads, progress=None):
     """Return the fields of EdgeAffinity."""
@@ -61,6 +64,8 @@ def prepare(indices, weights, labels, gamma, tol, num_threads):
     Returns the classes, the column of each point's, -1 where unlabelled, weights in float64, and the numbers.
     """
     n = len(indices)
+    if n > MOST_POINTS:
+        raise ValueError(f"graph must have fewer than 2**31 points, found {n}")
     arrays.check_not_capturing(indices, "propagation along a graph")
     arrays.check_indices(indices, n, "graph.indices", "points")  # validated once, but writable since
     labels = arrays.as_integers(labels, "labels", ndim=1, like=indices)

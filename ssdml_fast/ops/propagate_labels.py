@@ -47,7 +47,8 @@ def propagate_labels(
     TypeError
         If `graph` is not a KnnGraph or `labels` not integers that lie where the graph does.
     ValueError
-        If `labels` has another length or entries below -1, or `gamma` or `tol` is out of range.
+        If `labels` has another length or entries below -1, if `gamma`, `tol` or `num_threads` is out of range, or if
+        the graph has 2³¹ points or more.
 
     Warns
     -----

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ RANGES = (
 
 
 class StiefelOptimizer(Optimizer):
-    """What the optimisers share: groups are validated, gradients must be dense."""
+    """What the optimisers share: groups are validated, gradients must be dense, torch's own moves ordinary groups."""
+
+    Ordinary: ClassVar[type[Optimizer]]  # of groups with stiefel=False, where there are steps of such a kind
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; one with ``stiefel=True`` must hold matrices with orthonormal columns."""
@@ -46,15 +49,30 @@ class StiefelOptimizer(Optimizer):
             self.param_groups.pop()
             raise
 
+    @functools.cached_property
+    def _ordinary(self) -> Optimizer:
+        return self.Ordinary([torch.empty(0)])  # type: ignore[call-arg]
+
+    def move_ordinary(self, group: dict[str, Any]) -> None:
+        """Move the parameters of a group as torch's own optimiser does, by the settings and the state that are here."""
+        self.check_dense(group)
+        self._ordinary.state, self._ordinary.param_groups = self.state, [{**self._ordinary.defaults, **group}]
+        self._ordinary.step()
+
+    def check_dense(self, group: dict[str, Any]) -> None:
+        """Refuse gradients that are no dense tensors."""
+        if any(p.grad is not None and p.grad.layout is not torch.strided for p in group["params"]):
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+
     def with_gradient(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters of a group that have a gradient, and the gradients of what is to be minimised."""
+        self.check_dense(group)
         pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
-        if any(grad.layout is not torch.strided for _, grad in pairs):
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
         return [p for p, _ in pairs], [-grad if group["maximize"] else grad for _, grad in pairs]
 
 
 def evaluate(closure: Callable[[], Any] | None) -> Any:
+    """Return what a closure returns, which may differentiate, or None without one."""
     if closure is None:
         return None
     with torch.enable_grad():

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from .. import _scalars as scalars
@@ -60,6 +59,8 @@ class CayleyAdam(StiefelOptimizer):
     True
     """
 
+    Ordinary = torch.optim.Adam
+
     def __init__(
         self,
         params: ParamsT,
@@ -95,27 +96,19 @@ class CayleyAdam(StiefelOptimizer):
         """Move every parameter that has a gradient; returns what `closure`, called first, returns."""
         loss = evaluate(closure)
         for group in self.param_groups:
-            parameters, gradients = self.with_gradient(group)
-            for parameter in parameters:
-                self._prepare(parameter, group["stiefel"])
             if group["stiefel"]:
-                for L, gradient in zip(parameters, gradients, strict=True):
+                for L, gradient in zip(*self.with_gradient(group), strict=True):
                     self._move(L, gradient, group)
             else:
-                self._move_ordinary(parameters, gradients, group)
+                self.move_ordinary(group)
         return loss
-
-    def _prepare(self, parameter: Tensor, stiefel: bool) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = (
-                parameter.new_zeros((*parameter.shape[:-2], 1, 1)) if stiefel else torch.zeros_like(parameter)
-            )
 
     def _move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[L], group["betas"]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(L, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = L.new_zeros((*L.shape[:-2], 1, 1))
         state["step"] += 1
         steps = state["step"].item()
         first = torch.lerp(state["exp_avg"], gradient, 1 - beta1)
@@ -123,21 +116,3 @@ class CayleyAdam(StiefelOptimizer):
         scale = 1 / ((1 - beta1**steps) * ((second / (1 - beta2**steps)).sqrt_() + group["eps"]))
         moved, state["exp_avg"] = along_cayley(L, first, group["lr"], scale, transport=True)
         L.copy_(moved)
-
-    def _move_ordinary(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        states = [self.state[p] for p in parameters]
-        adam(
-            parameters,
-            gradients,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,  # the gradients have that sign already
-        )

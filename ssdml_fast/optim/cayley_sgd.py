@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
-from torch.optim.sgd import sgd
 
 from .base import StiefelOptimizer, along_cayley, evaluate
 
@@ -64,6 +63,8 @@ class CayleySGD(StiefelOptimizer):
     True
     """
 
+    Ordinary = torch.optim.SGD
+
     def __init__(
         self,
         params: ParamsT,
@@ -84,12 +85,11 @@ class CayleySGD(StiefelOptimizer):
         """Move every parameter that has a gradient; returns what `closure`, called first, returns."""
         loss = evaluate(closure)
         for group in self.param_groups:
-            parameters, gradients = self.with_gradient(group)
             if group["stiefel"]:
-                for L, gradient in zip(parameters, gradients, strict=True):
+                for L, gradient in zip(*self.with_gradient(group), strict=True):
                     self._move(L, gradient, group)
             else:
-                self._move_ordinary(parameters, gradients, group)
+                self.move_ordinary(group)
         return loss
 
     def _move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
@@ -101,20 +101,3 @@ class CayleySGD(StiefelOptimizer):
             gradient = gradient + group["momentum"] * state["momentum_buffer"]
         moved, state["momentum_buffer"] = along_cayley(L, gradient, group["lr"], transport=True)
         L.copy_(moved)
-
-    def _move_ordinary(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        buffers = [self.state[p].get("momentum_buffer") for p in parameters]
-        sgd(
-            parameters,
-            gradients,
-            buffers,
-            lr=group["lr"],
-            momentum=group["momentum"],
-            weight_decay=group["weight_decay"],
-            maximize=False,  # the gradients have that sign already
-            dampening=0,
-            nesterov=False,
-        )
-        if group["momentum"]:
-            for parameter, buffer in zip(parameters, buffers, strict=True):
-                self.state[parameter]["momentum_buffer"] = buffer

@@ -527,3 +527,13 @@ def test_works_in_a_forked_child(holds_in_a_forked_child, n_labelled):
     holds_in_a_forked_child(
         lambda: np.array_equal(sf.propagate_affinity(graph, y, num_threads=2).values, expected.values)
     )
+
+
+def test_refuses_more_points_than_can_be_numbered():
+    """Before any is looked at: here all of them are one, which is why there is memory for them."""
+    n = 2**31
+    indices, labels = np.broadcast_to(np.zeros((1, 1), np.int64), (n, 1)), np.broadcast_to(np.int64(-1), (n,))
+    for convert in (np.asarray, torch.from_numpy):
+        graph = KnnGraph(convert(indices), _validated=True)
+        with pytest.raises(ValueError, match=r"graph must have fewer than 2\*\*31 points, found 2147483648"):
+            sf.propagate_affinity(graph, convert(labels))

@@ -229,3 +229,13 @@ Y = np.array([0, 1, 2, 0] + 8 * [-1])
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_refuses(refuses, library, error, name, changed):
     refuses(error, name, sf.propagate_labels, **LIBRARIES[library]({"graph": GRAPH, "labels": Y, **changed}))
+
+
+def test_refuses_more_points_than_can_be_numbered():
+    """Before any is looked at: here all of them are one, which is why there is memory for them."""
+    n = 2**31
+    indices, labels = np.broadcast_to(np.zeros((1, 1), np.int64), (n, 1)), np.broadcast_to(np.int64(-1), (n,))
+    for convert in (np.asarray, torch.from_numpy):
+        graph = KnnGraph(convert(indices), _validated=True)
+        with pytest.raises(ValueError, match=r"graph must have fewer than 2\*\*31 points, found 2147483648"):
+            sf.propagate_labels(graph, convert(labels))

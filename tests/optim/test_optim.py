@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 
 import geoopt
 import numpy as np
@@ -198,6 +199,30 @@ def test_ordinary_groups_move_as_by_torchs_own(ours, theirs, settings, maximize)
             parameters[1].grad = gaussian(3, 5, seed=20 + i) if i % 2 else None
             optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(*copies, strict=True))
+
+
+@pytest.mark.parametrize("name", FIRST_ORDER)
+def test_copies_and_loaded_ones_move_ordinary_groups_on_their_own(name):
+    def setting():
+        weight = torch.nn.Parameter(gaussian(4, seed=1))
+        settings = {"momentum": 0.9} if name == "CayleySGD" else {}
+        return weight, FIRST_ORDER[name]([weight], lr=0.1, stiefel=False, **settings)
+
+    def move(weight, optimizer, seed):
+        weight.grad = gaussian(4, seed=seed)
+        optimizer.step()
+
+    weight, optimizer = setting()
+    move(weight, optimizer, 2)
+    copied = copy.deepcopy(optimizer)
+    unpickled = pickle.loads(pickle.dumps(optimizer))
+    move(weight, optimizer, 3)
+    for other in (copied, unpickled):
+        (theirs,) = other.param_groups[0]["params"]
+        assert theirs is not weight and not torch.equal(theirs, weight)
+        move(theirs, other, 3)
+        assert torch.equal(theirs, weight) and other.state[theirs].keys() == optimizer.state[weight].keys()
+        assert other.param_groups[0].keys() == optimizer.param_groups[0].keys()
 
 
 @pytest.mark.parametrize("name", FIRST_ORDER)
@@ -632,8 +657,10 @@ def test_refuses_sparse_gradients(name):
         L.grad = gaussian(4, 2).to_sparse()
         return torch.zeros(())
 
-    with pytest.raises(RuntimeError, match=f"{name} does not support sparse gradients"):
-        optimizer.step(closure)
+    for stiefel in (True, False):
+        optimizer.param_groups[0]["stiefel"] = stiefel
+        with pytest.raises(RuntimeError, match=f"{name} does not support sparse gradients"):
+            optimizer.step(closure)
     assert torch.equal(L, before)
 
 
