@@ -15,7 +15,7 @@ app(["train", "--out", sys.argv[1], *settings], standalone_mode=False)
 import torch  # noqa: E402  as late as can be: training has imported it
 
 package = Path(sf.__file__).parent
-mapped = {line.split()[-1] for line in open("/proc/self/maps") if "/" in line}
+mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
 print(*(name for name in sorted(mapped) if re.search(r"lib(gomp|i?omp)", name)), sep="\n")
 own = [name for name in mapped if Path(name).is_relative_to(package) and re.search(r"omp", Path(name).name)]
 assert not own, f"the package brings an OpenMP runtime: {own}"

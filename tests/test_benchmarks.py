@@ -15,12 +15,9 @@ pytestmark = pytest.mark.slow
 
 def run(*arguments):
     """Standard output of Python with these arguments, in the project's folder."""
-    search = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, env=os.environ | search, capture_output=True
-    )
-    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
-    return done.stdout.decode()
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_every_benchmark_is_collected_at_every_shape():
