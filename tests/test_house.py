@@ -289,3 +289,8 @@ def test_importing_loads_no_heavy_library_and_few_modules(statement, libraries, 
     others = {*OPS, *WITHOUT_KERNEL} - {"knn_graph"}
     assert not {name.rpartition(".")[2] for name in ours} & others
     assert len(ours) <= 50  # those of the standard library among them
+
+
+def test_numbers_are_judged_without_kernels_and_libraries():
+    ours = loaded_by("import ssdml_fast._scalars")
+    assert not {"ssdml_fast._core", "ssdml_fast._arrays", "torch", "scipy"} & ours

@@ -53,16 +53,17 @@ def namespace(x: Any, name: str) -> ModuleType:
         check_not_masked(x, name)
         return np
     if is_torch(x):
+        torch = sys.modules["torch"]
         if not (x.is_cpu or x.is_cuda):
             raise TypeError(f"{name} must be on a CPU or CUDA device, found device {x.device}")
-        if x.layout is not sys.modules["torch"].strided:
+        if x.layout is not torch.strided:
             raise TypeError(f"{name} must be a dense tensor, found layout {x.layout}")
         if not _has_memory(x):
             raise TypeError(
                 f"{name} must be a tensor with memory of its own, found a {type(x).__name__} without any: give what it "
                 "stands for, such as the local tensor of a DTensor"
             )
-        return sys.modules["torch"]
+        return torch
     if is_cupy(x):
         cupy = sys.modules["cupy"]
         current = cupy.cuda.runtime.getDevice()
@@ -84,10 +85,8 @@ def _has_memory(x: Any) -> bool:
     One that is traced or transformed (torch.func) has no memory either, but those that it stands for have.
     """
     torch = sys.modules["torch"]
-    if torch.compiler.is_compiling():
-        return True
     try:
-        return x.data_ptr() != 0 or x.numel() == 0
+        return torch.compiler.is_compiling() or x.data_ptr() != 0 or x.numel() == 0
     except (RuntimeError, ValueError):  # of a wrapper of torch.func, which is no subclass; of a parameter without shape
         return type(x) is torch.Tensor
 

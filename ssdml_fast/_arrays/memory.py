@@ -96,7 +96,7 @@ def _nowhere(x: Any) -> int:
 def contiguous(x: Any) -> Any:
     """Return `x` in C order, aligned and in native byte order, itself where it already is."""
     if is_torch(x):
-        return x.detach().contiguous()
+        return (x.detach() if x.requires_grad else x).contiguous()
     if is_cupy(x):
         return sys.modules["cupy"].ascontiguousarray(x)
     x = np.ascontiguousarray(x, None if x.dtype.isnative else x.dtype.newbyteorder("native"))

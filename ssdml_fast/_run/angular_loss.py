@@ -45,7 +45,7 @@ def check_metric(z, L, mixed=False):
         raise ValueError(
             f"L must have shape (d, l) with d = {z.shape[1]}, the columns of z, and l > 0, found {tuple(L.shape)}"
         )
-    if not mixed and arrays.dtype_name(z) != arrays.dtype_name(L):
+    if not mixed and z.dtype != L.dtype and arrays.dtype_name(z) != arrays.dtype_name(L):
         raise TypeError(f"L must be of the type of z, {arrays.dtype_name(z)}, found {arrays.dtype_name(L)}")
 
 
