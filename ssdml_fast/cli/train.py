@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from contextlib import closing, nullcontext
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,10 +121,10 @@ def _run(run: RunFolder, config: Config, recipe: str, own: dict[str, Any] | None
 
     with errors_told():
         logs = TensorBoard(run.tensorboard) if tensorboard else None
-        examples = load_examples(run, config.seed)
-        shape = examples.images.shape[1:]
+        data = load_examples(run, config.seed)
+        shape = data.images.shape[1:]
         choice = choose(shape)
-        data = choice.prepared(examples)
+        data = choice.prepared(data)
         if own is not None:
             config = Config(**recipe_settings(recipe, shape) | own)
     n_labelled = int((data.labels >= 0).sum())
@@ -152,12 +153,13 @@ def _run(run: RunFolder, config: Config, recipe: str, own: dict[str, Any] | None
             {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
         )
         console.print(held_out_table(held_out))
+        picture = BytesIO()
         try:
-            picture = draw_held_out(held_out)
-        except ValueError as error:
-            console.print(f"no picture: {error}", soft_wrap=True, highlight=False)
+            draw_held_out(held_out).savefig(picture, format="png")
+        except ValueError as error:  # too few examples, or what a library finds in them or in the names of classes
+            console.print(f"no picture: {error}", soft_wrap=True, highlight=False, markup=False)
         else:
-            write_atomically(run.picture, lambda file: picture.savefig(file, format="png"))
+            write_atomically(run.picture, lambda file: file.write(picture.getvalue()))
     console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)
 
 
