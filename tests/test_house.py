@@ -28,7 +28,7 @@ OPS = (
 )
 WITHOUT_KERNEL = ("graph_modes",)  # SciPy's sparse graphs on the host
 FUNCTIONS = sf.reference.__all__
-SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
+SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -61,6 +61,58 @@ def test_an_operation_has_a_file_in_every_room(op, room):
 
 def test_no_folder_of_csrc_is_unknown():
     assert {path.parent.name for path in SOURCES} == {*OPS, "bindings", "common", "cuda", "walk"}
+
+
+def included(path):
+    """A source or header of csrc and all that it includes there."""
+    seen, todo = set(), [path]
+    while todo:
+        at = todo.pop()
+        if at not in seen:
+            seen.add(at)
+            todo += [ROOT / "csrc" / name for name in re.findall(r'^#include "(.*)"', at.read_text(), re.MULTILINE)]
+    return seen
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_chapter_header_belongs_to_one_source(op):
+    """Or to both of an operation, where it holds what they agree upon."""
+    cpp, cu = (ROOT / f"csrc/{op}/{op}{suffix}" for suffix in (".cpp", ".cu"))
+    users = {source: included(source) for source in SOURCES if source.suffix in (".cpp", ".cu")}
+    for header in set((ROOT / "csrc" / op).glob("*.h")) - {cpp.with_suffix(".h")}:
+        by = {source for source, headers in users.items() if header in headers}
+        if header.name == "cuda_shared.h":
+            assert cu in by and len(by) > 1, header
+        elif header.name.startswith("cuda_"):
+            assert by == {cu}, header
+        else:
+            assert by in ({cpp}, {cpp, cu}), header
+
+
+def definitions(path):
+    """The types and free functions that a source or header of csrc defines."""
+    text = path.read_text()
+    yield from re.findall(r"^(?:struct|class|enum class) (?:alignas\(.*\) )?(\w+)[^;]*?\{", text, re.MULTILINE)
+    before = r"^(?!using|return|else|template|namespace|#)\w[\w:<>,*& ]*?(?:__launch_bounds__\([^)]*\)\s+)?"
+    yield from re.findall(before + r"(?<![\w:])(\w+)\((?:[^;{}]|\{\})*\)(?: const| noexcept)* \{", text, re.MULTILINE)
+
+
+def test_a_name_of_csrc_means_one_thing():
+    """But for a CUDA twin, in the folder of what it is the twin of."""
+
+    def is_cuda(path):
+        return path.suffix == ".cu" or path.name.startswith("cuda_") or path.parent.name == "cuda"
+
+    homes = {}
+    for path in SOURCES:
+        for name in set(definitions(path)):
+            homes.setdefault(name, []).append(path)
+    assert {"on_threads", "ColumnsOutcome", "grid_of_threads", "invert", "tighten", "compare", "Filter"} <= set(homes)
+    for name, paths in homes.items():
+        folders, devices = {path.parent for path in paths}, [is_cuda(path) for path in paths]
+        if name == "dot":  # of vectors, in riemannian_cg.cpp
+            continue
+        assert len(paths) == 1 or (len(folders) == 1 and sorted(devices) == [False, True]), (name, paths)
 
 
 def test_no_operation_is_missing_here():

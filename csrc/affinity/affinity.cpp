@@ -9,6 +9,7 @@
 #include "affinity/direct.h"
 #include "affinity/eliminate.h"
 #include "affinity/modes.h"
+#include "affinity/parameters.h"
 #include "affinity/relax.h"
 #include "affinity/solve.h"
 #include "walk/graph.h"
@@ -17,17 +18,14 @@ namespace ssdml {
 namespace {
 
 using namespace walk;
-/// How many slow modes to take out of a component of n points: a multiple of kWidth. More leave fewer sweeps, but
-/// finding and removing them costs more than it saves, sooner where a loose `tol` needs few sweeps.
+
+/// How many slow modes to take out of a component of n points: a multiple of kWidth, fewer where a loose `tol` needs
+/// few sweeps.
 std::int64_t modes_for(std::int64_t n, double tol) {
   if (n < 512) return 0;
-  const std::int64_t modes = 16 * static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
-  return tol < 1e-5 ? modes : std::min<std::int64_t>(modes, 64);
+  return tol < 1e-5 ? modes_wanted(n) : std::min<std::int64_t>(modes_wanted(n), 64);
 }
-constexpr int kSweepsBeforeModes = 4;  // until the columns of popular points are smooth enough for float32
-constexpr double kOmega = 1.3;         // best where few modes are slow; adapted where many are
 constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
-constexpr double kFloatTol = 2e-7;     // float32 seldom reaches less
 constexpr double kModesTol = 5e-10;    // what float64 reaches with modes, unless they nearly coincide; then without
 
 /// Up to how many points a component is solved directly: where that takes about as long as slow modes and relaxation,
@@ -249,7 +247,7 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
   if (n == 0) return {0, 0.0, true};
   const Components components(indices, n, k);
   std::vector<double> forward(n * k), backward(n * k);
-  const double target = std::max(tol - 1.02 * unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
+  const double target = columns_tol<T>(tol);
   ColumnsOutcome outcome;
   std::fill_n(class_mass, n * classes, T(0));
   const Problem problem{indices, weights, k, labels, classes, gamma};

@@ -7,6 +7,7 @@
 #include "affinity/affinity.h"
 #include "affinity/cuda_modes.h"
 #include "affinity/cuda_panel.h"
+#include "affinity/parameters.h"
 #include "affinity/sor.h"
 #include "common/small_matrix.h"
 #include "cuda/launch.h"
@@ -20,11 +21,8 @@ using namespace walk;
 // As in affinity.cpp, but that modes pay in larger components only: a device has done many sweeps before the host has
 // seen a few small matrices; and whatever the tolerance.
 constexpr std::int64_t kFewestForModes = 1024;
-constexpr int kSweepsBeforeModes = 4;
-constexpr double kOmega = 1.3, kMostOmega = 1.45;  // what lies within a group limits it
-constexpr double kFloatTol = 2e-7;                 // float32 seldom reaches less
-constexpr double kLeastOverlap = 0.05;             // of modes from right and left
-constexpr std::int64_t kPanelsPerBlock = 16;       // between looks at progress
+constexpr double kMostOmega = 1.45;           // what lies within a group limits it
+constexpr std::int64_t kPanelsPerBlock = 16;  // between looks at progress
 
 /// What the device has, and how a component is laid out on it.
 struct Device {
@@ -45,8 +43,8 @@ struct Device {
   /// memory.
   std::int64_t modes(std::int64_t n) const {
     if (n < kFewestForModes) return 0;
-    const auto wanted = static_cast<std::int64_t>(std::ceil(0.45 / 16 * std::sqrt(static_cast<double>(n))));
-    return 16 * std::min(wanted, std::max<std::int64_t>(shared_bytes - 16, 0) / (16 * kWidest * 8));
+    const std::int64_t room = std::max<std::int64_t>(shared_bytes - 16, 0) / (16 * kWidest * 8);
+    return std::min(modes_wanted(n), 16 * room);
   }
   /// Threads of a block for components of up to n points: one for every point of a group.
   static int threads(std::int64_t n, int parts) {
@@ -99,16 +97,6 @@ void with_panel(const Device& device, std::int64_t n, std::int64_t modes, F f) {
     if (bytes(1, true) <= device.shared_bytes) return call(Shape<1, 1>{}, true);
   static_assert(kLanes * 4 <= Device::kWidest);
   call(Shape<kLanes, 4>{}, false);
-}
-
-/// Brings `count` entries to the host once the stream has computed them.
-template <typename T>
-std::vector<T> read(const T* device, std::int64_t count, cudaStream_t stream) {
-  std::vector<T> values(count);
-  if (count == 0) return values;
-  check(cudaMemcpyAsync(values.data(), device, count * sizeof(T), cudaMemcpyDeviceToHost, stream), "affinity: read");
-  check(cudaStreamSynchronize(stream), "affinity: read");
-  return values;
 }
 
 /// Which columns a launch solves: those of a range of components or of their unlabelled points.
@@ -191,7 +179,7 @@ __global__ void write_results(Columns columns, T* values, T* class_mass, Columns
   raise_to(&outcome->largest, largest);
 }
 
-struct Work {
+struct AffinityWork {
   Build build;
   Columns columns;
   ColumnsOutcome* outcome;
@@ -200,7 +188,8 @@ struct Work {
   double *piece, *product, *largest;      // (kPieces, modes, modes), (modes, modes), (3)
   unsigned char* room;                    // what blocks work in
 
-  Work(Workspace& workspace, const Device& device, std::int64_t n, std::int64_t k, bool weighted, std::int64_t classes)
+  AffinityWork(Workspace& workspace, const Device& device, std::int64_t n, std::int64_t k, bool weighted,
+               std::int64_t classes)
       : build(workspace, n, k, weighted, kFewestForModes) {
     const std::int64_t m = device.modes(n);
     columns = {build.graph,
@@ -223,7 +212,7 @@ struct Work {
 /// Finds the modes of a component, as modes.h does.
 class ModesOf {
  public:
-  ModesOf(const Device& device, Work& work, const Large& part, double gamma, cudaStream_t stream)
+  ModesOf(const Device& device, AffinityWork& work, const Large& part, double gamma, cudaStream_t stream)
       : device_(device),
         work_(work),
         part_(part),
@@ -247,45 +236,42 @@ class ModesOf {
   }
 
  private:
-  // Sweeps of the iterations for Z and U, as on the CPU.
-  static constexpr int kRight = 24, kLeft = 30;
-
   bool find_basis() {
     const std::int64_t n = part_.size;
     double rate = 0;
-    if (!iterate(false, kRight, work_.solved, rate)) return false;
+    if (!iterate(false, kSweepsForZ, work_.solved, rate)) return false;
     if (relaxation_.adapt(rate)) {
       relaxation_.omega = std::min(relaxation_.omega, kMostOmega);
-      if (!iterate(false, kRight, work_.solved, rate)) return false;
+      if (!iterate(false, kSweepsForZ, work_.solved, rate)) return false;
     }
-    if (!iterate(true, kLeft, work_.left, rate)) return false;
+    if (!iterate(true, kSweepsForU, work_.left, rate)) return false;
     restart();
     std::vector<double> small = transposed_product(work_.basis, work_.basis);
-    if (!ssdml::walk::triangular_inverse(small, m_, unit_roundoff<double>)) return false;
+    if (!triangular_inverse(small, m_, unit_roundoff<double>)) return false;
     multiply(&work_.solved, small);
     restart();
-    largest_ = read(work_.largest, 3, stream_);
+    largest_ = read("affinity: read", work_.largest, 3, stream_);
     small = transposed_product(work_.basis, work_.left);
-    if (!ssdml::walk::invert(small, m_, kLeastOverlap)) return false;
+    if (!invert_pivoted(small, m_, kLeastOverlap)) return false;
     for (const double entry : small)
       if (!std::isfinite(entry)) return false;
-    launch("affinity: transpose", stream_, threads_for(n * m_), transpose, n, m_, work_.basis, work_.other);
+    launch("affinity: transpose", stream_, grid_of_threads(n * m_), transpose, n, m_, work_.basis, work_.other);
     sweep(work_.left, kSweepsBeforeModes, true, true);
     write(small);
-    launch("affinity: multiply", stream_, threads_for(n * m_), walk::multiply, n, m_, work_.left, work_.product,
-           work_.basis);
+    launch("affinity: multiply_by_square", stream_, grid_of_threads(n * m_), multiply_by_square, n, m_, work_.left,
+           work_.product, work_.basis);
     return true;
   }
 
   bool iterate(bool back, int sweeps, double*& x, double& rate) {
-    for (const int between : {6, 3, 1}) {
-      launch("affinity: random_entries", stream_, threads_for(part_.size * m_), random_entries,
+    for (const int between : kSweepsBetween) {
+      launch("affinity: fill_random", stream_, grid_of_threads(part_.size * m_), fill_random,
              static_cast<std::uint64_t>(back), part_.size * m_, x);
       bool independent = true;
       for (int s = 0; s < sweeps && independent; s += between) {
         sweep(x, between, back, false);
         std::vector<double> small = transposed_product(x, x);
-        independent = ssdml::walk::triangular_inverse(small, m_, unit_roundoff<double>);
+        independent = triangular_inverse(small, m_, unit_roundoff<double>);
         if (!independent) break;
         multiply(&x, small);
         double logarithms = 0;
@@ -309,7 +295,7 @@ class ModesOf {
 
   void restart() {
     check(cudaMemsetAsync(work_.largest, 0, 3 * sizeof(double), stream_), "affinity: restart");
-    launch("affinity: restart", stream_, warps_for(part_.size), walk::restart, work_.build.graph, part_.begin,
+    launch("affinity: restart", stream_, grid_of_warps(part_.size), walk::restart, work_.build.graph, part_.begin,
            part_.size, m_, relaxation_.gamma, work_.solved, work_.basis, work_.largest);
   }
 
@@ -317,8 +303,8 @@ class ModesOf {
     const std::int64_t tiles = m_ / kTile;
     launch("affinity: multiply_transposed", stream_, {kPieces * tiles * tiles, kTile * kTile}, multiply_transposed,
            part_.size, m_, x, y, work_.piece);
-    launch("affinity: sum_pieces", stream_, threads_for(m_ * m_), sum_pieces, m_ * m_, work_.piece, work_.product);
-    return read(work_.product, m_ * m_, stream_);
+    launch("affinity: sum_pieces", stream_, grid_of_threads(m_ * m_), sum_pieces, m_ * m_, work_.piece, work_.product);
+    return read("affinity: read", work_.product, m_ * m_, stream_);
   }
 
   void write(const std::vector<double>& small) {
@@ -330,13 +316,13 @@ class ModesOf {
   /// *x <- *x small
   void multiply(double** x, const std::vector<double>& small) {
     write(small);
-    launch("affinity: multiply", stream_, threads_for(part_.size * m_), walk::multiply, part_.size, m_, *x,
-           work_.product, work_.other);
+    launch("affinity: multiply_by_square", stream_, grid_of_threads(part_.size * m_), multiply_by_square, part_.size,
+           m_, *x, work_.product, work_.other);
     std::swap(*x, work_.other);
   }
 
   const Device& device_;
-  Work& work_;
+  AffinityWork& work_;
   const Large& part_;
   std::int64_t m_;
   Sor relaxation_;
@@ -348,7 +334,7 @@ class ModesOf {
 
 std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, bool weighted, std::int64_t classes) {
   Workspace workspace(nullptr);
-  Work(workspace, Device(), n, k, weighted, classes);
+  AffinityWork(workspace, Device(), n, k, weighted, classes);
   return workspace.bytes();
 }
 
@@ -360,8 +346,8 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
   const auto on = static_cast<cudaStream_t>(stream);
   const Device device;
   Workspace memory(workspace);
-  Work work(memory, device, n, k, weights != nullptr, classes);
-  const double target = std::max(tol - 1.02 * unit_roundoff<T>, tol / 2);  // the rest is for rounding values to T
+  AffinityWork work(memory, device, n, k, weights != nullptr, classes);
+  const double target = columns_tol<T>(tol);
   work.columns.gamma = gamma, work.columns.tol = target;
   check(cudaMemsetAsync(work.columns.forward, 0, n * k * sizeof(double), on), "affinity: columns");
   check(cudaMemsetAsync(work.columns.backward, 0, n * k * sizeof(double), on), "affinity: columns");
@@ -369,8 +355,8 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
   check(cudaMemsetAsync(work.outcome, 0, sizeof(ColumnsOutcome), on), "affinity: columns");
   check(cudaMemsetAsync(work.failed, 0, n, on), "affinity: columns");
   work.build.run(indices, weights, labels, on);
-  const Census census = read(work.build.census, 1, on)[0];
-  std::vector<Large> parts = read(work.build.list, static_cast<std::int64_t>(census.n_large), on);
+  const Census census = read("affinity: read", work.build.census, 1, on)[0];
+  std::vector<Large> parts = read("affinity: read", work.build.list, static_cast<std::int64_t>(census.n_large), on);
   std::sort(parts.begin(), parts.end(), [](const Large& a, const Large& b) { return a.begin < b.begin; });
 
   bool proceeding = true;
@@ -418,9 +404,9 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
     solve(double{}, largest, none, {begin, n - begin, true, nullptr, 1, nullptr}, target / 3);
     solve(double{}, largest, none, {begin, n - begin, false, nullptr, 1, nullptr}, target);
   }
-  launch("affinity: write_results", on, threads_for(n * std::max(k, classes)), write_results<T>, work.columns, values,
-         class_mass, work.outcome);
-  const ColumnsOutcome outcome = read(work.outcome, 1, on)[0];
+  launch("affinity: write_results", on, grid_of_threads(n * std::max(k, classes)), write_results<T>, work.columns,
+         values, class_mass, work.outcome);
+  const ColumnsOutcome outcome = read("affinity: read", work.outcome, 1, on)[0];
   return {static_cast<std::int64_t>(outcome.sweeps), outcome.error + 1.01 * unit_roundoff<T> * outcome.largest,
           proceeding};
 }

@@ -14,10 +14,9 @@ namespace ssdml::cuda::walk {
 constexpr int kTile = 16;             // a block multiplies tiles of so many rows and columns, one entry per thread
 constexpr std::int64_t kPieces = 32;  // of the rows of x' y, summed apart
 
-__global__ void random_entries(std::uint64_t seed, std::int64_t count, double* x) {
+__global__ void fill_random(std::uint64_t seed, std::int64_t count, double* x) {
   const Random random{seed, 0};
-  for (std::int64_t e = thread_id(); e < count; e += thread_count())
-    x[e] = static_cast<double>(random.below(e, 1 << 24)) * 0x1p-23 - 1;
+  for (std::int64_t e = thread_id(); e < count; e += thread_count()) x[e] = random.symmetric(e);
 }
 
 /// piece[q] = x' y over the q-th piece of the rows, for (n, m) x and y.
@@ -50,7 +49,7 @@ __global__ void sum_pieces(std::int64_t count, const double* piece, double* prod
 }
 
 /// product = x y for an (n, m) x and an (m, m) y.
-__global__ void multiply(std::int64_t n, std::int64_t m, const double* x, const double* y, double* product) {
+__global__ void multiply_by_square(std::int64_t n, std::int64_t m, const double* x, const double* y, double* product) {
   for (std::int64_t e = thread_id(); e < n * m; e += thread_count()) {
     const double* row = x + e / m * m;
     double sum = 0;

@@ -10,11 +10,13 @@
 #include "affinity/sor.h"
 #include "cuda/launch.h"
 #include "walk/cuda_graph.h"
+#include "walk/rounding.h"
 
 namespace ssdml::cuda::walk {
 
 using ssdml::walk::Interval;
 using ssdml::walk::Sor;
+using ssdml::walk::unit_roundoff;
 
 /// Slow modes of one component (modes.h), in float64; none where m = 0.
 struct Modes {
@@ -47,9 +49,6 @@ inline constexpr int kMostThreads = 1024;
 inline constexpr int kGroups = 16;        // at least
 inline constexpr int kSweepsPerLook = 8;  // of relaxation, in which the bound should shrink more than by the series
 inline constexpr std::int64_t kStaticShared = 8 << 10;  // more than a block's variables take
-
-template <typename P>
-inline constexpr double unit_roundoff = sizeof(P) == 4 ? 0x1p-24 : 0x1p-53;
 
 /// The part of a point's line that one thread handles.
 template <typename P, int kLanes>

@@ -56,7 +56,7 @@ class DirectSolver {
     n_ = static_cast<std::int64_t>(members.size());
     lines_ = lines_for(n_);
     read(place);
-    ssdml::invert(n_, x_.get(), row(1) - row(0), scratch_.get());
+    invert(n_, x_.get(), row(1) - row(0), scratch_.get());
     const double size = scale();
     return bound(size);
   }

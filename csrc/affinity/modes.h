@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "affinity/parameters.h"
 #include "affinity/relax.h"
 #include "common/gemm.h"
 #include "common/parallel.h"
@@ -124,19 +125,14 @@ class Modes {
   friend class Modes;
 
   static constexpr std::int64_t kChunk = kWidth<float>;  // modes summed at once: sums of sums round less
-  // Sweeps of the iterations for Z and U. More do not pay; fewer leave columns that need hundreds of sweeps.
-  static constexpr int kRight = 24, kLeft = 30;
-  // Directions in which the spans of U and V are more nearly orthogonal than this are left alone: the coefficients
-  // there would be large, and with them rounding.
-  static constexpr double kLeastOverlap = 0.05;
 
   template <typename Proceed>
   bool find(const Graph& graph, const Proceed& proceed) {
     std::vector<T> right(n_ * m_), left(n_ * m_), other(n_ * m_);
     double rate = 0;
-    if (!iterate(graph, false, kRight, right, other, rate, proceed)) return false;
-    if (relaxation_.adapt(rate) && !iterate(graph, false, kRight, right, other, rate, proceed)) return false;
-    if (!iterate(graph, true, kLeft, left, other, rate, proceed)) return false;
+    if (!iterate(graph, false, kSweepsForZ, right, other, rate, proceed)) return false;
+    if (relaxation_.adapt(rate) && !iterate(graph, false, kSweepsForZ, right, other, rate, proceed)) return false;
+    if (!iterate(graph, true, kSweepsForU, left, other, rate, proceed)) return false;
     // Z such that V is nearly orthonormal: no cancellation in V c. What V is, is known in float64.
     solved_ = std::move(right);
     basis_.resize(n_ * m_);
@@ -151,7 +147,7 @@ class Modes {
     std::vector<T> product(m_ * m_);
     multiply_transposed(basis_, left, product);
     std::vector<double> inverse(product.begin(), product.end());
-    if (!invert(inverse, m_, kLeastOverlap)) return false;
+    if (!invert_pivoted(inverse, m_, kLeastOverlap)) return false;
     by_panels(left, [&](Lines<T>& x, Lines<T>& swept) {
       const Line<T> same = fill(T(1) / static_cast<T>(graph.k));
       for (int s = 0; s < sweeps_; ++s) {
@@ -172,7 +168,7 @@ class Modes {
   template <typename Proceed>
   bool iterate(const Graph& graph, bool back, int sweeps, std::vector<T>& x, std::vector<T>& other, double& rate,
                const Proceed& proceed) const {
-    for (const int between : {6, 3, 1}) {
+    for (const int between : kSweepsBetween) {
       random_entries(back, x.data(), n_ * m_);
       bool independent = true;
       for (int s = 0; s < sweeps && independent; s += between) {
@@ -255,7 +251,7 @@ class Modes {
     std::vector<T> gram(m_ * m_);
     multiply_transposed(x, x, gram);
     r.assign(gram.begin(), gram.end());
-    return walk::triangular_inverse(r, m_, unit_roundoff<T>);
+    return ssdml::triangular_inverse(r, m_, unit_roundoff<T>);
   }
 
   /// `shrunk` is the mean, by magnitude, of what the last quarter of the columns were long once orthogonal.

@@ -105,7 +105,7 @@ struct Relaxation : Sor {
   /// Change of the residual by rounding in one of the above, relative to the largest entry before and after.
   template <typename T>
   double rounding(const Graph& graph) const {
-    return gather_rounding<T>(graph) + 6 * unit_roundoff<T>;
+    return sweep_rounding<T>(graph) + 6 * unit_roundoff<T>;
   }
 
  private:

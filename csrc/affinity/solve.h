@@ -106,7 +106,7 @@ class PanelSolver {
   /// Terms of the series until the panel is finished, which is answered, or there were `sweeps` of them. With
   /// `from_source`, v has no negative entries, and none but zeros where the panel has not reached.
   bool walk(int sweeps, bool from_source) {
-    const double relative = gather_rounding<P>(graph_);
+    const double relative = sweep_rounding<P>(graph_);
     std::size_t grown_from = 0;  // places reached before the last sweep
     for (int s = 0; s < sweeps; ++s) {
       add((1 - gamma_) * scale_);

@@ -21,7 +21,7 @@ __global__ void loss_alone(const T* y, std::int64_t l, const std::int64_t* tripl
                            double four_t, T* losses) {
   for (std::int64_t t = warp_id(); t < n_triplets; t += warp_count()) {
     const double m = Triplet<T>(y, l, triplets + 3 * t).margin(l, four_t);
-    if (lane_id() == 0) losses[t] = static_cast<T>(softplus(m));
+    if (lane_id() == 0) losses[t] = static_cast<T>(scalar_softplus(m));
   }
 }
 
@@ -76,7 +76,7 @@ class RowGradient {
       const double m = shared.margin[q], slope = (weight ? static_cast<double>(weight[t]) : 1.0) * sigmoid(m);
       shared.on_a[q] = on_a<T>(role, slope);
       shared.on_b[q] = on_b<T>(role, slope, four_t);
-      if (role == 0 && losses) losses[t] = static_cast<T>(softplus(m));
+      if (role == 0 && losses) losses[t] = static_cast<T>(scalar_softplus(m));
     }
     __syncthreads();
     for (std::int64_t p = threadIdx.x; p < l; p += kThreads) {
@@ -147,7 +147,7 @@ SortedParts::SortedParts(Workspace& workspace, std::int64_t n, std::int64_t n_tr
 
 void SortedParts::sort(const std::int64_t* triplets, std::int64_t n_triplets, cudaStream_t stream) const {
   if (n_triplets == 0) return;
-  launch("angular_loss: count_up", stream, threads_for(3 * n_triplets), count_up, 3 * n_triplets, unsorted);
+  launch("angular_loss: count_up", stream, grid_of_threads(3 * n_triplets), count_up, 3 * n_triplets, unsorted);
   by_row.run("angular_loss: sort", triplets, row, unsorted, part, stream);
 }
 
@@ -166,7 +166,7 @@ void angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t
   const double four_t = 4 * tan2_alpha;
   if (!grad_y) {
     if (!losses) return;
-    return launch("angular_loss: loss_alone", on, warps_for(n_triplets), loss_alone<T>, y, l, triplets, n_triplets,
+    return launch("angular_loss: loss_alone", on, grid_of_warps(n_triplets), loss_alone<T>, y, l, triplets, n_triplets,
                   four_t, losses);
   }
   const auto run = [&](const std::int64_t* row, const std::int64_t* part) {

@@ -10,7 +10,7 @@
 
 namespace ssdml::cuda {
 
-SSDML_HOST_DEVICE double softplus(double m) { return fmax(m, 0.0) + log1p(exp(-fabs(m))); }
+SSDML_HOST_DEVICE double scalar_softplus(double m) { return fmax(m, 0.0) + log1p(exp(-fabs(m))); }
 SSDML_HOST_DEVICE double sigmoid(double m) {
   const double e = exp(-fabs(m));
   return (m >= 0 ? 1.0 : e) / (1 + e);

@@ -28,6 +28,11 @@ struct Random {
     return static_cast<std::int64_t>((static_cast<unsigned __int128>(bits) * static_cast<std::uint64_t>(n)) >> 64);
 #endif
   }
+
+  /// A multiple of 2^-23 in [-1, 1), by number `first` + i.
+  SSDML_HOST_DEVICE double symmetric(std::uint64_t i) const {
+    return static_cast<double>(below(i, 1 << 24)) * 0x1p-23 - 1;
+  }
 };
 
 }  // namespace ssdml

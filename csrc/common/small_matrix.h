@@ -8,11 +8,11 @@
 #include <utility>
 #include <vector>
 
-namespace ssdml::walk {
+namespace ssdml {
 
 /// Inverts in place, by Gauss-Jordan with complete pivoting, as large a part of `a` as has no pivot below `least`; the
 /// rest becomes zero. False if nothing is left.
-inline bool invert(std::vector<double>& a, std::int64_t m, double least) {
+inline bool invert_pivoted(std::vector<double>& a, std::int64_t m, double least) {
   std::vector<std::int64_t> row_of(m), column_of(m);  // where each row and column came from
   std::iota(row_of.begin(), row_of.end(), 0);
   std::iota(column_of.begin(), column_of.end(), 0);
@@ -59,7 +59,7 @@ inline bool triangular_inverse(std::vector<double>& r, std::int64_t m, double un
     for (std::int64_t c = a; c < m; ++c) r[a * m + c] *= scale;
     for (std::int64_t c = 0; c < a; ++c) r[a * m + c] = 0;
   }
-  return invert(r, m, 0);
+  return invert_pivoted(r, m, 0);
 }
 
-}  // namespace ssdml::walk
+}  // namespace ssdml

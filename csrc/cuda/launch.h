@@ -13,6 +13,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace ssdml::cuda {
 
@@ -48,8 +49,8 @@ struct Grid {
 };
 
 /// Blocks that give each of `count` items a thread, or a warp, of its own.
-inline Grid threads_for(std::int64_t count, int threads = 256) { return {ceil_div(count, threads), threads}; }
-inline Grid warps_for(std::int64_t count, int threads = 256) { return {ceil_div(count, threads / kWarp), threads}; }
+inline Grid grid_of_threads(std::int64_t count, int threads = 256) { return {ceil_div(count, threads), threads}; }
+inline Grid grid_of_warps(std::int64_t count, int threads = 256) { return {ceil_div(count, threads / kWarp), threads}; }
 
 /// Starts a kernel, cut to the largest grid; an empty grid starts nothing.
 template <typename... Parameters, typename... Arguments>
@@ -106,6 +107,16 @@ __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; 
 
 /// The shared memory that a launch asks for.
 extern __shared__ __align__(16) unsigned char shared_memory[];
+
+/// Brings `count` entries to the host once the stream has computed them.
+template <typename T>
+std::vector<T> read(const char* name, const T* device, std::int64_t count, cudaStream_t stream) {
+  std::vector<T> values(count);
+  if (count == 0) return values;
+  check(cudaMemcpyAsync(values.data(), device, count * sizeof(T), cudaMemcpyDeviceToHost, stream), name);
+  check(cudaStreamSynchronize(stream), name);
+  return values;
+}
 
 // ---- numbers --------------------------------------------------------------------------------------------------------
 

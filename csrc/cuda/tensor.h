@@ -6,7 +6,8 @@
 
 namespace ssdml::cuda {
 
-/// Rounding of one of the additions in multiply_add(), relative: "at least single precision", perhaps not to nearest.
+/// Rounding of one of the additions in multiply_add_tiles(), relative: "at least single precision", perhaps not to
+/// nearest.
 inline constexpr double kTensorRounding = 0x1p-23;
 
 #ifdef __CUDACC__
@@ -23,7 +24,7 @@ __device__ inline void load_tiles(std::uint32_t (&tile)[4], const void* row) {
 /// sum += a b' for (16, 16) a and (8, 16) b. Of a, a lane has its entries of tiles (rows 0 to 7, columns 0 to 7), (8,
 /// 0), (0, 8) and (8, 8), of b those of columns 0 to 7 and 8 to 15, each as load_tiles() gives them; of sum, of rows
 /// q / 4 and q / 4 + 8, columns 2 (q % 4) and 2 (q % 4) + 1.
-__device__ inline void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+__device__ inline void multiply_add_tiles(float (&sum)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
       "%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
@@ -33,7 +34,7 @@ __device__ inline void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4]
 #else
 
 void load_tiles(std::uint32_t (&tile)[4], const void* row);
-void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
+void multiply_add_tiles(float (&sum)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
 
 #endif
 

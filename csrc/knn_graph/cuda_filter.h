@@ -372,7 +372,7 @@ static __global__ void __launch_bounds__(kThreads, 2)
           for (int m = 0; m < kRowTiles; ++m)
 #pragma unroll
             for (int n = 0; n < kColumnTiles; ++n)
-              multiply_add(sum[m][n], a[m], {c[n / 2][n % 2 * 2], c[n / 2][n % 2 * 2 + 1]});
+              multiply_add_tiles(sum[m][n], a[m], {c[n / 2][n % 2 * 2], c[n / 2][n % 2 * 2 + 1]});
         }
         stage = (stage + 1) % kStages;
       }

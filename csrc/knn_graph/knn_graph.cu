@@ -38,21 +38,21 @@ struct LiftedSquaredDifference {
     return sum + (u - v) * kLift * ((u - v) * kLift);
   }
 };
-struct Product {
+struct CoordinateProduct {
   __device__ double operator()(double sum, double u, double v) const { return sum + u * v; }
 };
 
 /// Sums part[q] over the lanes, for lane q. Each step halves the pairs that a lane is responsible for and adds the
 /// partner's partial sums of those it keeps. A template, so that `part` stays in registers.
 template <int half>
-__device__ void fold(double (&part)[kWarp]) {
+__device__ void fold_lanes(double (&part)[kWarp]) {
   const bool upper = lane_id() & half;
 #pragma unroll
   for (int q = 0; q < half; ++q) {
     const double kept = upper ? part[q + half] : part[q], given = upper ? part[q] : part[q + half];
     part[q] = kept + __shfl_xor_sync(kAllLanes, given, half);
   }
-  if constexpr (half > 1) fold<half / 2>(part);
+  if constexpr (half > 1) fold_lanes<half / 2>(part);
 }
 
 /// Lane q receives the sum over the d coordinates of row q / kMicroColumns and column q % kMicroColumns. All lanes of
@@ -70,7 +70,7 @@ __device__ double pair_sums(const C* const (&rows)[kMicroRows], const C* const (
 #pragma unroll
     for (int q = 0; q < kWarp; ++q) part[q] = f(part[q], u[q / kMicroColumns], v[q % kMicroColumns]);
   }
-  fold<kWarp / 2>(part);
+  fold_lanes<kWarp / 2>(part);
   return part[0];
 }
 
@@ -209,13 +209,13 @@ __device__ void find_columns(const Segments& segments, const bool* only, std::in
   high[threadIdx.x] = only && !only[i] ? begin : begin + segments.size(s);
 }
 
-struct Range {
+struct ColumnRange {
   std::int64_t first, last;
 };
 
 /// From the first to past the last of the columns of `count` rows, which ascend.
-__device__ Range all_columns(const std::int64_t* low, const std::int64_t* high, int count) {
-  Range range{0, 0};
+__device__ ColumnRange all_columns(const std::int64_t* low, const std::int64_t* high, int count) {
+  ColumnRange range{0, 0};
   for (int r = 0; r < count; ++r) {
     if (low[r] == high[r]) continue;
     if (range.last == 0) range.first = low[r];
@@ -446,15 +446,15 @@ constexpr double kBounded =
     0.95;  // share of a search by bounds that has been done once rows are left out, as a rule few
 
 /// What a search needs besides its result. Rows and columns are the same points if `mutual`.
-struct Work {
+struct SearchWork {
   Plan plan;
   double *unit_columns = nullptr, *unit_rows = nullptr;  // cosine
   Frame frame{};
   Side columns{}, rows{};
   bool* left_out = nullptr;  // (n_rows)
 
-  Work(Workspace& workspace, Segments row_segments, Segments column_segments, bool mutual, std::int64_t largest,
-       std::int64_t d, std::int64_t k, Metric metric)
+  SearchWork(Workspace& workspace, Segments row_segments, Segments column_segments, bool mutual, std::int64_t largest,
+             std::int64_t d, std::int64_t k, Metric metric)
       : plan(largest, k, mutual) {
     if (metric == Metric::cosine) {
       unit_columns = workspace.take<double>(column_segments.n * d);
@@ -483,17 +483,18 @@ struct Work {
 
 /// As search(), for rows and columns of type C: what it does not answer is left out. False if it was stopped.
 template <typename T, typename C, typename F>
-bool search_by_bounds(const C* rows, const C* columns, bool mutual, const Work& work, std::int64_t k,
+bool search_by_bounds(const C* rows, const C* columns, bool mutual, const SearchWork& work, std::int64_t k,
                       std::int64_t* indices, T* distances, F f, const Watch& watch, cudaStream_t stream) {
   const auto& [segments, n] = std::pair(work.columns.segments, work.columns.segments.n);
   const std::int64_t n_rows = work.rows.segments.n, d = work.frame.d, blocks = work.rows.segments.most_blocks();
-  launch("knn: find_centre", stream, threads_for(d, kWarp), find_centre<C>, columns, n, work.frame);
+  launch("knn: find_centre", stream, grid_of_threads(d, kWarp), find_centre<C>, columns, n, work.frame);
   check(cudaMemsetAsync(work.frame.largest, 0, sizeof(double), stream), "knn: find_largest");
-  launch("knn: find_largest", stream, threads_for(n * d), find_largest<C>, columns, n, work.frame);
-  if (!mutual) launch("knn: find_largest", stream, threads_for(n_rows * d), find_largest<C>, rows, n_rows, work.frame);
-  launch("knn: place_points", stream, warps_for(n_rows), place_points<C>, rows, work.frame, work.rows, true);
+  launch("knn: find_largest", stream, grid_of_threads(n * d), find_largest<C>, columns, n, work.frame);
   if (!mutual)
-    launch("knn: place_points", stream, warps_for(n), place_points<C>, columns, work.frame, work.columns, false);
+    launch("knn: find_largest", stream, grid_of_threads(n_rows * d), find_largest<C>, rows, n_rows, work.frame);
+  launch("knn: place_points", stream, grid_of_warps(n_rows), place_points<C>, rows, work.frame, work.rows, true);
+  if (!mutual)
+    launch("knn: place_points", stream, grid_of_warps(n), place_points<C>, columns, work.frame, work.columns, false);
 
   constexpr std::int64_t shared = kStages * kStageBytes;
   admit_shared("knn: compare", compare, shared);
@@ -507,12 +508,12 @@ bool search_by_bounds(const C* rows, const C* columns, bool mutual, const Work& 
              work.rows, work.columns, mutual, blocks, work.frame.slices, work.plan.capacity, begin + from, begin + to);
     };
     if (!watch.queue_parts(end - begin, kOffsetsAtOnce, share(begin), share(end), compare_offsets)) return false;
-    launch("knn: tighten", stream, warps_for(n_rows), tighten<T>, work.frame, work.rows, work.columns, k,
+    launch("knn: tighten", stream, grid_of_warps(n_rows), tighten<T>, work.frame, work.rows, work.columns, k,
            work.plan.capacity);
     begin = end;
   }
-  launch("knn: select_nearest", stream, warps_for(n_rows), select_nearest<C, T, F>, rows, columns, work.rows, segments,
-         d, k, work.plan.capacity, work.frame.metric, work.left_out, indices, distances, f);
+  launch("knn: select_nearest", stream, grid_of_warps(n_rows), select_nearest<C, T, F>, rows, columns, work.rows,
+         segments, d, k, work.plan.capacity, work.frame.metric, work.left_out, indices, distances, f);
   return true;
 }
 
@@ -522,7 +523,7 @@ SearchOutcome find(const X* rows, Segments row_segments, const X* columns, Segme
                    Distance<X>* distances, Progress* progress, void* memory, cudaStream_t stream) {
   using T = Distance<X>;
   Workspace workspace(memory);
-  const Work work(workspace, row_segments, column_segments, mutual, largest, d, k, metric);
+  const SearchWork work(workspace, row_segments, column_segments, mutual, largest, d, k, metric);
   const std::int64_t n_rows = row_segments.n;
   const Watch watch(progress, stream);
   const auto search_all = [&]<typename C, typename F>(const C* from, const C* to, F f) {
@@ -530,12 +531,12 @@ SearchOutcome find(const X* rows, Segments row_segments, const X* columns, Segme
     if (bounded && !search_by_bounds(from, to, mutual, work, k, indices, distances, f, watch, stream))
       return SearchOutcome::stopped;
     const auto search_rows = [&](std::int64_t begin, std::int64_t end) {
-      if constexpr (std::is_same_v<F, Product> || (std::is_same_v<C, double> && std::is_same_v<X, double>)) {
-        if (std::is_same_v<F, Product> || metric != Metric::cosine)
+      if constexpr (std::is_same_v<F, CoordinateProduct> || (std::is_same_v<C, double> && std::is_same_v<X, double>)) {
+        if (std::is_same_v<F, CoordinateProduct> || metric != Metric::cosine)
           return launch("knn: search", stream, Grid{ceil_div(end - begin, kRows), kWarps * kWarp}, search<C, T, F>,
                         from, begin, end, to, column_segments, d, k, metric, work.left_out, indices, distances, f);
       }
-      if constexpr (!std::is_same_v<F, Product>)
+      if constexpr (!std::is_same_v<F, CoordinateProduct>)
         launch("knn: search_by_estimates", stream, Grid{ceil_div(end - begin, kTile), kTileThreads},
                search_by_estimates<C, T>, from, begin, end, to, column_segments, d, k, metric, work.left_out, indices,
                distances);
@@ -543,11 +544,11 @@ SearchOutcome find(const X* rows, Segments row_segments, const X* columns, Segme
     return watch.queue_parts(n_rows, kTile, bounded ? kBounded : 0, 1, search_rows) ? SearchOutcome::complete
                                                                                     : SearchOutcome::stopped;
   };
-  if (metric == Metric::inner_product) return search_all(rows, columns, Product{});
+  if (metric == Metric::inner_product) return search_all(rows, columns, CoordinateProduct{});
   if (metric != Metric::cosine) return search_all(rows, columns, SquaredDifference{});
-  launch("knn: unit_rows", stream, warps_for(column_segments.n), unit_rows<X>, columns, column_segments.n, d,
+  launch("knn: unit_rows", stream, grid_of_warps(column_segments.n), unit_rows<X>, columns, column_segments.n, d,
          work.unit_columns);
-  if (!mutual) launch("knn: unit_rows", stream, warps_for(n_rows), unit_rows<X>, rows, n_rows, d, work.unit_rows);
+  if (!mutual) launch("knn: unit_rows", stream, grid_of_warps(n_rows), unit_rows<X>, rows, n_rows, d, work.unit_rows);
   return search_all(static_cast<const double*>(work.unit_rows), static_cast<const double*>(work.unit_columns),
                     SquaredDifference{});
 }
@@ -559,14 +560,14 @@ Segments one_segment(std::int64_t n) { return {nullptr, 1, n}; }
 
 std::int64_t knn_graph_workspace(std::int64_t n, std::int64_t d, std::int64_t k, Metric metric, std::int64_t largest) {
   Workspace workspace(nullptr);
-  Work(workspace, one_segment(n), one_segment(n), true, largest, d, k, metric);
+  SearchWork(workspace, one_segment(n), one_segment(n), true, largest, d, k, metric);
   return workspace.bytes();
 }
 
 std::int64_t knn_search_workspace(std::int64_t n_queries, std::int64_t n_base, std::int64_t d, std::int64_t k,
                                   Metric metric) {
   Workspace workspace(nullptr);
-  Work(workspace, one_segment(n_queries), one_segment(n_base), false, n_base, d, k, metric);
+  SearchWork(workspace, one_segment(n_queries), one_segment(n_base), false, n_base, d, k, metric);
   return workspace.bytes();
 }
 

@@ -50,7 +50,7 @@ __global__ void mine(const std::int64_t* indices, const T* distances, const T* a
 template <typename T>
 void mine_triplets(const std::int64_t* indices, const T* distances, const T* affinity, std::int64_t k,
                    const std::int64_t* anchors, std::int64_t n_anchors, std::int64_t* triplets, void* stream) {
-  launch("mine_triplets", static_cast<cudaStream_t>(stream), warps_for(n_anchors), mine<T>, indices, distances,
+  launch("mine_triplets", static_cast<cudaStream_t>(stream), grid_of_warps(n_anchors), mine<T>, indices, distances,
          affinity, k, anchors, n_anchors, triplets);
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "propagate_labels/parameters.h"
 #include "walk/graph.h"
 
 namespace ssdml {
@@ -25,7 +26,7 @@ class Symmetrised {
       degree_[p] = edges(p, ones.data())[0];
       most = std::max(most, graph.k + graph.in_degree(p));
     }
-    relative_rounding_ = 0x1p-52 * static_cast<double>(most + 8);
+    relative_rounding_ = entry_rounding(static_cast<double>(most));
   }
 
   std::int64_t size() const { return graph_.n; }
@@ -196,7 +197,7 @@ class Propagation {
         if (sum_error > 0) bound = std::max(bound, sum > 0 ? std::min(sum_error / sum, 1.0) : 1.0);
       }
     }
-    return std::min(bound + unit_roundoff<T> + 0x1p-52 * static_cast<double>(classes_ + 4), 1.0);
+    return std::min(bound + unit_roundoff<T> + posterior_rounding(static_cast<double>(classes_)), 1.0);
   }
 
  private:
@@ -211,13 +212,11 @@ class Propagation {
       if (labels_[i] >= begin && labels_[i] < end) solver.b[p][labels_[i] - begin] = 1 - gamma_;
       for (std::int64_t c = begin; c < end; ++c) solver.x[p][c - begin] = mass_[i * classes_ + c];
     }
-    // Conjugate gradients at their worst gain a digit in log(10) / 2 sqrt(condition) steps.
-    const int most = static_cast<int>(20 * std::sqrt((1 + gamma_) / (1 - gamma_))) + 20;
     const auto proceed = [&] {
       const double share = static_cast<double>(points_done) + static_cast<double>(graph.n * begin) / classes_;
       return proceeding = progress_.update(share / static_cast<double>(n_));
     };
-    const int taken = solver.solve(target * (1 - gamma_), most, proceed);
+    const int taken = solver.solve(target * (1 - gamma_), most_steps(gamma_), proceed);
     if (taken < 0) return;
     steps = std::max(steps, taken);
     // S is row-stochastic, so that the rest, M^-1 times the residual, lies within its range / (1 - gamma).
@@ -264,7 +263,7 @@ WalkReport propagate_labels(const std::int64_t* indices, const double* weights, 
     bound = propagation.normalise(ptr, segments, posteriors);
     if (bound <= tol || !(propagation.error < before / 2)) break;  // rounding of T alone may exceed tol
     before = propagation.error;
-    target = std::min(propagation.error, target) * std::max(tol / bound, 1e-6) / 4;
+    target = next_target(propagation.error, target, tol, bound);
   }
   return {propagation.steps, bound, true};
 }

@@ -2,8 +2,10 @@
 #include <cmath>
 
 #include "cuda/launch.h"
+#include "propagate_labels/parameters.h"
 #include "propagate_labels/propagate_labels.h"
 #include "walk/cuda_graph.h"
+#include "walk/rounding.h"
 
 namespace ssdml::cuda {
 namespace {
@@ -50,7 +52,7 @@ struct Symmetrised {
 };
 
 /// What one panel of classes is solved in, (n, width) each.
-struct Panel {
+struct ClassPanel {
   std::int64_t n, width;
   double *b, *x, *residual, *direction, *product;
 };
@@ -70,7 +72,7 @@ __global__ void find_reached(Graph graph, std::int64_t classes, char* reached) {
     if (graph.label[p] >= 0) reached[graph.begin[p] * classes + graph.label[p]] = 1;
 }
 
-__global__ void start(Graph graph, Panel panel, std::int64_t first, std::int64_t classes, double gamma,
+__global__ void start(Graph graph, ClassPanel panel, std::int64_t first, std::int64_t classes, double gamma,
                       const double* mass) {
   for (std::int64_t e = thread_id(); e < panel.n * panel.width; e += thread_count()) {
     const std::int64_t p = e / panel.width, c = first + e % panel.width;
@@ -118,7 +120,7 @@ __device__ double ratio(double a, double b) { return b > 0 ? a / b : 0; }
 
 // ---- one step -------------------------------------------------------------------------------------------------------
 
-__global__ void first_residual(Symmetrised matrix, Panel panel, double* chunk) {
+__global__ void first_residual(Symmetrised matrix, ClassPanel panel, double* chunk) {
   sum_chunks(panel.n, panel.width, chunk, [&](std::int64_t p, int c) {
     const std::int64_t e = p * panel.width + c;
     const double residual = panel.b[e] - matrix(p, c, panel.width, panel.x);
@@ -135,7 +137,7 @@ __global__ void first_square(std::int64_t chunks, const double* chunk, double ta
   if (threadIdx.x == 0) step->steps = 0, step->unfinished = unfinished;
 }
 
-__global__ void multiply(Symmetrised matrix, Panel panel, double* chunk) {
+__global__ void multiply_direction(Symmetrised matrix, ClassPanel panel, double* chunk) {
   sum_chunks(panel.n, panel.width, chunk, [&](std::int64_t p, int c) {
     const std::int64_t e = p * panel.width + c;
     const double product = matrix(p, c, panel.width, panel.direction);
@@ -149,7 +151,7 @@ __global__ void find_length(std::int64_t chunks, const double* chunk, Step* step
   if (threadIdx.x < kWarp) step->length[threadIdx.x] = ratio(step->square[threadIdx.x], curvature);
 }
 
-__global__ void descend(Symmetrised matrix, Panel panel, const Step* step, double* chunk) {
+__global__ void descend(Symmetrised matrix, ClassPanel panel, const Step* step, double* chunk) {
   sum_chunks(panel.n, panel.width, chunk, [&](std::int64_t p, int c) {
     const std::int64_t e = p * panel.width + c;
     panel.x[e] += step->length[c] * panel.direction[e];
@@ -167,15 +169,15 @@ __global__ void find_keep(std::int64_t chunks, const double* chunk, double targe
   if (threadIdx.x == 0) step->steps += step->unfinished, step->unfinished = unfinished;
 }
 
-__global__ void turn(Panel panel, const Step* step) {
+__global__ void turn(ClassPanel panel, const Step* step) {
   for (std::int64_t e = thread_id(); e < panel.n * panel.width; e += thread_count())
     panel.direction[e] = panel.residual[e] + step->keep[e % panel.width] * panel.direction[e];
 }
 
 /// Keeps x, and raises `error` to its largest: S is row-stochastic, so that the rest, M^-1 times the residual, is at
 /// most the largest residual / (1 - gamma).
-__global__ void keep(Symmetrised matrix, Panel panel, std::int64_t first, std::int64_t classes, double rounding,
-                     const char* reached, double* mass, double* error) {
+__global__ void keep_solution(Symmetrised matrix, ClassPanel panel, std::int64_t first, std::int64_t classes,
+                              double rounding, const char* reached, double* mass, double* error) {
   double largest = 0;
   for (std::int64_t e = thread_id(); e < panel.n * panel.width; e += thread_count()) {
     const std::int64_t p = e / panel.width, c = e % panel.width;
@@ -240,16 +242,17 @@ __global__ void normalise(Graph graph, const std::int64_t* ptr, std::int64_t seg
 
 constexpr std::int64_t kNoneLarge = std::int64_t{1} << 40;
 
-struct Work {
+struct PropagationWork {
   walk::Build build;
   Symmetrised matrix;
   double *mass, *total;  // (n, classes): F; (segments, classes)
   char* reached;         // (n, classes)
-  Panel panel;
+  ClassPanel panel;
   double *chunk, *number;  // (chunks, kWarp); most edges of a point, error of mass, bound
   Step* step;
 
-  Work(Workspace& workspace, std::int64_t n, std::int64_t k, bool weighted, std::int64_t segments, std::int64_t classes)
+  PropagationWork(Workspace& workspace, std::int64_t n, std::int64_t k, bool weighted, std::int64_t segments,
+                  std::int64_t classes)
       : build(workspace, n, k, weighted, kNoneLarge) {
     matrix = {build.graph, 0, workspace.take<double>(n)};
     mass = workspace.take<double>(n * classes);
@@ -265,22 +268,14 @@ struct Work {
   }
 };
 
-template <typename T>
-T read(const T* device, cudaStream_t stream) {
-  T value;
-  check(cudaMemcpyAsync(&value, device, sizeof value, cudaMemcpyDeviceToHost, stream), "labels: read");
-  check(cudaStreamSynchronize(stream), "labels: read");
-  return value;
-}
-
 class Propagation {
  public:
-  Propagation(Work& work, std::int64_t classes, Progress& progress, cudaStream_t stream)
+  Propagation(PropagationWork& work, std::int64_t classes, Progress& progress, cudaStream_t stream)
       : work_(work), classes_(classes), chunks_(ceil_div(work.panel.n, kChunk)), progress_(progress), stream_(stream) {
-    launch("labels: find_degrees", stream, threads_for(work.panel.n), find_degrees, work.matrix, &work.number[0]);
-    launch("labels: find_reached", stream, threads_for(work.panel.n), find_reached, work.build.graph, classes,
+    launch("labels: find_degrees", stream, grid_of_threads(work.panel.n), find_degrees, work.matrix, &work.number[0]);
+    launch("labels: find_reached", stream, grid_of_threads(work.panel.n), find_reached, work.build.graph, classes,
            work.reached);
-    rounding_ = 0x1p-52 * (read(&work.number[0], stream) + 8);
+    rounding_ = entry_rounding(read("labels: read", &work.number[0], 1, stream)[0]);
   }
 
   int steps = 0;
@@ -290,43 +285,41 @@ class Propagation {
   double improve(double target) {
     check(cudaMemsetAsync(&work_.number[1], 0, sizeof(double), stream_), "labels: error");
     for (std::int64_t first = 0; first < classes_ && proceeding; first += kWarp) {
-      Panel panel = work_.panel;
+      ClassPanel panel = work_.panel;
       panel.width = std::min<std::int64_t>(classes_ - first, kWarp);
       const double gamma = work_.matrix.gamma;
-      launch("labels: start", stream_, threads_for(panel.n * panel.width), start, work_.build.graph, panel, first,
+      launch("labels: start", stream_, grid_of_threads(panel.n * panel.width), start, work_.build.graph, panel, first,
              classes_, gamma, work_.mass);
       solve(panel, target * (1 - gamma), static_cast<double>(first) / static_cast<double>(classes_));
-      launch("labels: keep", stream_, threads_for(panel.n * panel.width), keep, work_.matrix, panel, first, classes_,
-             rounding_, work_.reached, work_.mass, &work_.number[1]);
+      launch("labels: keep_solution", stream_, grid_of_threads(panel.n * panel.width), keep_solution, work_.matrix,
+             panel, first, classes_, rounding_, work_.reached, work_.mass, &work_.number[1]);
     }
-    return read(&work_.number[1], stream_);
+    return read("labels: read", &work_.number[1], 1, stream_)[0];
   }
 
  private:
-  void solve(const Panel& panel, double target, double share) {
-    // Conjugate gradients at their worst gain a digit in log(10) / 2 sqrt(condition) steps.
-    const double gamma = work_.matrix.gamma;
-    const int most = static_cast<int>(20 * std::sqrt((1 + gamma) / (1 - gamma))) + 20;
+  void solve(const ClassPanel& panel, double target, double share) {
+    const int most = most_steps(work_.matrix.gamma);
     const Grid rows{chunks_, kThreads}, one{1, kThreads};
     launch("labels: first_residual", stream_, rows, first_residual, work_.matrix, panel, work_.chunk);
     launch("labels: first_square", stream_, one, first_square, chunks_, work_.chunk, target, work_.step);
     for (int taken = 0; taken < most; taken += kStepsPerLook) {
-      const Step now = read(work_.step, stream_);
+      const Step now = read("labels: read", work_.step, 1, stream_)[0];
       steps = std::max(steps, now.steps);
       if (!now.unfinished) return;
       if (!(proceeding = progress_.update(share))) return;
       for (int s = 0; s < kStepsPerLook; ++s) {
-        launch("labels: multiply", stream_, rows, multiply, work_.matrix, panel, work_.chunk);
+        launch("labels: multiply_direction", stream_, rows, multiply_direction, work_.matrix, panel, work_.chunk);
         launch("labels: find_length", stream_, one, find_length, chunks_, work_.chunk, work_.step);
         launch("labels: descend", stream_, rows, descend, work_.matrix, panel, work_.step, work_.chunk);
         launch("labels: find_keep", stream_, one, find_keep, chunks_, work_.chunk, target, work_.step);
-        launch("labels: turn", stream_, threads_for(panel.n * panel.width), turn, panel, work_.step);
+        launch("labels: turn", stream_, grid_of_threads(panel.n * panel.width), turn, panel, work_.step);
       }
     }
-    steps = std::max(steps, read(work_.step, stream_).steps);
+    steps = std::max(steps, read("labels: read", work_.step, 1, stream_)[0].steps);
   }
 
-  Work& work_;
+  PropagationWork& work_;
   std::int64_t classes_, chunks_;
   Progress& progress_;
   cudaStream_t stream_;
@@ -338,7 +331,7 @@ class Propagation {
 std::int64_t propagate_labels_workspace(std::int64_t n, std::int64_t k, bool weighted, std::int64_t segments,
                                         std::int64_t classes) {
   Workspace workspace(nullptr);
-  Work(workspace, n, k, weighted, segments, classes);
+  PropagationWork(workspace, n, k, weighted, segments, classes);
   return workspace.bytes();
 }
 
@@ -350,7 +343,7 @@ WalkReport propagate_labels(const std::int64_t* indices, const double* weights, 
   if (n == 0 || classes == 0) return {0, 0.0, true};
   const auto on = static_cast<cudaStream_t>(stream);
   Workspace memory(workspace);
-  Work work(memory, n, k, weights != nullptr, segments, classes);
+  PropagationWork work(memory, n, k, weights != nullptr, segments, classes);
   work.matrix.gamma = gamma;
   check(cudaMemsetAsync(work.mass, 0, n * classes * sizeof(double), on), "labels: mass");
   check(cudaMemsetAsync(work.reached, 0, n * classes, on), "labels: mass");
@@ -365,14 +358,14 @@ WalkReport propagate_labels(const std::int64_t* indices, const double* weights, 
     launch("labels: total_mass", on, {segments * classes, kThreads}, total_mass, work.build.graph, ptr, segments,
            classes, work.mass, work.total);
     check(cudaMemsetAsync(&work.number[2], 0, sizeof(double), on), "labels: bound");
-    launch("labels: normalise", on, threads_for(n), normalise<T>, work.build.graph, ptr, segments, classes, work.mass,
-           work.total, work.reached, &work.number[1], posteriors, &work.number[2]);
-    bound =
-        read(&work.number[2], on) + (sizeof(T) == 4 ? 0x1p-24 : 0x1p-53) + 0x1p-52 * static_cast<double>(classes + 4);
+    launch("labels: normalise", on, grid_of_threads(n), normalise<T>, work.build.graph, ptr, segments, classes,
+           work.mass, work.total, work.reached, &work.number[1], posteriors, &work.number[2]);
+    bound = read("labels: read", &work.number[2], 1, on)[0] + ssdml::walk::unit_roundoff<T> +
+            posterior_rounding(static_cast<double>(classes));
     bound = std::min(bound, 1.0);
     if (bound <= tol || !(error < before / 2)) break;  // rounding of T alone may exceed tol
     before = error;
-    target = std::min(error, target) * std::max(tol / bound, 1e-6) / 4;
+    target = next_target(error, target, tol, bound);
   }
   return {propagation.steps, bound, true};
 }

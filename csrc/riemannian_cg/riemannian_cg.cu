@@ -152,7 +152,7 @@ struct Objective {
         const double m = Triplet<T>(w.y, l, w.slot + 3 * t).margin(l, four_t);
         if (lane_id() != 0) continue;
         const double factor = weight ? static_cast<double>(weight[t]) : 1.0;
-        loss[0] += factor * softplus(m);
+        loss[0] += factor * scalar_softplus(m);
         w.slope[t] = factor * sigmoid(m);
       }
     });
@@ -400,7 +400,7 @@ void riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t l, c
   // No more blocks than have something to do, for each makes barriers longer.
   const std::int64_t rows = std::min(n, 3 * n_triplets),
                      tiles = ceil_div(std::max(rows, d), kRows) * ceil_div(l, kWarp);
-  const Grid grid = warps_for(std::max({tiles, d, n_triplets, l * ceil_div(2 * l, kWarp)}), kThreads);
+  const Grid grid = grid_of_warps(std::max({tiles, d, n_triplets, l * ceil_div(2 * l, kWarp)}), kThreads);
   launch_together("riemannian_cg", on, grid, minimise<T>,
                   Objective<T>{z, d, l, n_triplets, 4 * tan2_alpha, weight, work}, iterations, L, report);
 }

@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads) invert_small(std::int64_t batch, int
 
 /// Replaces each n x n matrix by its inverse, larger ones by halves as invert() in invert.h does. scratch: n^2
 /// entries for each, batches k.batch entries apart.
-void invert(cudaStream_t stream, std::int64_t batch, std::int64_t n, Matrices<double> k, double* scratch) {
+void invert_each(cudaStream_t stream, std::int64_t batch, std::int64_t n, Matrices<double> k, double* scratch) {
   if (n <= kBase)
     return launch("cayley_update: invert_small", stream, Grid{batch, kThreads}, invert_small, batch, n, k);
   const std::int64_t h = ceil_div(n / 2, kBase) * kBase, m = n - h;
@@ -179,10 +179,10 @@ void invert(cudaStream_t stream, std::int64_t batch, std::int64_t n, Matrices<do
     launch_products(stream, {Product<double, double, double>{a, b.transposed(), c}}, batch, rows, columns, inner, alpha,
                     add);
   };
-  invert(stream, batch, h, A, rest);
+  invert_each(stream, batch, h, A, rest);
   product(h, m, h, -1, A, B, false, P);
   product(m, m, h, 1, C, P, true, D);
-  invert(stream, batch, m, D, rest);
+  invert_each(stream, batch, m, D, rest);
   product(m, h, h, -1, C, A, false, Q);
   product(h, m, m, 1, P, D, false, B);
   product(m, h, m, 1, D, Q, false, C);
@@ -246,11 +246,11 @@ __global__ void __launch_bounds__(kPolishThreads)
 // ---- host -----------------------------------------------------------------------------------------------------------
 
 template <typename T>
-struct Work {
+struct CayleyWork {
   double *r, *b_raw, *b, *square, *n, *k, *x, *on_l;  // (batch, l, l) each
   T* lines;
 
-  Work(Workspace& workspace, std::int64_t batch, std::int64_t l) {
+  CayleyWork(Workspace& workspace, std::int64_t batch, std::int64_t l) {
     for (double** each : {&r, &b_raw, &b, &square, &n, &k, &x, &on_l}) *each = workspace.take<double>(batch * l * l);
     lines = workspace.take<T>(batch * kPolishWarps * l);
   }
@@ -261,7 +261,7 @@ struct Work {
 template <typename T>
 std::int64_t cayley_update_workspace(std::int64_t batch, std::int64_t l) {
   Workspace workspace(nullptr);
-  Work<T>(workspace, batch, l);
+  CayleyWork<T>(workspace, batch, l);
   return workspace.bytes();
 }
 
@@ -272,7 +272,7 @@ void cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d
   const double a = step / 2;
   const std::int64_t entries = batch * l * l;
   Workspace memory(workspace);
-  const Work<T> work(memory, batch, l);
+  const CayleyWork<T> work(memory, batch, l);
   const Matrices<const T> tall = row_major(L, d, l), slope = row_major(grad, d, l);
   const auto small = [&](double* data) { return row_major(data, l, l); };
   const auto small_product = [&](double alpha, Matrices<double> left, Matrices<double> right, bool add, double* c) {
@@ -290,12 +290,12 @@ void cayley_update(const T* L, const T* grad, std::int64_t batch, std::int64_t d
   check(cudaMemsetAsync(drift, 0, 2 * sizeof *drift, on), "cayley_update: newton_schulz");
   launch_products(on, {gram(tall, tall, work.r), gram(tall, slope, work.b_raw), gram(slope, slope, work.square)}, batch,
                   l, l, d, T(1), false);
-  launch("cayley_update: newton_schulz", on, threads_for(entries), newton_schulz, batch, l, work.r, drift);
+  launch("cayley_update: newton_schulz", on, grid_of_threads(entries), newton_schulz, batch, l, work.r, drift);
   small_product(1, small(work.r), small(work.b_raw), false, work.b);  // R is symmetric
   small_product(1, small(work.b).transposed(), small(work.b), false, work.n);
-  launch("cayley_update: assemble", on, threads_for(entries), assemble, batch, l, a, work.b, work.square, work.n,
+  launch("cayley_update: assemble", on, grid_of_threads(entries), assemble, batch, l, a, work.b, work.square, work.n,
          work.k, work.x);
-  invert(on, batch, l, small(work.k), work.on_l);
+  invert_each(on, batch, l, small(work.k), work.on_l);
 
   // updated = L R (I - 2 a N K^-1) - 2 a G K^-1
   small_product(-2 * a, small(work.n), small(work.k), true, work.x);

@@ -179,18 +179,18 @@ class Build {
   void run(const std::int64_t* indices, const double* weights, const std::int64_t* labels, cudaStream_t stream) {
     const std::int64_t n = graph.n, k = graph.k;
     check(cudaMemsetAsync(census, 0, sizeof *census, stream), "graph: census");
-    launch("graph: own_parents", stream, threads_for(n), own_parents, n, parent_, members_);
-    launch("graph: join", stream, threads_for(edges_), join, indices, n, k, parent_);
-    launch("graph: count_members", stream, threads_for(n), count_members, n, parent_, members_);
-    launch("graph: place_keys", stream, threads_for(n), place_keys, n, large_, parent_, members_, labels, key_,
+    launch("graph: own_parents", stream, grid_of_threads(n), own_parents, n, parent_, members_);
+    launch("graph: join", stream, grid_of_threads(edges_), join, indices, n, k, parent_);
+    launch("graph: count_members", stream, grid_of_threads(n), count_members, n, parent_, members_);
+    launch("graph: place_keys", stream, grid_of_threads(n), place_keys, n, large_, parent_, members_, labels, key_,
            unsorted_);
     by_component_.run("graph: sort", key_, sorted_key_, unsorted_, graph.point, stream);
-    launch("graph: find_starts", stream, threads_for(n), find_starts, graph, large_, sorted_key_, members_, start_,
+    launch("graph: find_starts", stream, grid_of_threads(n), find_starts, graph, large_, sorted_key_, members_, start_,
            census, list);
-    launch("graph: fill_out", stream, threads_for(n), fill_out, graph, indices, weights, labels, sorted_key_, start_,
-           members_, target_, edge_);
+    launch("graph: fill_out", stream, grid_of_threads(n), fill_out, graph, indices, weights, labels, sorted_key_,
+           start_, members_, target_, edge_);
     by_target_.run("graph: sort", target_, sorted_target_, edge_, graph.in_edge, stream);
-    launch("graph: fill_in", stream, threads_for(edges_), fill_in, graph, sorted_target_);
+    launch("graph: fill_in", stream, grid_of_threads(edges_), fill_in, graph, sorted_target_);
   }
 
  private:

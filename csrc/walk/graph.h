@@ -10,8 +10,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "affinity/sor.h"
 #include "common/random.h"
+#include "walk/rounding.h"
 
 namespace ssdml::walk {
 
@@ -27,9 +27,6 @@ template <typename T>
 inline constexpr int kWidth = 64 / static_cast<int>(sizeof(T));
 template <typename T>
 using Lines = std::vector<Line<T>>;
-
-template <typename T>
-inline constexpr double unit_roundoff = sizeof(T) == 4 ? 0x1p-24 : 0x1p-53;
 
 template <typename T>
 inline Line<T> fill(T x) {
@@ -115,7 +112,7 @@ struct Graph {
 template <typename T>
 void random_entries(std::uint64_t seed, T* x, std::int64_t count) {
   const Random random{seed, 0};
-  for (std::int64_t e = 0; e < count; ++e) x[e] = static_cast<T>(random.below(e, 1 << 24)) * T(0x1p-23) - T(1);
+  for (std::int64_t e = 0; e < count; ++e) x[e] = static_cast<T>(random.symmetric(e));
 }
 
 /// Points component by component, each in the order of depth-first searches along nearest neighbours, large ones in
@@ -261,7 +258,7 @@ template <typename T, bool weighted>
 
 /// Error of an entry of Q x as `gather` computes it, relative to the same entry of Q |x|.
 template <typename T>
-inline double gather_rounding(const Graph& graph) {
+inline double sweep_rounding(const Graph& graph) {
   return gather_rounding(unit_roundoff<T>, graph.k, graph.weighted());
 }
 

@@ -42,7 +42,7 @@ void load_tiles(std::uint32_t (&tile)[4], const void* row) {
     std::memcpy(&tile[t], reinterpret_cast<const unsigned char*>(rows[8 * t + lane / 4]) + 4 * (lane % 4), 4);
 }
 
-void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+void multiply_add_tiles(float (&sum)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   const unsigned lane = cuda_on_cpu::thread_index.x % 32;
   const Operands own(a, b);
   const std::uint64_t* const lanes = exchange_addresses(&own);
