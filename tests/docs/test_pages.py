@@ -2,11 +2,13 @@
 
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
 
+import ssdml_fast as sf
 from ssdml_fast.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +44,18 @@ def test_a_page_of_the_guide_has_every_section(page):
     assert {"Example", "Examples"} & set(sections)
     if page.stem not in ("data", "estimator", "trainer"):  # whose mathematics is that of other pages
         assert "Mathematics" in sections
+
+
+def test_the_version_is_the_same_everywhere():
+    changes = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    citation = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert changes[1] == citation[1] == sf.__version__
+
+
+def test_every_extra_is_listed():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| (`.*?`) \|", (DOCS / "installation.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(re.findall(r"`([\w-]+)`", " ".join(rows))) == sorted(extras)
 
 
 def commands():
