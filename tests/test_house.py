@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ WITHOUT_KERNEL = ("graph_modes",)  # SciPy's sparse graphs on the host
 FUNCTIONS = sf.reference.__all__
 SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS, BENCHMARKS = (sorted((ROOT / folder).rglob("*.py")) for folder in ("tests", "benchmarks"))
 
 
 def mentions(pattern, paths):
@@ -132,6 +134,26 @@ def test_operation_tests_have_the_same_sections(op):
     assert sections == ["agrees with reference", "invariants", "backends agree", "torch", "errors"]
 
 
+def test_tests_lie_as_what_they_test():
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert {path.parent.name for path in TESTS} <= rooms | {"tests", "docs", "gpu"}
+    assert {path.stem.removeprefix("test_") for path in TESTS if path.parent.name == "ops"} == {*OPS, *WITHOUT_KERNEL}
+    of_several = {"arrays", "capture", "streams"}
+    assert {path.stem.removeprefix("test_") for path in TESTS if path.parent.name == "gpu"} == {*OPS, *of_several}
+
+
+def test_benchmarks_are_of_operations_or_of_what_is_made_of_them():
+    found = {path.stem.removeprefix("bench_") for path in BENCHMARKS if path.stem.startswith("bench_")}
+    assert found == {*OPS, "estimator", "gpu", "optim", "training"}
+    assert {path.parent.name for path in BENCHMARKS} == {"benchmarks", "studies", "tools"}
+
+
+def test_files_are_of_a_length_that_is_read():
+    files = [*SOURCES, *MODULES, *TESTS, *BENCHMARKS]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {name: length for name, length in lengths.items() if length > 700} == {}
+
+
 def test_only_the_bindings_know_pybind11():
     assert all(re.fullmatch(r"csrc/bindings/\w+\.(cpp|h)", path) for path in mentions("pybind11", SOURCES))
 
@@ -196,6 +218,28 @@ def test_rooms_import_only_those_below(room):
 
 def test_nothing_is_left_for_later():
     assert mentions(r"\b(TODO|FIXME|XXX)\b", [*MODULES, *SOURCES]) == []
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+
+def test_tests_look_at_no_clock():
+    """Whether one passes depends on no machine's speed or load; processor time is compared with processor time."""
+    clocks = r"\btime\.(time|perf_counter|monotonic|sleep)\("
+    assert mentions(clocks, TESTS) == ["tests/conftest.py"]  # which waits for a child that may hang
+
+
+def test_inputs_of_tests_are_the_same_for_any_blas():
+    """Orthonormal columns come by strategies.orthonormalised."""
+    assert mentions(r"linalg\.(qr|svd)\(", TESTS) == []
+
+
+def test_every_tier_is_described_and_used():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    tiers = {marker.partition(":")[0] for marker in options["markers"]} - {"fast"}  # which all others have
+    assert tiers == {"slow", "stand_in", "browser", "gpu"}
+    for tier in tiers:
+        assert mentions(rf"mark\.{tier}\b", TESTS), tier
 
 
 # --- public names -----------------------------------------------------------------------------------------------------

@@ -9,13 +9,11 @@ import tarfile
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
 from ssdml_fast.data import DataError, Source, load
-from ssdml_fast.data.augment import cut_out, mix_channels, mix_up, random_affine
 from ssdml_fast.data.cifar10 import load_cifar10
 from ssdml_fast.data.features import load_features
 from ssdml_fast.data.files import open_files
@@ -606,108 +604,3 @@ def test_names_and_paths_that_lead_nowhere_are_told(tmp_path):
     ]:
         with pytest.raises(DataError, match=message):
             load(name)
-
-
-# ---- augmentation
-
-
-def test_affine_augmentation_is_what_each_of_its_parts_says():
-    image = torch.zeros(1, 1, 21, 31)
-    image[0, 0, 10, 15:25] = 1  # a bar from the centre to the right
-    many = image.expand(200, -1, -1, -1)
-    rows, columns = torch.arange(21.0) - 10, torch.arange(31.0) - 15
-
-    def centres(changed):
-        mass = changed.sum((1, 2, 3))
-        down = (changed.sum((1, 3)) * rows).sum(1) / mass
-        return down, (changed.sum((1, 2)) * columns).sum(1) / mass
-
-    def changed(**settings):
-        generator = torch.Generator().manual_seed(0)
-        return random_affine(many, **{"degrees": 0.0, "scale": 0.0, "shift": 0.0} | settings, generator=generator)
-
-    down, right = centres(changed(shift=3.0))
-    for moved in (down, right - 4.5):
-        assert 2.8 < moved.max() < 3.01 and -3.01 < moved.min() < -2.8
-    down, right = centres(changed(degrees=30.0))
-    torch.testing.assert_close(torch.hypot(down, right), torch.full((200,), 4.5), atol=0.1, rtol=0)
-    angles = torch.rad2deg(torch.atan2(down, right))
-    assert 28 < angles.max() < 31 and -31 < angles.min() < -28
-    down, right = centres(changed(scale=0.2))
-    assert down.abs().max() < 1e-4 and 5.4 < right.max() < 5.8 and 3.6 < right.min() < 3.85
-    assert torch.equal(changed(degrees=9.0, shift=1.0), changed(degrees=9.0, shift=1.0))
-
-
-def test_affine_augmentation_mirrors_one_image_in_two():
-    image = torch.rand(1, 2, 6, 9, generator=torch.Generator().manual_seed(0))
-    changed = random_affine(
-        image.expand(400, -1, -1, -1), 0, 0, 0, flip=True, generator=torch.Generator().manual_seed(1)
-    )
-    kept, mirrored = (torch.isclose(changed, i, atol=1e-5).all((1, 2, 3)) for i in (image, image.flip(3)))
-    assert (kept ^ mirrored).all() and 160 < mirrored.sum() < 240
-
-
-@pytest.mark.parametrize(("padding", "mode"), [("border", "edge"), ("reflection", "symmetric")])
-def test_what_affine_augmentation_takes_in_at_an_edge(padding, mode):
-    ramp = torch.arange(8.0)
-    images = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij")).expand(50, -1, -1, -1)  # rows' and columns' numbers
-    changed = random_affine(images, 0, 0, 3, padding=padding, generator=torch.Generator().manual_seed(0)).numpy()
-    padded = np.pad(ramp.numpy(), 4, mode=mode)
-    for rows, columns in changed:
-        for got, shift in ((rows[:, 4], rows[4, 4] - 4), (columns[4], columns[4, 4] - 4)):
-            np.testing.assert_allclose(got, np.interp(ramp + shift, np.arange(-4, 12), padded), atol=1e-4)
-    with pytest.raises(ValueError, match="padding must be one of 'border', 'reflection', found 'zeros'"):
-        random_affine(images, padding="zeros")
-
-
-def test_mixed_channels_are_of_one_random_matrix_per_image():
-    images = torch.randn(500, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    first, again = (mix_channels(images, 0.2, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert torch.equal(first, again)
-    matrices, rest = [], []
-    for before, after in zip(images.flatten(2).double(), first.flatten(2).double(), strict=True):
-        found = torch.linalg.lstsq(before.T, after.T)
-        matrices.append(found.solution.T)
-        rest.append((found.solution.T @ before - after).abs().max())
-    assert max(rest) < 1e-5
-    matrices = torch.stack(matrices)
-    torch.testing.assert_close(matrices.mean(0), torch.eye(3, dtype=torch.float64), atol=0.04, rtol=0)
-    assert (matrices.std(0) - 0.2).abs().max() < 0.03
-    with pytest.raises(ValueError, match=r"^spread must be finite, found inf"):
-        mix_channels(images, float("inf"))
-
-
-@pytest.mark.parametrize("side", [0, 3, 4])
-def test_a_square_anywhere_is_cut_out_of_every_image(side):
-    images = torch.ones(2000, 2, 6, 8)
-    first, again = (cut_out(images, side, torch.Generator().manual_seed(0)) for _ in range(2))
-    assert torch.equal(first, again)
-    expected = {
-        tuple(tuple((abs(torch.arange(n) + 0.5 * (side % 2 == 0) - centre) < side / 2).tolist()) for n, centre in place)
-        for place in [((6, i), (8, j)) for i in range(6) for j in range(8)]
-    }
-    got = set()
-    for cut in (first == 0).numpy():
-        assert np.array_equal(cut[0], cut[1])
-        rows, columns = cut[0].any(1), cut[0].any(0)
-        assert np.array_equal(cut[0], rows[:, None] & columns)
-        got.add((tuple(rows.tolist()), tuple(columns.tolist())))
-    assert got == expected if side else not (first == 0).any()
-    with pytest.raises(ValueError, match="side must be at least 0"):
-        cut_out(images, -1)
-
-
-def test_blends_share_images_and_targets_alike():
-    images, targets = torch.eye(6).reshape(6, 1, 2, 3), torch.eye(6)
-    shares = []
-    for seed in range(300):
-        mixed, blended = mix_up(images, targets, 0.4, torch.Generator().manual_seed(seed))
-        torch.testing.assert_close(mixed.flatten(1), blended)
-        torch.testing.assert_close(blended.sum(1), torch.ones(6))
-        others = (blended - torch.diag(blended.diag())).sum(1)
-        assert ((others < 1e-6) | ((others - others.max()).abs() < 1e-6)).all()  # one share for the batch
-        shares.append(others.max().item())
-    assert 0.38 < max(shares) <= 0.4 and min(shares) < 0.02 and 0.17 < np.mean(shares) < 0.23
-    assert torch.equal(mix_up(images, targets, 0.0)[0], images)
-    with pytest.raises(ValueError, match=r"^most must be in \[0, 1\], found 1.5"):
-        mix_up(images, targets, 1.5)

@@ -1,4 +1,4 @@
-"""Partitions, mining, and the whole training on small settings: what must hold of each, whatever the kernels' speed."""
+"""The whole training on small settings: what must hold of it, whatever the kernels' speed; and resuming it."""
 
 from __future__ import annotations
 
@@ -12,200 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-import ssdml_fast as sf
-from ssdml_fast.data.dataset import hide_labels, stratified_split
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.models.metric import untrained
 from ssdml_fast.runs.folder import RunError, RunFolder
-from ssdml_fast.train import Config, fit, loop, recipes
+from ssdml_fast.train import Config, fit, loop
 from ssdml_fast.train.config import read_config
-from ssdml_fast.train.mining import mine, most_confident
-from ssdml_fast.train.partition import count, partitions
-from ssdml_fast.train.warmup import warmup_batches
-
-# ---- data
-
-
-@given(st.integers(0, 1000), st.integers(1, 6))
-@settings(max_examples=30, deadline=None)
-def test_split_and_hidden_labels_are_stratified(seed, per_class):
-    labels = np.random.default_rng(seed).permutation(np.repeat([2, 5, 7], [20, 40, 10]))
-    first, second = stratified_split(labels, 0.3, np.random.default_rng(seed))
-    assert sorted([*first, *second]) == list(range(70))
-    assert [int((labels[second] == c).sum()) for c in (2, 5, 7)] == [6, 12, 3]
-    hidden = hide_labels(labels, per_class, np.random.default_rng(seed))
-    assert [int((hidden == c).sum()) for c in (2, 5, 7)] == [per_class] * 3
-    assert ((hidden == labels) | (hidden == -1)).all()
-
-
-def test_digits_parts_are_disjoint_and_repeatable():
-    data, again, other = load_digits(0), load_digits(0), load_digits(1)
-    parts = [data.images, data.val_images, data.test_images]
-    assert sum(map(len, parts)) == 1797
-    assert len({image.tobytes() for part in parts for image in part}) == 1797  # digits has no duplicate images
-    np.testing.assert_allclose(data.images.mean(0), 0, atol=1e-6)
-    for field in dataclasses.fields(data):
-        np.testing.assert_array_equal(getattr(data, field.name), getattr(again, field.name))
-    assert not np.array_equal(data.test_images, other.test_images)
-    with pytest.raises(ValueError, match="labels_per_class must be in"):
-        load_digits(0, labels_per_class=200)
-
-
-# ---- partitions
-
-
-@given(st.lists(st.integers(-1, 3), min_size=1, max_size=80), st.integers(1, 30), st.integers(0, 99))
-def test_partitions_hold_all_labelled_and_each_unlabelled_once(labels, size, seed):
-    labels = np.array(labels)
-    parts = partitions(labels, size, np.random.default_rng(seed))
-    labelled, unlabelled = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
-    assert len(parts) == count(labels, size) == max(1, -(-len(unlabelled) // size))
-    for part in parts:
-        np.testing.assert_array_equal(part[labels[part] >= 0], labelled)
-    rest = np.concatenate([part[labels[part] < 0] for part in parts])
-    np.testing.assert_array_equal(np.sort(rest), unlabelled)
-    sizes = [len(part) - len(labelled) for part in parts]
-    assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
-
-
-# ---- mining
-
-
-def posterior_matrices():
-    return st.tuples(st.integers(1, 60), st.integers(1, 6), st.integers(0, 2**31)).map(
-        lambda s: np.random.default_rng(s[2]).dirichlet(np.full(s[1], 0.3), s[0])
-    )
-
-
-@given(posterior_matrices(), st.floats(0.01, 1))
-def test_the_most_confident_of_each_class_are_chosen(posteriors, share):
-    chosen = most_confident(posteriors, share)
-    assert (np.diff(chosen) > 0).all()
-    classes, confidence = posteriors.argmax(1), posteriors.max(1)
-    for c in range(posteriors.shape[1]):
-        members, kept = np.flatnonzero(classes == c), chosen[classes[chosen] == c]
-        assert len(kept) == np.ceil(share * len(members))
-        left = np.setdiff1d(members, kept)
-        assert not len(left) or confidence[left].max() <= confidence[kept].min()
-
-
-def partition(mining, **settings):
-    """What 200 digits are mined for, beside their features and labels."""
-    data = load_digits(0)
-    members = np.arange(200)
-    z = F.normalize(torch.from_numpy(data.images[members]).flatten(1))
-    labels = data.labels[members]
-    config = Config(mining=mining, neighbors=6, batch_size=30, **settings)
-    return z, labels, mine(z, labels, config, share=0.5)
-
-
-def test_neighborhood_mining_is_the_papers():
-    z, labels, mined = partition("neighborhood")
-    graph = sf.knn_graph(z, 6)
-    paper = sf.mine_triplets(graph, sf.propagate_affinity(graph, torch.from_numpy(labels), gamma=0.9)).numpy()
-    batches = list(mined.batches(np.random.default_rng(0)))
-    assert (len(batches), mined.n_triplets) == (mined.n_batches, len(paper))
-    seen = []
-    for rows, draw in batches:
-        assert len(rows.unique()) == len(rows)
-        triplets = draw(z[rows])
-        assert len(triplets) == 30 or rows is batches[-1][0]
-        seen += rows[triplets].tolist()
-    assert seen != paper.tolist() and sorted(seen) == sorted(paper.tolist())
-
-
-@pytest.mark.parametrize("hard", [0, 1])
-def test_class_mining_draws_among_confident_examples_of_a_batch(hard):
-    z, labels, mined = partition("class", triplets_per_example=4, hard_negatives=hard)
-    graph = sf.knn_graph(z, 6)
-    posteriors = sf.propagate_labels(graph, torch.from_numpy(labels), gamma=0.9, tol=1e-4).posteriors.numpy()
-    posteriors[labels >= 0] = labels[labels >= 0, None] == np.unique(labels[labels >= 0])
-    classes, chosen = posteriors.argmax(1), most_confident(posteriors, 0.5)
-    batches = list(mined.batches(np.random.default_rng(0)))
-    assert (len(batches), mined.n_triplets) == (mined.n_batches, 4 * len(chosen))
-    np.testing.assert_array_equal(np.sort(np.concatenate([rows for rows, _ in batches])), chosen)
-    rows, draw = batches[0]
-    triplets = draw(z[rows])
-    assert len(triplets) == 4 * 30
-    anchor, positive, negative = classes[rows][triplets.T]
-    assert (anchor == positive).all() and (anchor != negative).all()
-    if hard:
-        distances = torch.cdist(z[rows], z[rows]).numpy()
-        distances[classes[rows][:, None] == classes[rows]] = np.inf
-        nearest = distances[triplets[:, 0], triplets[:, 2]]
-        np.testing.assert_allclose(nearest, distances[triplets[:, 0]].min(1), rtol=1e-5)
-
-
-def test_warm_up_batches_go_through_all_labelled_examples_in_turn():
-    labels = np.array([-1, 0, 1, -1, 0, 1, 0, -1])
-    batches = list(warmup_batches(labels, 2, 5, np.random.default_rng(0)))
-    assert [len(batch) for batch in batches] == [2] * 5
-    for first in (0, 2):
-        assert len(torch.cat(batches[first : first + 2]).unique()) == 4
-    assert (labels[torch.cat(batches)] >= 0).all()
-    (batch,) = warmup_batches(labels, 100, 1, np.random.default_rng(0))
-    assert sorted(batch.tolist()) == [1, 2, 4, 5, 6]
-
-
-# ---- recipes
-
-
-def test_the_papers_recipe_has_the_papers_settings():
-    mnist, cifar = (Config(**recipes.settings("paper", shape)) for shape in ((1, 28, 28), (3, 32, 32)))
-    for config in (mnist, cifar):
-        assert (config.mining, config.neighbors, config.gamma, config.alpha) == ("neighborhood", 10, 0.99, 40)
-        assert (config.partition_size, config.epochs, config.max_epochs, config.batch_size) == (9000, 10, 50, 100)
-        assert (config.optimizer, config.schedule, config.metric_update) == ("sgd", "constant", "partition")
-        assert (config.augment, config.average, config.weight_decay) == ("none", 0, 0)
-        assert config.learning_rate == 1e-4 / config.batch_size
-    assert (mnist.warmup, mnist.metric_dim) == (0, 64)
-    assert (cifar.warmup, cifar.metric_dim) == (300, 32)  # 30 epochs of 1000 labelled examples, 100 at once
-    with pytest.raises(ValueError, match="recipe must be one of 'default', 'paper'"):
-        recipes.settings("best", (1, 28, 28))
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (100,)])
-@pytest.mark.parametrize("recipe", recipes.RECIPES)
-def test_recipes_are_of_known_settings(recipe, shape):
-    Config(**recipes.settings(recipe, shape))
-
-
-@pytest.mark.parametrize("recipe", recipes.RECIPES)
-def test_a_recipe_is_the_callers_to_change(recipe):
-    first = recipes.settings(recipe, (1, 28, 28))
-    kept = dict(first)
-    first["metric_update"] = "unconstrained"
-    assert recipes.settings(recipe, (1, 28, 28)) == kept != first
-
-
-# ---- settings
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("seed", -1), ("mining", "best"), ("rounds", -1), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
-        ("validations", 0), ("patience", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0),
-        ("gamma", float("nan")), ("alpha", 90.0),
-        ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
-        ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
-        ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
-        ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
-        ("precision", "float16"), ("compile", 1),
-        ("mixup", 0.6), ("mixup", -0.1), ("softmax_weight", -1.0), ("softmax_weight", 1000.0),
-        ("metric_update", "partition"),  # with the default mining, whose triplets are not known before
-    ],
-)  # fmt: skip
-def test_a_bad_setting_is_named(setting, value):
-    with pytest.raises((TypeError, ValueError), match=f"^{setting} must be"):
-        Config(**{setting: value})
-
 
 # ---- the whole training
 
