@@ -25,12 +25,12 @@ std::int64_t modes_for(std::int64_t n, double tol) {
   if (n < 512) return 0;
   return tol < 1e-5 ? modes_wanted(n) : std::min<std::int64_t>(modes_wanted(n), 64);
 }
-constexpr std::int64_t kSmall = 2048;  // components below are solved in float64 right away
+constexpr std::int64_t kSmall = 2048;  // components below are soonest solved in float64 right away, see parameters.h
 constexpr double kModesTol = 5e-10;    // what float64 reaches with modes, unless they nearly coincide; then without
 
 /// Up to how many points a component is solved directly: where that takes about as long as slow modes and relaxation,
 /// which sweep k edges per point, oftener for a small `tol`. No fewer than have no modes, and bounded for memory and
-/// the time between polls.
+/// the time between polls. Found as parameters.h says, on graphs of many such components.
 std::int64_t most_direct(std::int64_t k, double tol) {
   return std::clamp<std::int64_t>(320 + 8 * k, 511, tol < 1e-5 ? 1024 : 511);
 }

@@ -19,7 +19,7 @@ namespace {
 using namespace walk;
 
 // As in affinity.cpp, but that modes pay in larger components only: a device has done many sweeps before the host has
-// seen a few small matrices; and whatever the tolerance.
+// seen a few small matrices; and whatever the tolerance. Reasoned, not measured: benchmarks/bench_gpu.py would.
 constexpr std::int64_t kFewestForModes = 1024;
 constexpr double kMostOmega = 1.45;           // what lies within a group limits it
 constexpr std::int64_t kPanelsPerBlock = 16;  // between looks at progress

@@ -56,7 +56,8 @@ class Elimination {
   }
 
  private:
-  // An entry costs about as much as so many points of a column: it is summed at every sweep and for every mode.
+  // An entry costs about as much as so many points of a column: it is summed at every sweep and for every mode. Found
+  // as parameters.h says.
   static constexpr std::int64_t kPointsPerEntry = 8;
   static constexpr std::int64_t kMost = 32;  // times k: entries for one eliminated column, so that memory is O(n k)
 

@@ -8,7 +8,8 @@ namespace {
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 constexpr int kBatch = 64;  // parts of a row that are added up at a time
 
-/// Few triplets are searched by every row for its own parts, which is sooner done than sorting them.
+/// Few triplets are searched by every row for its own parts, which is sooner done than sorting them. How few is
+/// reasoned, not measured: benchmarks/bench_gpu.py would.
 bool are_few(std::int64_t n, std::int64_t n_triplets) { return n_triplets <= 1024 && n <= 4096; }
 
 __global__ void count_up(std::int64_t n, std::int64_t* out) {

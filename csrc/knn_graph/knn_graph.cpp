@@ -78,7 +78,8 @@ Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k
   const Points<X> some_columns = join ? some_rows : sample(columns, column_copy);
   const auto d = static_cast<double>(rows.d), n_rows = static_cast<double>(rows.n),
              n_columns = static_cast<double>(columns.n);
-  // In cycles per pair: what the best form takes, beside one that takes `tiles`, and `each` for an undecided pair.
+  // In cycles per pair: what the best form takes, beside one that takes `tiles`, and `each` for an undecided pair. With
+  // AVX-512; benchmarks/bench_knn_graph.py with one form at a time measures them.
   double least = d / 16;
   const auto consider = [&](Form form, double tiles, double each) {
     if (tiles >= least || team.stopped()) return;

@@ -436,7 +436,7 @@ class Watch {
   }
 
  private:
-  static constexpr std::int64_t kLooks = 16;  // of work that one launch could do: looks cost some 10 microseconds each
+  static constexpr std::int64_t kLooks = 16;  // at what one launch could do, each a wait for the stream
 
   Progress* progress_;
   cudaStream_t stream_;

@@ -16,7 +16,8 @@ using Mask = decltype(Vec<T>{} > Vec<T>{});  // integers as wide as T, -1 for tr
 template <typename T>
 using Rank = std::remove_cvref_t<decltype(Mask<T>{}[0])>;
 
-/// Wider rows are sorted: counting takes time quadratic in k, though with a tiny factor.
+/// Wider rows are sorted: counting takes time quadratic in k, though with a tiny factor. Wide rows in
+/// benchmarks/bench_mine_triplets.py measure it.
 constexpr std::int64_t kWidestCounted = 1024;
 
 /// The neighbours of one anchor.

@@ -16,7 +16,7 @@ namespace ssdml {
 namespace {
 
 /// Threads over the matrices of a batch, and within each: one matrix is shared out where its products are so long that
-/// they are worth the starts of several parallel regions.
+/// they are worth the starts of several parallel regions, which benchmarks/bench_stiefel.py measures.
 struct Shares {
   int outer, inner;
 
