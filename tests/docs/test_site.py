@@ -67,3 +67,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert built.returncode == 0, built.stderr
     for page in ("index.html", "api/generated/ssdml_fast.knn_graph.html"):
         assert (tmp_path / page).is_file()
+    for page in tmp_path.rglob("*.html"):
+        loads = re.findall(r'<(?:script|link|img)\b[^>]*(?:src|href)="(https?://[^"]*)', page.read_text(encoding="utf-8"))
+        assert not loads, f"{page.name} loads something from elsewhere"
