@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from strategies import seeds
 
 import ssdml_fast as sf
+from ssdml_fast import _core
 from ssdml_fast.nn import AngularLoss, OrthogonalMetric
 
 # ---- OrthogonalMetric
@@ -137,6 +138,14 @@ def test_loss_is_the_function(reduction):
     assert not list(criterion.parameters()) and not criterion.state_dict()
 
 
+def test_loss_runs_on_the_threads_asked_for(monkeypatch):
+    asked, threads = [], _core.threads
+    monkeypatch.setattr(_core, "threads", lambda number: asked.append(number) or threads(number))
+    z, L = torch.randn(7, 5, requires_grad=True), OrthogonalMetric(5, 3).L
+    AngularLoss(num_threads=2)(z, torch.randint(7, (9, 3)), L).backward()
+    assert asked == [2, 2]  # forward and backward
+
+
 @pytest.mark.parametrize(
     ("error", "name", "arguments"),
     [
@@ -144,6 +153,8 @@ def test_loss_is_the_function(reduction):
         (ValueError, "alpha", (90.0,)),
         (TypeError, "alpha", ("40",)),
         (ValueError, "reduction", (40.0, "average")),
+        (ValueError, "num_threads", (40.0, "mean", 0)),
+        (TypeError, "num_threads", (40.0, "mean", 1.5)),
     ],
 )
 def test_loss_refuses(refuses, error, name, arguments):

@@ -17,6 +17,7 @@ MOST_POINTS = 2**31 - 1
 
 def propagate_affinity(indices, distances, weights, labels, gamma, tol, num_threads, progress=None):
     """Return the fields of EdgeAffinity."""
+    progress = scalars.as_callable(progress, "progress")
     n, k = indices.shape
     classes, column, weights, gamma, tol, num_threads = prepare(indices, weights, labels, gamma, tol, num_threads)
     dtype = type_of(distances)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from .. import _arrays as arrays
 from .. import _core
+from .. import _scalars as scalars
 from .affinity import prepare, type_of, warn_above
 
 
 def propagate_labels(indices, distances, ptr, weights, labels, gamma, tol, num_threads, progress=None):
     """Return the fields of LabelPosteriors."""
+    progress = scalars.as_callable(progress, "progress")
     n, k = indices.shape
     classes, column, weights, gamma, tol, num_threads = prepare(indices, weights, labels, gamma, tol, num_threads)
     dtype = type_of(distances)

@@ -55,18 +55,23 @@ class StiefelOptimizer(Optimizer):
 
     def move_ordinary(self, group: dict[str, Any]) -> None:
         """Move the parameters of a group as torch's own optimiser does, by the settings and the state that are here."""
-        self.check_dense(group)
+        self.check_gradients(group)
         self._ordinary.state, self._ordinary.param_groups = self.state, [{**self._ordinary.defaults, **group}]
         self._ordinary.step()
 
-    def check_dense(self, group: dict[str, Any]) -> None:
-        """Refuse gradients that are no dense tensors."""
-        if any(p.grad is not None and p.grad.layout is not torch.strided for p in group["params"]):
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+    def check_gradients(self, group: dict[str, Any]) -> None:
+        """Refuse gradients that are sparse, and those of matrices that kernels cannot read."""
+        for i, p in enumerate(group["params"]):
+            if p.grad is None:
+                continue
+            if p.grad.layout is not torch.strided:
+                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+            if group["stiefel"]:
+                arrays.check_floats(p.grad, f"params[{i}].grad", halves=False)
 
     def with_gradient(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters of a group that have a gradient, and the gradients of what is to be minimised."""
-        self.check_dense(group)
+        self.check_gradients(group)
         pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
         return [p for p, _ in pairs], [-grad if group["maximize"] else grad for _, grad in pairs]
 

@@ -537,3 +537,7 @@ def test_refuses_more_points_than_can_be_numbered():
         graph = KnnGraph(convert(indices), _validated=True)
         with pytest.raises(ValueError, match=r"graph must have fewer than 2\*\*31 points, found 2147483648"):
             sf.propagate_affinity(graph, convert(labels))
+
+
+def test_refuses_progress_that_cannot_be_called(refuses):
+    refuses(TypeError, "progress", sf.propagate_affinity, GRAPH, Y, progress=3)

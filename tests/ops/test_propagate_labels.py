@@ -239,3 +239,7 @@ def test_refuses_more_points_than_can_be_numbered():
         graph = KnnGraph(convert(indices), _validated=True)
         with pytest.raises(ValueError, match=r"graph must have fewer than 2\*\*31 points, found 2147483648"):
             sf.propagate_labels(graph, convert(labels))
+
+
+def test_refuses_progress_that_cannot_be_called(refuses):
+    refuses(TypeError, "progress", sf.propagate_labels, GRAPH, Y, progress=3)
