@@ -56,11 +56,13 @@ CONVERT = {
 
 
 def on(library, value):
-    """The same arrays in `library`, also within a tuple, a KnnGraph or an EdgeAffinity; other values as they are."""
+    """The same arrays in `library`, also within a tuple, dict, KnnGraph or EdgeAffinity; other values as they are."""
     if isinstance(value, np.ndarray):
         return CONVERT[library](value)
     if isinstance(value, tuple):
         return tuple(on(library, entry) for entry in value)
+    if isinstance(value, dict):
+        return {name: on(library, entry) for name, entry in value.items()}
     if isinstance(value, (KnnGraph, EdgeAffinity)):
         fields = {f.name: on(library, getattr(value, f.name)) for f in dataclasses.fields(value)}
         return KnnGraph(**fields, _validated=True) if isinstance(value, KnnGraph) else EdgeAffinity(**fields)

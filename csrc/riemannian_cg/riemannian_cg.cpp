@@ -9,6 +9,8 @@
 #include "common/buffer.h"
 #include "common/cholesky_qr.h"
 #include "common/gemm.h"
+#include "common/orthonormal.h"
+#include "riemannian_cg/parameters.h"
 
 namespace ssdml {
 namespace {
@@ -82,14 +84,25 @@ class Objective {
   int num_threads_;
 };
 
+template <typename T>
+double dot(const Vector<T>& u, const Vector<T>& v) {
+  return ssdml::dot(u.data(), v.data(), static_cast<std::int64_t>(u.size()));
+}
+
+struct GradientNorms {
+  double square;  // of the Riemannian gradient
+  double normal;  // norm of the part of the Euclidean one that is normal to the manifold
+};
+
 /// Tangent spaces of the matrices (d, l) with orthonormal columns, and retraction along a line.
 template <typename T>
 class Stiefel {
  public:
-  Stiefel(std::int64_t d, std::int64_t l) : d_(d), l_(l), off_(l * l), along_(l * l), gram_(l * l), inverse_(l * l) {}
+  Stiefel(std::int64_t d, std::int64_t l)
+      : d_(d), l_(l), along_(l * l), gram_(l * l), foreseen_(l * l), inverse_(l * l) {}
 
   /// The largest |L'L - I|.
-  double drift(const Vector<T>& L) { return orthonormality_error(L.data(), d_, l_, off_.data(), 1); }
+  double drift(const Vector<T>& L) { return orthonormality_error(L.data(), d_, l_, gram_.data(), 1); }
 
   /// U becomes tangent at L: U - L sym(L'U).
   void project(const Vector<T>& L, Vector<T>& U) {
@@ -101,33 +114,54 @@ class Stiefel {
   }
 
   /// The same for the gradient of a function of L L', for which L'U is symmetric.
-  void project_gradient(const Vector<T>& L, Vector<T>& U) {
+  GradientNorms project_gradient(const Vector<T>& L, Vector<T>& U) {
     gemm_symmetric(l_, d_, L.data(), U.data(), gram_.data(), 1);
     for (T& entry : gram_) entry = -entry;
     gemm(d_, l_, l_, Strided<T>{L.data(), l_, 1}, gram_.data(), U.data(), true, 1);
+    GradientNorms norms{dot(U, U), std::sqrt(dot(gram_, gram_))};
+    if (norms.square < 0x1p-12 * norms.normal * norms.normal) {  // so little that rounding may point off the tangents
+      project(L, U);
+      norms.square = dot(U, U);
+    }
+    return norms;
   }
 
-  /// Prepares for steps along D, tangent at the L that drift() has last seen or retract() has led to.
+  /// Prepares for steps along D.
   void set_direction(const Vector<T>& D) { gemm_symmetric(l_, d_, D.data(), D.data(), along_.data(), 1); }
 
-  /// R^-1 of L + step D = QR, or null. Its Gram matrix is L'L + step^2 D'D up to rounding, so that only overflow fails.
-  const Vector<T>* inverse_factor(T step) {
-    for (std::size_t e = 0; e < gram_.size(); ++e) gram_[e] = step * step * along_[e] + off_[e];
+  /// R^-1 of L + step D = QR as it is where D is tangent, so that the Gram matrix is I + step^2 D'D; null where the
+  /// step is too long for that to be accurate.
+  const Vector<T>* foresee(T step) {
+    for (std::size_t e = 0; e < gram_.size(); ++e) gram_[e] = step * step * along_[e];
     for (std::int64_t i = 0; i < l_; ++i) gram_[i * l_ + i] += 1;
-    return std::isfinite(invert_cholesky(l_, gram_.data(), inverse_.data())) ? &inverse_ : nullptr;
+    return invert_cholesky(l_, gram_.data(), foreseen_.data()) <= kTrustedCondition ? &foreseen_ : nullptr;
   }
 
-  /// Q of moved = QR. Its own Gram matrix keeps rounding from adding up in the columns of Q.
-  void retract(const Vector<T>& moved, Vector<T>& Q) {
-    gemm_symmetric(l_, d_, moved.data(), moved.data(), gram_.data(), 1);
-    invert_cholesky(l_, gram_.data(), inverse_.data());
-    gemm_triangular(d_, l_, moved.data(), l_, inverse_.data(), l_, Q.data(), l_, 1);
-    std::fill(off_.begin(), off_.end(), T(0));
+  /// Q of moved = QR, which is overwritten. Its own Gram matrix keeps rounding from adding up in the columns of Q.
+  /// False, and Q unspecified, where they would not be orthonormal.
+  bool retract(Vector<T>& moved, Vector<T>& Q) {
+    if (orthonormalise(moved, Q) <= kTrustedCondition) return true;
+    std::swap(moved, Q);
+    return orthonormalise(moved, Q) <= kTrustedCondition;
+  }
+
+  /// Whether R^-1 was what foresee() had found. It is not where rounding has left D far from tangent.
+  bool is_foreseen() {
+    for (std::size_t e = 0; e < gram_.size(); ++e) gram_[e] = inverse_[e] - foreseen_[e];
+    return largest_magnitude(gram_.data(), l_ * l_) <= 64 * std::numeric_limits<T>::epsilon();
   }
 
  private:
+  /// Q = Y R^-1 for Y'Y = R'R. Returns the condition of Y'Y.
+  double orthonormalise(const Vector<T>& Y, Vector<T>& Q) {
+    gemm_symmetric(l_, d_, Y.data(), Y.data(), gram_.data(), 1);
+    const double condition = invert_cholesky(l_, gram_.data(), inverse_.data());
+    gemm_triangular(d_, l_, Y.data(), l_, inverse_.data(), l_, Q.data(), l_, 1);
+    return condition;
+  }
+
   std::int64_t d_, l_;
-  Vector<T> off_, along_, gram_, inverse_;  // off_: L'L - I
+  Vector<T> along_, gram_, foreseen_, inverse_;
 };
 
 /// result = u + step v.
@@ -136,63 +170,76 @@ void move(const Vector<T>& u, T step, const Vector<T>& v, Vector<T>& result) {
   for (std::size_t e = 0; e < u.size(); ++e) result[e] = u[e] + step * v[e];
 }
 
-template <typename T>
-double dot(const Vector<T>& u, const Vector<T>& v) {
-  return ssdml::dot(u.data(), v.data(), static_cast<std::int64_t>(u.size()));
-}
-
 }  // namespace
 
 template <typename T>
 CgReport riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t l, const std::int64_t* triplets,
                        std::int64_t n_triplets, double tan2_alpha, const T* weight, std::int64_t iterations, T* L,
                        int num_threads, Progress& progress) {
-  constexpr double sufficient_decrease = 0.5, contraction = 0.5, least_grad_norm = 1e-6, least_step = 1e-10;
-  constexpr int most_halvings = 10;
+  using namespace line_search;
   constexpr std::int64_t refresh = 16;  // iterations after which y is computed anew, lest its rounding add up
   Objective<T> objective(z, n, d, l, triplets, n_triplets, tan2_alpha, weight, num_threads);
   Stiefel<T> stiefel(d, l);
-  Vector<T> at(L, L + d * l), moved(d * l), grad(d * l), next_grad(d * l), direction(d * l);
+  Vector<T> at(L, L + d * l), moved = at, next(d * l), grad(d * l), next_grad(d * l), direction(d * l);
   Vector<T> y = objective.points(), next_y = y, along_y = y, moved_y = y;
 
+  CgReport report{0, 0, 0, 1, stiefel.drift(at)};
+  if (report.drift > kOrthonormal<T> && stiefel.retract(moved, next)) std::swap(at, next);
   objective.project(at, y);
-  CgReport report{objective.cost(y), 0, 0, 1, stiefel.drift(at)};
+  report.loss = objective.cost(y);
   objective.gradient(grad);
-  stiefel.project_gradient(at, grad);
+  GradientNorms norms = stiefel.project_gradient(at, grad);
   for (std::int64_t e = 0; e < d * l; ++e) direction[e] = -grad[e];
-  double square = dot(grad, grad), first_step = 0, length = kInfinity;
+  double first_step = 0, length = kInfinity;
 
-  while (report.iterations < iterations && std::sqrt(square) >= least_grad_norm && length >= least_step &&
+  while (report.iterations < iterations && descends<T>(std::sqrt(norms.square), norms.normal) && length >= kLeastStep &&
          progress.update(static_cast<double>(report.iterations) / static_cast<double>(iterations))) {
     double slope = dot(grad, direction);
     if (!(slope < 0)) {  // no descent: start again from the gradient
       for (std::int64_t e = 0; e < d * l; ++e) direction[e] = -grad[e];
-      slope = -square;
+      slope = -norms.square;
     }
 
-    // With L + step D = QR, y at Q is (X L + step X D) R^-1: a trial costs nothing in d.
     objective.project(direction, along_y);
     stiefel.set_direction(direction);
     const double norm = std::sqrt(dot(direction, direction));
-    double step = report.iterations == 0 ? 1 / norm : first_step, loss;
+    double step = std::min(report.iterations == 0 ? 1 / norm : first_step, kLongestStep<T> / norm), loss;
+    const auto retract = [&] {
+      move(at, static_cast<T>(step), direction, moved);
+      return stiefel.retract(moved, next);
+    };
+    const auto cost_at_next = [&] {
+      objective.project(next, next_y);
+      return objective.cost(next_y);
+    };
+    bool is_foreseen;
     int trials = 0;
-    for (;; step *= contraction) {
+    for (;; step *= kContraction) {
       ++trials;
-      loss = kInfinity;
-      if (const Vector<T>* const inverse = stiefel.inverse_factor(static_cast<T>(step))) {
+      const Vector<T>* const inverse = stiefel.foresee(static_cast<T>(step));
+      is_foreseen = inverse != nullptr;
+      if (is_foreseen) {  // with L + step D = QR, y at Q is (X L + step X D) R^-1: a trial costs nothing in d
         move(y, static_cast<T>(step), along_y, moved_y);
         objective.transform(moved_y, *inverse, next_y);
         loss = objective.cost(next_y);
+      } else {
+        loss = retract() ? cost_at_next() : kInfinity;
       }
-      if (loss <= report.loss + sufficient_decrease * step * slope || trials > most_halvings) break;
+      if (loss <= report.loss + kSufficientDecrease * step * slope || trials == kMostTrials) break;
     }
-    first_step = trials == 2 ? step : 2 * step;
+    first_step = next_first_step(trials, step);
     report.evaluations += trials;
-    if (!(loss <= report.loss)) break;  // no step helps any more
+    if (!gains<T>(report.loss, loss)) break;
+    if (is_foreseen) {
+      if (!retract()) break;
+      if (!stiefel.is_foreseen()) {
+        loss = cost_at_next();
+        if (!gains<T>(report.loss, loss)) break;
+      }
+    }
     length = step * norm;
     ++report.iterations;
-    move(at, static_cast<T>(step), direction, moved);
-    stiefel.retract(moved, at);
+    std::swap(at, next);
     if (report.iterations % refresh == 0)
       objective.project(at, y);
     else
@@ -200,18 +247,16 @@ CgReport riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t 
 
     // The old gradient is not transported: its products with tangent vectors are those of its projection.
     objective.gradient(next_grad);
-    stiefel.project_gradient(at, next_grad);
+    norms = stiefel.project_gradient(at, next_grad);
     stiefel.project(at, direction);
-    const double next_square = dot(next_grad, next_grad);
-    const double change = next_square - dot(next_grad, grad);
+    const double change = norms.square - dot(next_grad, grad);
     const double along = dot(next_grad, direction) - dot(grad, direction);
     const double beta = along == 0 ? 1 : std::max(0.0, change / along);
     for (std::int64_t e = 0; e < d * l; ++e) direction[e] = static_cast<T>(beta) * direction[e] - next_grad[e];
     std::swap(grad, next_grad);
-    square = next_square;
     report.loss = loss;
   }
-  report.grad_norm = std::sqrt(square);
+  report.grad_norm = std::sqrt(norms.square);
   std::copy(at.begin(), at.end(), L);
   return report;
 }

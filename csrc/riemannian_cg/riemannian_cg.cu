@@ -1,5 +1,7 @@
 #include "angular_loss/cuda_shared.h"
+#include "common/orthonormal.h"
 #include "cuda/launch.h"
+#include "riemannian_cg/parameters.h"
 #include "riemannian_cg/riemannian_cg.h"
 
 namespace ssdml::cuda {
@@ -13,13 +15,13 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kRows = 4;             // a warp computes kRows x kWarp entries of a product
 constexpr int kMostPartials = 1024;  // parts of a sum
-constexpr int kQuantities = 4;       // sums that are found together
+constexpr int kQuantities = 5;       // sums that are found together
 
 template <typename T>
 struct Work {
   T *next, *grad, *next_grad, *direction;  // (d, l) each
   T *y, *grad_y;                           // projections of the rows that occur in triplets, and the gradient there
-  double *slope, *small, *reciprocal, *partials;  // (n_triplets); (l, 2 l); (l); two places
+  double *slope, *small, *reciprocal, *partials;  // (n_triplets); (l, 2 l); (l + 1); two places
   std::int64_t *slot, *used, *first, *n_used;     // see number_rows()
   SortedParts parts;
 
@@ -30,7 +32,7 @@ struct Work {
     for (T** each : {&y, &grad_y}) *each = workspace.take<T>(rows * l);
     slope = workspace.take<double>(n_triplets);
     small = workspace.take<double>(2 * l * l);
-    reciprocal = workspace.take<double>(l);
+    reciprocal = workspace.take<double>(l + 1);
     partials = workspace.take<double>(2 * kQuantities * kMostPartials);
     slot = workspace.take<std::int64_t>(3 * n_triplets);
     used = workspace.take<std::int64_t>(rows);
@@ -185,7 +187,7 @@ struct Objective {
   // ---- the manifold
 
   /// `tangents` matrices U, of which there are one or two, become tangent at L: U - L sym(L'U). What is written is seen
-  /// after the next barrier.
+  /// after the next barrier, sym(L'U) in work.small among it.
   __device__ void project(const T* L, int tangents, T* U0, T* U1) const {
     const std::int64_t columns = tangents * l;
     double* const symmetric = work.small;
@@ -214,9 +216,20 @@ struct Objective {
         [&](std::int64_t i, std::int64_t j, T sum) { of(i, j) -= sum; });
   }
 
-  /// to = the Q of Y = L + step D = QR, seen after a barrier that follows; false where Y'Y is not positive definite.
-  /// All threads must call it.
+  /// to, which may be L and D, becomes Q of L + step D = QR, seen after a barrier that follows; false, and `to`
+  /// unspecified, where its columns would not be orthonormal. All threads must call it.
   __device__ bool retract(const T* L, T step, const T* D, T* to) const {
+    double condition = orthonormalise(L, step, D, to);
+    if (condition > kTrustedCondition && condition < kInfinity) {
+      grid_barrier();
+      condition = orthonormalise(to, T(0), to, to);
+    }
+    return condition <= kTrustedCondition;
+  }
+
+  /// to = Y R^-1 for Y = L + step D and Y'Y = R'R, seen after a barrier that follows, and unchanged where Y'Y is not
+  /// positive definite. Returns its condition, the same in all threads, which must all call it.
+  __device__ double orthonormalise(const T* L, T step, const T* D, T* to) const {
     double* const gram = work.small;
     const auto moved = [&](std::int64_t i, std::int64_t j) { return L[i * l + j] + step * D[i * l + j]; };
     product<double>(
@@ -226,12 +239,14 @@ struct Objective {
     grid_barrier();
     if (blockIdx.x == 0) eliminate(gram);
     grid_barrier();
-    bool fails = false;
+    double largest_reciprocal = 0;
     for (std::int64_t p = lane_id(); p < l; p += kWarp) {
       const double pivot = gram[p * l + p];
-      fails |= !(pivot > 0 && pivot < kInfinity);
+      const bool is_usable = pivot > 0 && pivot < kInfinity;
+      largest_reciprocal = fmax(largest_reciprocal, is_usable ? work.reciprocal[p] : kInfinity);
     }
-    if (__ballot_sync(kAllLanes, fails) != 0) return false;  // the same in all warps
+    largest_reciprocal = largest_of_warp(largest_reciprocal);
+    if (!(largest_reciprocal < kInfinity)) return kInfinity;
     // Y'Y = R'R, where row p of R is row p of gram over the square root of its pivot. One warp solves q R = y for a
     // row.
     for (std::int64_t i = warp_id(); i < d; i += warp_count()) {
@@ -247,13 +262,21 @@ struct Objective {
       for (std::int64_t j = lane_id(); j < l; j += kWarp)
         row[j] = static_cast<T>(static_cast<double>(row[j]) * sqrt(work.reciprocal[j]));
     }
-    return true;
+    return work.reciprocal[l] * largest_reciprocal;
   }
 
   /// Gaussian elimination below the diagonal of a positive definite matrix, of which only the upper triangle is used:
-  /// row p stays as it is once rows above have been subtracted, so that one barrier per pivot is enough. For one block.
+  /// row p stays as it is once rows above have been subtracted, so that one barrier per pivot is enough. Leaves the
+  /// reciprocals of the pivots, and behind them the largest entry of the diagonal. For one block.
   __device__ void eliminate(double* gram) const {
     const int warp = threadIdx.x / kWarp;
+    if (warp == 0) {
+      double largest = 0;
+      for (std::int64_t p = lane_id(); p < l; p += kWarp) largest = fmax(largest, gram[p * l + p]);
+      largest = largest_of_warp(largest);
+      if (lane_id() == 0) work.reciprocal[l] = largest;
+    }
+    __syncthreads();
     for (std::int64_t p = 0; p < l; ++p) {
       const double* const row = gram + p * l;
       const double inverse = 1 / row[p];
@@ -290,10 +313,9 @@ __device__ void exchange(T*& u, T*& v) {
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 2)
     minimise(Objective<T> objective, std::int64_t iterations, T* L, double* report) {
-  constexpr double sufficient_decrease = 0.5, contraction = 0.5, least_grad_norm = 1e-6, least_step = 1e-10;
-  constexpr int most_halvings = 10;
+  using namespace line_search;
   const Work<T>& work = objective.work;
-  const std::int64_t size = objective.d * objective.l, parts = ceil_div(size, kWarp);
+  const std::int64_t l = objective.l, size = objective.d * l, parts = ceil_div(size, kWarp);
   T *at = L, *next = work.next, *grad = work.grad, *next_grad = work.next_grad, *const direction = work.direction;
   Sums sums(work.partials);
   const auto over_entries = [&](auto& totals, auto term) {
@@ -302,43 +324,54 @@ __global__ void __launch_bounds__(kThreads, 2)
     });
   };
   const auto product_of = [](T u, T v) { return static_cast<double>(u) * v; };
+  // Term e of the squared norm of what project() has taken from the first of `tangents` matrices.
+  const auto normal_square = [&](std::int64_t e, int tangents) {
+    const double entry = e < l * l ? work.small[e / l * tangents * l + e % l] : 0.0;
+    return entry * entry;
+  };
 
   if (blockIdx.x == 0) number_rows(work.parts, 3 * objective.n_triplets, work.slot, work.used, work.first, work.n_used);
   grid_barrier();
   objective.drift(at, report + 4);
+  grid_barrier();
+  if (report[4] > kOrthonormal<T>) {
+    if (objective.retract(at, T(0), at, next)) exchange(at, next);
+    grid_barrier();
+  }
   double loss = objective.cost(at, sums), length = kInfinity, first_step = 0;
   objective.gradient(grad);
   grid_barrier();
   objective.project(at, 1, grad, grad);
   grid_barrier();
-  double square[1];
-  over_entries(square, [&](std::int64_t e, double (&sum)[1]) {
+  double squares[2];  // of the gradient and of what projecting it has taken away
+  over_entries(squares, [&](std::int64_t e, double (&sum)[2]) {
     direction[e] = -grad[e];
     sum[0] += product_of(grad[e], grad[e]);
+    sum[1] += normal_square(e, 1);
   });
-  double slope = -square[0], norm_square = square[0];
+  double slope = -squares[0], norm_square = squares[0];
   std::int64_t done = 0, evaluations = 1;
 
-  while (done < iterations && sqrt(square[0]) >= least_grad_norm && length >= least_step) {
+  while (done < iterations && descends<T>(sqrt(squares[0]), sqrt(squares[1])) && length >= kLeastStep) {
     if (!(slope < 0)) {  // no descent: start again from the gradient
       for (std::int64_t e = thread_id(); e < size; e += thread_count()) direction[e] = -grad[e];
       grid_barrier();
-      slope = -square[0];
-      norm_square = square[0];
+      slope = -squares[0];
+      norm_square = squares[0];
     }
     const double norm = sqrt(norm_square);
-    double step = done == 0 ? 1 / norm : first_step, reached;
+    double step = fmin(done == 0 ? 1 / norm : first_step, kLongestStep<T> / norm), reached;
     int trials = 0;
-    for (;; step *= contraction) {
+    for (;; step *= kContraction) {
       ++trials;
       const bool is_on_manifold = objective.retract(at, static_cast<T>(step), direction, next);
       grid_barrier();
       reached = is_on_manifold ? objective.cost(next, sums) : kInfinity;
-      if (reached <= loss + sufficient_decrease * step * slope || trials > most_halvings) break;
+      if (reached <= loss + kSufficientDecrease * step * slope || trials == kMostTrials) break;
     }
-    first_step = trials == 2 ? step : 2 * step;
+    first_step = next_first_step(trials, step);
     evaluations += trials;
-    if (!(reached <= loss)) break;  // no step helps any more
+    if (!gains<T>(loss, reached)) break;
     length = step * norm;
     ++done;
 
@@ -346,12 +379,13 @@ __global__ void __launch_bounds__(kThreads, 2)
     grid_barrier();
     objective.project(next, 2, next_grad, direction);
     grid_barrier();
-    double products[4];
-    over_entries(products, [&](std::int64_t e, double (&sum)[4]) {
+    double products[5];
+    over_entries(products, [&](std::int64_t e, double (&sum)[5]) {
       sum[0] += product_of(next_grad[e], next_grad[e]);
       sum[1] += product_of(next_grad[e], grad[e]);
       sum[2] += product_of(next_grad[e], direction[e]);
       sum[3] += product_of(grad[e], direction[e]);
+      sum[4] += normal_square(e, 2);
     });
     const double change = products[0] - products[1], along = products[2] - products[3];
     const T beta = static_cast<T>(along == 0 ? 1 : fmax(0.0, change / along));
@@ -363,7 +397,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     });
     exchange(at, next);
     exchange(grad, next_grad);
-    square[0] = products[0];
+    squares[0] = products[0];
+    squares[1] = products[4];
     slope = moved[0];
     norm_square = moved[1];
     loss = reached;
@@ -373,7 +408,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (std::int64_t e = thread_id(); e < size; e += thread_count()) L[e] = at[e];
   if (thread_id() == 0) {
     report[0] = loss;
-    report[1] = sqrt(square[0]);
+    report[1] = sqrt(squares[0]);
     report[2] = static_cast<double>(done);
     report[3] = static_cast<double>(evaluations);
   }

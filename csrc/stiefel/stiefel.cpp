@@ -10,6 +10,7 @@
 #include "common/cholesky_qr.h"
 #include "common/gemm.h"
 #include "common/invert.h"
+#include "common/orthonormal.h"
 #include "common/parallel.h"
 
 namespace ssdml {
@@ -59,7 +60,6 @@ void newton_schulz(const T* L, std::int64_t d, std::int64_t l, T* off, T* polish
 template <typename T>
 CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t l, double step, T* updated,
                         int num_threads) {
-  constexpr double tolerated = 8 * std::numeric_limits<T>::epsilon();
   const std::int64_t size = l * l;
   const Buffer<T> work = make_scratch<T>(3 * size + size / 2);
   T *const b = work.get(), *const gram = b + size, *const k = gram + size, *const scratch = k + size,
@@ -71,7 +71,7 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
   // than 1, an error of L grows to 9 times its size at most.
   const bool is_long = !(step * step / 4 * dot(grad, grad, d * l) < 1);
   std::unique_ptr<T[]> polished;
-  if (is_long || report.drift > tolerated) {
+  if (is_long || report.drift > kOrthonormal<T>) {
     polished = std::make_unique_for_overwrite<T[]>(d * l);
     newton_schulz(L, d, l, gram, polished.get(), num_threads);
     L = polished.get();
@@ -116,7 +116,7 @@ CayleyReport update_one(const T* L, const T* grad, std::int64_t d, std::int64_t 
   if (is_long) {
     for (int polish = 0; polish < 4; ++polish) {
       report.updated_drift = orthonormality_error(updated, d, l, gram, num_threads);
-      if (!(report.updated_drift > 2 * tolerated && report.updated_drift < 0.5)) break;
+      if (!(report.updated_drift > 2 * kOrthonormal<T> && report.updated_drift < 0.5)) break;
       newton_schulz(updated, d, l, gram, updated, num_threads);
     }
   }
@@ -145,7 +145,6 @@ CayleyReport cayley_update(const T* L, const T* grad, std::int64_t batch, std::i
 template <typename T>
 RetractionReport qr_retraction(const T* L, const T* direction, std::int64_t batch, std::int64_t d, std::int64_t l, T* q,
                                int num_threads) {
-  constexpr double trusted = 16;  // largest diagonal entry over smallest pivot of the Gram matrix
   const Shares shares(batch, d * l * l, num_threads);
   std::vector<RetractionReport> reports(batch);
   const auto retract = [&](std::int64_t i) {
@@ -155,7 +154,7 @@ RetractionReport qr_retraction(const T* L, const T* direction, std::int64_t batc
     reports[i].drift = orthonormality_error(at, d, l, gram, shares.inner);
     for (std::int64_t e = 0; e < d * l; ++e) moved[e] = at[e] + along[e];
     gemm_symmetric(l, d, moved, moved, gram, shares.inner);
-    reports[i].is_accurate = invert_cholesky(l, gram, inverse) <= trusted;
+    reports[i].is_accurate = invert_cholesky(l, gram, inverse) <= kTrustedCondition;
     if (reports[i].is_accurate) gemm_triangular(d, l, moved, l, inverse, l, q + i * d * l, l, shares.inner);
   };
   in_shares(batch, shares.outer, [&](std::int64_t first, std::int64_t last, int) {

@@ -1,5 +1,4 @@
-#include <limits>
-
+#include "common/orthonormal.h"
 #include "cuda/launch.h"
 #include "stiefel/stiefel.h"
 
@@ -192,8 +191,6 @@ void invert_each(cudaStream_t stream, std::int64_t batch, std::int64_t n, Matric
 // ---- long steps -----------------------------------------------------------------------------------------------------
 
 constexpr int kPolishThreads = 1024, kPolishWarps = kPolishThreads / kWarp;
-template <typename T>
-constexpr double kDrift = 16 * std::numeric_limits<T>::epsilon();  // that is left as it is
 
 /// Newton-Schulz steps for matrices that moved so far that rounding was amplified, as in update_one() of stiefel.cpp.
 /// One block per matrix: most have nothing to do. lines: kPolishWarps * l entries for each matrix.
@@ -225,7 +222,7 @@ __global__ void __launch_bounds__(kPolishThreads)
       if (lane == 0) largest_of[warp] = largest;
       __syncthreads();
       off = largest_of_warp(largest_of[lane]);
-      if (!(off > kDrift<T> && off < 0.5)) break;
+      if (!(off > 2 * kOrthonormal<T> && off < 0.5)) break;
       for (std::int64_t i = warp; i < d; i += kPolishWarps) {
         for (std::int64_t j = lane; j < l; j += kWarp) line[j] = matrix[i * l + j];
         __syncwarp();

@@ -72,7 +72,8 @@ def riemannian_cg(
     Returns
     -------
     CgResult
-        The metric reached, its loss and gradient norm, and the work done. The loss is no greater than at the start.
+        The metric reached, its loss and gradient norm, and the work done. The loss is no greater than at the start, and
+        the columns of L are orthonormal up to rounding.
         While a CUDA graph is recorded the four numbers are 0-dimensional arrays on the device, and L is taken to be
         orthonormal.
 
@@ -87,10 +88,11 @@ def riemannian_cg(
     Notes
     -----
     Manopt's method and defaults, as in Dutta, Harandi, Sekhar, AAAI 2021: embedded metric, QR retraction, transport by
-    projection, the Hestenes-Stiefel rule, an adaptive line search, and stops at a gradient norm of 1e-6 or a step of
-    1e-10. O(M d l + d l²) per iteration, where M is the number of points that occur in triplets. On a CUDA device one
-    kernel takes all the steps and their decisions; the host waits for its result once, at the end. Boumal et al.,
-    "Manopt, a Matlab toolbox for optimization on manifolds", JMLR 2014.
+    projection, the Hestenes-Stiefel rule, an adaptive line search of at most ten evaluations, and stops at a gradient
+    norm of 1e-6 or a step of 1e-10. It stops as well where a gradient or a gain is no more than rounding: at once for a
+    square L, on whose manifold the loss is constant. O(M d l + d l²) per iteration, where M is the number of points
+    that occur in triplets. On a CUDA device one kernel takes all the steps and their decisions; the host waits for its
+    result once, at the end. Boumal et al., "Manopt, a Matlab toolbox for optimization on manifolds", JMLR 2014.
 
     Examples
     --------

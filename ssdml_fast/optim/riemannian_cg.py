@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .. import _line_search as line_search
 from .. import _scalars as scalars
 from ..ops.stiefel import qr_retraction
 from .base import StiefelOptimizer, evaluate
@@ -28,7 +29,7 @@ class RiemannianCG(StiefelOptimizer):
     max_iter : int
         Most iterations of a step, at least 1 (the SSDML paper: 10 per mini-batch).
     min_gradient_norm, min_step : float
-        A step ends once the Riemannian gradient or the last move is shorter than this.
+        A step ends once the Riemannian gradient or the last move is shorter than this, or no more than rounding.
     stiefel : bool
         Whether the parameters of a group are matrices (..., d, l) with orthonormal columns, or ordinary ones.
     maximize : bool
@@ -66,8 +67,8 @@ class RiemannianCG(StiefelOptimizer):
         self,
         params: ParamsT,
         max_iter: int = 10,
-        min_gradient_norm: float = 1e-6,
-        min_step: float = 1e-10,
+        min_gradient_norm: float = line_search.LEAST_GRAD_NORM,
+        min_step: float = line_search.LEAST_STEP,
         *,
         stiefel: bool = True,
         maximize: bool = False,
@@ -106,11 +107,13 @@ class RiemannianCG(StiefelOptimizer):
         """
         settings = self.param_groups[0]
         first_loss = evaluate(closure)
-        cost, gradient = self._cost(first_loss), self._gradient()
+        epsilon = torch.finfo(first_loss.dtype if isinstance(first_loss, Tensor) else torch.float64).eps
+        cost, (gradient, rounding) = self._cost(first_loss), self._gradient()
         direction = [-g for g in gradient]
         guess = None
         for _ in range(settings["max_iter"]):
-            if _inner(gradient, gradient) ** 0.5 < settings["min_gradient_norm"]:
+            norm = _inner(gradient, gradient) ** 0.5
+            if not line_search.descends(norm, rounding, settings["min_gradient_norm"]):
                 break
             slope = _inner(gradient, direction)
             if slope >= 0:  # no descent: begin anew along the gradient
@@ -118,10 +121,10 @@ class RiemannianCG(StiefelOptimizer):
                 slope = -_inner(gradient, gradient)
             length = _inner(direction, direction) ** 0.5
             guess = 1 / length if guess is None else guess
-            new_cost, step, guess = self._search(closure, cost, slope, direction, guess)
+            new_cost, step, guess = self._search(closure, cost, slope, direction, guess, epsilon)
             if step * length < settings["min_step"]:
                 break
-            new_gradient = self._gradient()
+            new_gradient, rounding = self._gradient()
             direction = self._project(direction)
             # The old gradient would be projected too, but only its products with tangent vectors are taken.
             change = [new - old for new, old in zip(new_gradient, gradient, strict=True)]
@@ -132,28 +135,32 @@ class RiemannianCG(StiefelOptimizer):
         return first_loss
 
     def _search(
-        self, closure: Callable[[], Any], cost: float, slope: float, direction: list[Tensor], step: float
+        self,
+        closure: Callable[[], Any],
+        cost: float,
+        slope: float,
+        direction: list[Tensor],
+        step: float,
+        epsilon: float,
     ) -> tuple[float, float, float]:
-        """Halve `step` until the cost falls enough; returns the new cost, the step taken, and what to try next time.
+        """Search along `direction`; returns the new cost, the step taken, and what to try next time.
 
         The parameters and their gradients are then those of the point accepted, or, after a step of 0, the parameters
         are as they were.
         """
         start = [p.clone() for p, _ in self._points()]
-        evaluations = 0
-        while True:
+
+        def along(step: float) -> tuple[float]:
             for (p, stiefel), origin, d in zip(self._points(), start, direction, strict=True):
                 p.copy_(qr_retraction(origin, step * d) if stiefel else origin + step * d)
-            new_cost = self._cost(evaluate(closure))
-            evaluations += 1
-            if new_cost <= cost + 0.5 * step * slope or evaluations == 10:  # NaN is never small enough
-                break
-            step /= 2
-        if not new_cost <= cost:
+            return (self._cost(evaluate(closure)),)
+
+        (new_cost,), step, guess = line_search.search(along, cost, slope, step)
+        if not line_search.gains(cost, new_cost, epsilon):
             for (p, _), origin in zip(self._points(), start, strict=True):
                 p.copy_(origin)
-            return cost, 0.0, step
-        return new_cost, step, step if evaluations == 2 else 2 * step
+            return cost, 0.0, guess
+        return new_cost, step, guess
 
     def _points(self) -> Iterable[tuple[Tensor, bool]]:
         return ((p, group["stiefel"]) for group in self.param_groups for p in group["params"])
@@ -162,12 +169,17 @@ class RiemannianCG(StiefelOptimizer):
         """What is to be minimised."""
         return -float(loss) if self.param_groups[0]["maximize"] else float(loss)
 
-    def _gradient(self) -> list[Tensor]:
-        """Riemannian gradient of the cost at the parameters, after the closure has left the Euclidean one there."""
+    def _gradient(self) -> tuple[list[Tensor], float]:
+        """Riemannian gradient of the cost at the parameters, after the closure has left the Euclidean one there, and
+        how much of it may be rounding.
+        """
         found = dict[Tensor, Tensor]()
         for group in self.param_groups:
             found.update(zip(*self.with_gradient(group), strict=True))
-        return self._project([found.get(p, torch.zeros_like(p)) for p, _ in self._points()])
+        euclidean = [found.get(p, torch.zeros_like(p)) for p, _ in self._points()]
+        gradient = self._project(euclidean)
+        normal = [torch.finfo(g.dtype).eps * (e - g) for e, g in zip(euclidean, gradient, strict=True)]
+        return gradient, _inner(normal, normal) ** 0.5
 
     def _project(self, vectors: list[Tensor]) -> list[Tensor]:
         """To the tangent spaces at the parameters."""

@@ -16,10 +16,8 @@ def cayley_update(L, grad, step):
 
 def qr_retraction(L, direction):
     """Q of a QR decomposition with positive diagonal of R; see :func:`ssdml_fast.qr_retraction`."""
-    y = L + direction
-    gram = np.swapaxes(y, -1, -2) @ y  # = RᵀR
-    r = np.swapaxes(np.linalg.cholesky(gram), -1, -2)
-    return y @ np.linalg.inv(r)
+    q, r = np.linalg.qr(L + direction)
+    return q * np.copysign(1, np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
 
 
 def polar_retraction(L, direction):

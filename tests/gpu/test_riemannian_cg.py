@@ -5,8 +5,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from minimisation import (
+    assert_holds,
+    beside_the_maximum,
+    beside_the_minimum,
+    metric_problems,
+    slightly_off,
+    square_problem,
+)
 from on_device import DEVICE, FEW, MB, close, gaussian, gpu, on, orthonormal, peak, precision
-from strategies import losses, orthonormalised, random_stiefel
+from strategies import DTYPES, drift, losses, orthonormalised, random_stiefel
 
 import ssdml_fast as sf
 from ssdml_fast import _arrays as arrays
@@ -39,6 +47,44 @@ def test_riemannian_cg_descends(device_library, dtype):
     assert many.loss == pytest.approx(sf.angular_loss(z, triplets, reached).item(), rel=10 * precision(dtype))
     np.testing.assert_allclose(reached.T @ reached, np.eye(6), atol=precision(dtype))
     np.testing.assert_array_equal(arrays.to_numpy(none.L), L)
+
+
+@FEW
+@given(metric_problems())
+def test_riemannian_cg_stays_on_the_manifold_and_reports_its_own_loss(device_library, problem):
+    assert_holds(sf.riemannian_cg(**on(device_library, problem)), problem)
+
+
+def test_riemannian_cg_tries_as_many_steps_as_manopt(device_library):
+    problem = beside_the_minimum()
+    result = sf.riemannian_cg(**on(device_library, problem))
+    assert (result.iterations, result.evaluations) == (0, 1 + 10)
+    np.testing.assert_array_equal(arrays.to_numpy(result.L), problem["L"])
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 10])
+def test_riemannian_cg_of_long_steps(device_library, iterations):
+    problem = beside_the_maximum(np.float64) | {"iterations": iterations}
+    right, found = sf.riemannian_cg(**problem), sf.riemannian_cg(**on(device_library, problem))
+    assert (found.iterations, found.evaluations) == (right.iterations, right.evaluations)
+    close(found.L, right.L, 1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_riemannian_cg_stops_where_the_loss_is_constant(device_library, dtype):
+    for seed in range(5):
+        problem = square_problem(seed, dtype)
+        result = sf.riemannian_cg(**on(device_library, problem))
+        assert (result.iterations, result.evaluations) == (0, 1)
+        np.testing.assert_array_equal(arrays.to_numpy(result.L), problem["L"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_riemannian_cg_brings_back_a_start_slightly_off_the_manifold(device_library, dtype):
+    problem = slightly_off(dtype)
+    for iterations in (0, 3):
+        result = sf.riemannian_cg(**on(device_library, problem), iterations=iterations)
+        assert drift(arrays.to_numpy(result.L)) <= 8 * np.finfo(dtype).eps
 
 
 @gpu

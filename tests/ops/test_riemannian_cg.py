@@ -1,13 +1,24 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from minimisation import (
+    assert_holds,
+    beside_the_maximum,
+    beside_the_minimum,
+    metric_problems,
+    slightly_off,
+    square_problem,
+)
 from strategies import DTYPES, LIBRARIES, drift, losses, orthonormalised, random_stiefel, to_torch
 from threadpoolctl import threadpool_limits
 
 import ssdml_fast as sf
-from ssdml_fast import _torch, reference
+from ssdml_fast import _line_search, _torch, reference
 
 
 def mini_batch(rng, dtype=np.float64):
@@ -62,6 +73,30 @@ def test_agrees_with_pymanopt(isa, dtype, distinct):
     np.testing.assert_allclose(ours.L, theirs.point, rtol=0, atol=10 * rtol)
 
 
+def test_as_many_steps_are_tried_as_by_manopt(isa):
+    problem = beside_the_minimum()
+    for minimise in (sf.riemannian_cg, reference.riemannian_cg):
+        result = minimise(**problem)
+        assert (result.iterations, result.evaluations) == (0, 1 + 10)
+        np.testing.assert_allclose(result.L, problem["L"], rtol=0, atol=1e-15)
+
+
+def test_kernels_and_optimiser_share_the_parameters_of_the_line_search():
+    header = (Path(__file__).parents[2] / "csrc/riemannian_cg/parameters.h").read_text()
+    kernels = {name: float(value) for name, value in re.findall(r"\bk(\w+) = ([\d.e-]+)[,;]", header)}
+    names = ("MOST_TRIALS", "SUFFICIENT_DECREASE", "CONTRACTION", "LEAST_GRAD_NORM", "LEAST_STEP")
+    assert kernels == {name.title().replace("_", ""): getattr(_line_search, name) for name in names}
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 10])
+def test_long_steps_agree_with_twin(isa, iterations):
+    problem = beside_the_maximum(np.float64) | {"iterations": iterations}
+    ours, twin = sf.riemannian_cg(**problem), reference.riemannian_cg(**problem)
+    assert (ours.iterations, ours.evaluations) == (twin.iterations, twin.evaluations)
+    np.testing.assert_allclose(ours.L, twin.L, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours.loss, twin.loss, rtol=1e-9)
+
+
 # --- invariants -------------------------------------------------------------------------------------------------------
 
 
@@ -74,6 +109,50 @@ def test_stays_on_the_manifold(isa, dtype):
     assert drift(result.L) <= 8 * np.finfo(dtype).eps
     loss = sf.angular_loss(z.astype(np.float64), triplets, result.L.astype(np.float64))
     np.testing.assert_allclose(result.loss, loss, rtol=100 * np.finfo(dtype).eps)
+
+
+@given(metric_problems())
+def test_no_answer_leaves_the_manifold_or_misreports_its_loss(isa, problem):
+    assert_holds(sf.riemannian_cg(**problem), problem)
+
+
+@given(metric_problems())
+def test_twin_stays_on_the_manifold(problem):
+    assert_holds(reference.riemannian_cg(**problem), problem)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_steps_stay_on_the_manifold(isa, dtype):
+    for iterations in range(12):
+        problem = beside_the_maximum(dtype) | {"alpha": 40.0, "iterations": iterations, "weight": None}
+        assert_holds(sf.riemannian_cg(**problem), problem)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stops_where_the_loss_is_constant(isa, dtype):
+    """L is square: LLᵀ = I, so that all of the gradient is rounding."""
+    for seed in range(20):
+        problem = square_problem(seed, dtype)
+        for result in (sf.riemannian_cg(**problem), reference.riemannian_cg(**problem)):
+            assert (result.iterations, result.evaluations) == (0, 1)
+            np.testing.assert_allclose(result.L, problem["L"], rtol=0, atol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("iterations", [0, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_start_slightly_off_the_manifold_is_brought_back(isa, dtype, iterations):
+    problem = slightly_off(dtype) | {"iterations": iterations}
+    ours, twin = sf.riemannian_cg(**problem), reference.riemannian_cg(**problem)
+    assert drift(ours.L) <= 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(ours.L, twin.L, rtol=0, atol=100 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("scale", [1e15, 1e30])
+def test_stays_where_the_loss_overflows(isa, scale):
+    problem = square_problem(0, np.float32)
+    problem |= {"L": problem["L"][:, :5], "z": np.float32(scale) * problem["z"]}
+    result = sf.riemannian_cg(**problem)
+    assert drift(result.L) <= 8 * np.finfo(np.float32).eps
 
 
 def test_finds_an_invariant_subspace(isa):
@@ -99,6 +178,13 @@ def test_stops_where_there_is_nothing_to_gain(isa):
             result = sf.riemannian_cg(L, z, triplets, reduction=reduction)
             assert result.iterations == 0 and result.grad_norm == 0
             np.testing.assert_array_equal(result.L, L)
+
+
+def test_weights_of_zero_leave_nothing_to_gain(isa):
+    (z, triplets), L = mini_batch(np.random.default_rng(0)), random_stiefel((64, 8), np.random.default_rng(1))
+    result = sf.riemannian_cg(L, z, triplets, weight=np.zeros(len(triplets)))
+    assert result[1:] == (0.0, 0.0, 0, 1)
+    np.testing.assert_array_equal(result.L, L)
 
 
 def test_depends_on_the_points_of_triplets_only():
