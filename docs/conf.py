@@ -65,7 +65,8 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"changelog": [], "benchmarks": []}
+ALONE = ("benchmarks", "changelog", "installation", "quickstart", "reproduction", "what_runs_where")
+html_sidebars = {page: [] for page in ALONE}  # a section of one page has nothing to choose from
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
