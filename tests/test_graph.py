@@ -197,7 +197,7 @@ def test_from_scipy_refuses(refuses):
     refuses(
         ValueError, "matrix", KnnGraph.from_scipy, scipy.sparse.csr_array(np.array([[0, 1, 1], [1, 0, 0], [1, 0, 0]]))
     )
-    refuses(ValueError, "indices", KnnGraph.from_scipy, scipy.sparse.eye_array(3, format="csr"))
+    refuses(ValueError, "indices", KnnGraph.from_scipy, scipy.sparse.csr_array(np.eye(3)))
     refuses(ValueError, "distances", KnnGraph.from_scipy, scipy.sparse.csr_array(np.array([[0, np.nan], [1, 0]])))
     refuses(
         ValueError, "ptr", KnnGraph.from_scipy, scipy.sparse.csr_array(np.array([[0.0, 1], [1, 0]])), np.array([0, 1])
