@@ -114,7 +114,10 @@ def as_points(x, name, like=None):
 
 
 def check_coordinates(x, name):
-    """Refuse coordinates that are not finite, or so large that distances overflow; CPU kernels see for themselves."""
+    """Refuse coordinates that are not finite, or so large that distances overflow; CPU kernels see for themselves.
+
+    The limit is ``largest_coordinate`` of ``csrc/knn_graph/knn_graph.h``.
+    """
     largest = float(np.finfo(distance_type(arrays.dtype_name(x))).max)
     arrays.check_finite(x, name, limit=math.sqrt(largest / x.shape[1]) / 2)
 
