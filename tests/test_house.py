@@ -112,8 +112,6 @@ def test_a_name_of_csrc_means_one_thing():
     assert {"on_threads", "ColumnsOutcome", "grid_of_threads", "invert", "tighten", "compare", "Filter"} <= set(homes)
     for name, paths in homes.items():
         folders, devices = {path.parent for path in paths}, [is_cuda(path) for path in paths]
-        if name == "dot":  # of vectors, in riemannian_cg.cpp
-            continue
         assert len(paths) == 1 or (len(folders) == 1 and sorted(devices) == [False, True]), (name, paths)
 
 

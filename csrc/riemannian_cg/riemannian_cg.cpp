@@ -85,8 +85,8 @@ class Objective {
 };
 
 template <typename T>
-double dot(const Vector<T>& u, const Vector<T>& v) {
-  return ssdml::dot(u.data(), v.data(), static_cast<std::int64_t>(u.size()));
+double inner(const Vector<T>& u, const Vector<T>& v) {
+  return dot(u.data(), v.data(), static_cast<std::int64_t>(u.size()));
 }
 
 struct GradientNorms {
@@ -118,10 +118,10 @@ class Stiefel {
     gemm_symmetric(l_, d_, L.data(), U.data(), gram_.data(), 1);
     for (T& entry : gram_) entry = -entry;
     gemm(d_, l_, l_, Strided<T>{L.data(), l_, 1}, gram_.data(), U.data(), true, 1);
-    GradientNorms norms{dot(U, U), std::sqrt(dot(gram_, gram_))};
+    GradientNorms norms{inner(U, U), std::sqrt(inner(gram_, gram_))};
     if (norms.square < 0x1p-12 * norms.normal * norms.normal) {  // so little that rounding may point off the tangents
       project(L, U);
-      norms.square = dot(U, U);
+      norms.square = inner(U, U);
     }
     return norms;
   }
@@ -194,7 +194,7 @@ CgReport riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t 
 
   while (report.iterations < iterations && descends<T>(std::sqrt(norms.square), norms.normal) && length >= kLeastStep &&
          progress.update(static_cast<double>(report.iterations) / static_cast<double>(iterations))) {
-    double slope = dot(grad, direction);
+    double slope = inner(grad, direction);
     if (!(slope < 0)) {  // no descent: start again from the gradient
       for (std::int64_t e = 0; e < d * l; ++e) direction[e] = -grad[e];
       slope = -norms.square;
@@ -202,7 +202,7 @@ CgReport riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t 
 
     objective.project(direction, along_y);
     stiefel.set_direction(direction);
-    const double norm = std::sqrt(dot(direction, direction));
+    const double norm = std::sqrt(inner(direction, direction));
     double step = std::min(report.iterations == 0 ? 1 / norm : first_step, kLongestStep<T> / norm), loss;
     const auto retract = [&] {
       move(at, static_cast<T>(step), direction, moved);
@@ -249,8 +249,8 @@ CgReport riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t 
     objective.gradient(next_grad);
     norms = stiefel.project_gradient(at, next_grad);
     stiefel.project(at, direction);
-    const double change = norms.square - dot(next_grad, grad);
-    const double along = dot(next_grad, direction) - dot(grad, direction);
+    const double change = norms.square - inner(next_grad, grad);
+    const double along = inner(next_grad, direction) - inner(grad, direction);
     const double beta = along == 0 ? 1 : std::max(0.0, change / along);
     for (std::int64_t e = 0; e < d * l; ++e) direction[e] = static_cast<T>(beta) * direction[e] - next_grad[e];
     std::swap(grad, next_grad);
