@@ -40,7 +40,7 @@ def search(
 
 
 def descends(norm: float, rounding: float, least: float = LEAST_GRAD_NORM) -> bool:
-    """Whether a Riemannian gradient is worth a step: more than rounding, which is epsilon times what projecting took."""
+    """Whether a Riemannian gradient is more than `least` and rounding, which is epsilon times what projecting took."""
     return norm >= least and norm > 64 * rounding
 
 
