@@ -152,7 +152,10 @@ def reduced(found, triplets, weight, reduction):
     """The loss of what :func:`forward` found: a sum, a mean (0 of none at all) or that of each triplet."""
     if reduction == "none":
         return found.losses if weight is None else found.losses * weight
-    return found.loss / max(len(triplets), 1) if reduction == "mean" else found.loss
+    if reduction == "sum":
+        return found.loss
+    mean = found.loss / max(len(triplets), 1)
+    return mean if arrays.is_torch(mean) else mean.astype(found.loss.dtype)  # NumPy 1 makes it a float64
 
 
 def of_projections(y, triplets, alpha, weight, num_threads, losses, grad):

@@ -77,7 +77,9 @@ def graph_modes(graph: KnnGraph, n: int | None = None, metric: str = "sqeuclidea
     arrays.check_indices(graph.indices, graph.n, "graph.indices", "points")  # validated once, but writable since
 
     weights = np.maximum(cosine_of(arrays.to_numpy(graph.distances).astype(np.float64)), 0) ** 3
-    rows, columns = np.repeat(np.arange(graph.n), graph.k), arrays.to_numpy(graph.indices).ravel()
+    integer = np.int32 if graph.n * graph.k < 2**31 else np.int64  # SciPy 1.11 finds components by int32 only
+    rows = np.repeat(np.arange(graph.n, dtype=integer), graph.k)
+    columns = arrays.to_numpy(graph.indices).ravel().astype(integer)
     directed = coo_array((weights.ravel(), (rows, columns)), shape=(graph.n, graph.n)).tocsr()
     mutual = directed.minimum(directed.T).tocoo()  # 0 where either direction is missing
     edges = np.lexsort((mutual.data, mutual.row))

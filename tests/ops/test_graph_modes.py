@@ -55,7 +55,7 @@ def test_agrees_with_the_stationary_distribution_itself(case):
     weights = weights[np.ix_(members, members)]
     transition = weights / weights.sum(1, keepdims=True)
     equations = np.vstack([transition.T - np.eye(len(members)), np.ones(len(members))])
-    p = np.linalg.lstsq(equations, np.eye(len(members) + 1)[-1])[0]
+    p = np.linalg.lstsq(equations, np.eye(len(members) + 1)[-1], rcond=None)[0]
     for i, member in enumerate(members):
         gap = p[i] - p[weights[i] > 0].max()
         if abs(gap) > 1e-7 * p[i]:  # rounding decides closer ones, in float32 distances too
