@@ -532,6 +532,18 @@ def test_cg_evaluates_at_most_ten_times_per_iteration_and_stops_where_it_must():
     assert len(calls) == 1 + 10 and torch.equal(wrong, before)
 
 
+def test_cg_stops_where_all_of_the_gradient_is_rounding():
+    """L is square: LLᵀ = I, so that the angular loss is constant."""
+    rng = np.random.default_rng(0)
+    z = torch.from_numpy(rng.standard_normal((20, 8), np.float32))
+    triplets = torch.from_numpy(rng.integers(0, 20, (200, 3)))
+    L, calls = matrix((8, 8), dtype=np.float32), []
+    before = L.detach().clone()
+    optimizer = RiemannianCG([L])
+    optimizer.step(closure_of(optimizer, lambda: calls.append(1) or sf.angular_loss(z, triplets, L)))
+    assert len(calls) == 1 and torch.equal(L, before)
+
+
 def test_cg_steps_back_from_where_the_objective_is_not_defined():
     L = matrix((4, 1))
     start = L.detach().clone()
