@@ -61,6 +61,14 @@ def test_an_operation_has_a_file_in_every_room(op, room):
     assert (ROOT / room.format(op)).is_file()
 
 
+def test_the_top_level_has_few_folders():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a repository: what else lies here is not known")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {path.split("/")[0] for path in tracked if "/" in path}
+    assert {name for name in folders if name[0] != "."} == {"csrc", "ssdml_fast", "tests", "benchmarks", "docs"}
+
+
 def test_no_folder_of_csrc_is_unknown():
     assert {path.parent.name for path in SOURCES} == {*OPS, "bindings", "common", "cuda", "walk"}
 
