@@ -18,8 +18,8 @@ inline constexpr double kLeastStep = 1e-10;
 template <typename T>
 inline constexpr double kEpsilon = std::numeric_limits<T>::epsilon();
 
-/// The longest step, the fourth root of 1 / epsilon: the Gram matrix of L + step D, whose condition is up to
-/// 1 + length^2, loses half of its digits, so that L is not yet lost in the rounding of step D.
+/// The longest step, the power of two below the fourth root of 1 / epsilon: the Gram matrix of L + step D, whose
+/// condition is up to 1 + length^2, loses half of its digits at most, and L is not lost in the rounding of step D.
 template <typename T>
 inline constexpr double kLongestStep = sizeof(T) == 4 ? 0x1p5 : 0x1p13;
 
