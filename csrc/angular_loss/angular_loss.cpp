@@ -158,10 +158,10 @@ std::int64_t used_rows(const std::int64_t* triplets, std::int64_t n_triplets, st
 }
 
 template <typename T>
-MetricLossReport metric_loss(const T* z, std::int64_t n, std::int64_t d, const T* L, std::int64_t l,
-                             const std::int64_t* triplets, std::int64_t n_triplets, double tan2_alpha, const T* weight,
-                             T* losses, T* grad_y, T* x, std::int64_t* rows, int num_threads) {
-  MetricLossReport report{0, n, all_indices(triplets, 3 * n_triplets, n), true};
+AngularLossReport angular_loss(const T* z, std::int64_t n, std::int64_t d, const T* L, std::int64_t l,
+                               const std::int64_t* triplets, std::int64_t n_triplets, double tan2_alpha,
+                               const T* weight, T* losses, T* grad_y, T* x, std::int64_t* rows, int num_threads) {
+  AngularLossReport report{0, n, all_indices(triplets, 3 * n_triplets, n), true};
   if (!report.in_range) return report;
   std::vector<std::int64_t> positions;
   if (rows) {
@@ -180,13 +180,13 @@ MetricLossReport metric_loss(const T* z, std::int64_t n, std::int64_t d, const T
   report.is_finite = report.is_finite && is_finite(y.get(), report.used * l, num_threads);
   if (report.is_finite)
     report.loss =
-        angular_loss(y.get(), report.used, l, triplets, n_triplets, tan2_alpha, weight, losses, grad_y, num_threads);
+        projected_loss(y.get(), report.used, l, triplets, n_triplets, tan2_alpha, weight, losses, grad_y, num_threads);
   return report;
 }
 
 template <typename T>
-void metric_loss_backward(const T* x, std::int64_t used, std::int64_t d, const T* L, std::int64_t l, const T* grad_y,
-                          T scale, const std::int64_t* rows, std::int64_t n, T* grad_z, T* grad_L, int num_threads) {
+void angular_loss_backward(const T* x, std::int64_t used, std::int64_t d, const T* L, std::int64_t l, const T* grad_y,
+                           T scale, const std::int64_t* rows, std::int64_t n, T* grad_z, T* grad_L, int num_threads) {
   num_threads = threads_for_product(used * d * l, num_threads);
   if (grad_z) {
     constexpr std::int64_t width = 192;  // a multiple of gemm's tiles; so many rows of L, transposed, stay in cache
@@ -206,8 +206,8 @@ void metric_loss_backward(const T* x, std::int64_t used, std::int64_t d, const T
 }
 
 template <typename T>
-double angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t* triplets, std::int64_t n_triplets,
-                    double tan2_alpha, const T* weight, T* losses, T* grad_y, int num_threads) {
+double projected_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t* triplets, std::int64_t n_triplets,
+                      double tan2_alpha, const T* weight, T* losses, T* grad_y, int num_threads) {
   const double four_t = 4 * tan2_alpha;
   num_threads = threads_for(n_triplets * l / 4, num_threads);
   // One thread takes triplets in blocks whose rows stay in the first-level cache between the two steps. Several share
@@ -255,14 +255,14 @@ double angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64
   return losses ? sum_of_losses(losses, weight, n_triplets) : 0;
 }
 
-#define SSDML_INSTANTIATE(T)                                                                                    \
-  template double angular_loss(const T*, std::int64_t, std::int64_t, const std::int64_t*, std::int64_t, double, \
-                               const T*, T*, T*, int);                                                          \
-  template MetricLossReport metric_loss(const T*, std::int64_t, std::int64_t, const T*, std::int64_t,           \
-                                        const std::int64_t*, std::int64_t, double, const T*, T*, T*, T*,        \
-                                        std::int64_t*, int);                                                    \
-  template void metric_loss_backward(const T*, std::int64_t, std::int64_t, const T*, std::int64_t, const T*, T, \
-                                     const std::int64_t*, std::int64_t, T*, T*, int);
+#define SSDML_INSTANTIATE(T)                                                                                      \
+  template double projected_loss(const T*, std::int64_t, std::int64_t, const std::int64_t*, std::int64_t, double, \
+                                 const T*, T*, T*, int);                                                          \
+  template AngularLossReport angular_loss(const T*, std::int64_t, std::int64_t, const T*, std::int64_t,           \
+                                          const std::int64_t*, std::int64_t, double, const T*, T*, T*, T*,        \
+                                          std::int64_t*, int);                                                    \
+  template void angular_loss_backward(const T*, std::int64_t, std::int64_t, const T*, std::int64_t, const T*, T,  \
+                                      const std::int64_t*, std::int64_t, T*, T*, int);
 SSDML_INSTANTIATE(float)
 SSDML_INSTANTIATE(double)
 

@@ -154,15 +154,15 @@ void SortedParts::sort(const std::int64_t* triplets, std::int64_t n_triplets, cu
 
 // ---- host -----------------------------------------------------------------------------------------------------------
 
-std::int64_t angular_loss_workspace(std::int64_t n, std::int64_t n_triplets) {
+std::int64_t projected_loss_workspace(std::int64_t n, std::int64_t n_triplets) {
   Workspace workspace(nullptr);
   if (!are_few(n, n_triplets)) SortedParts(workspace, n, n_triplets);
   return workspace.bytes();
 }
 
 template <typename T>
-void angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t* triplets, std::int64_t n_triplets,
-                  double tan2_alpha, const T* weight, T* losses, T* grad_y, void* workspace, void* stream) {
+void projected_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t* triplets, std::int64_t n_triplets,
+                    double tan2_alpha, const T* weight, T* losses, T* grad_y, void* workspace, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   const double four_t = 4 * tan2_alpha;
   if (!grad_y) {
@@ -181,9 +181,9 @@ void angular_loss(const T* y, std::int64_t n, std::int64_t l, const std::int64_t
   run(parts.row, parts.part);
 }
 
-template void angular_loss(const float*, std::int64_t, std::int64_t, const std::int64_t*, std::int64_t, double,
-                           const float*, float*, float*, void*, void*);
-template void angular_loss(const double*, std::int64_t, std::int64_t, const std::int64_t*, std::int64_t, double,
-                           const double*, double*, double*, void*, void*);
+template void projected_loss(const float*, std::int64_t, std::int64_t, const std::int64_t*, std::int64_t, double,
+                             const float*, float*, float*, void*, void*);
+template void projected_loss(const double*, std::int64_t, std::int64_t, const std::int64_t*, std::int64_t, double,
+                             const double*, double*, double*, void*, void*);
 
 }  // namespace ssdml::cuda

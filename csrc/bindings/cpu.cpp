@@ -162,15 +162,15 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       py::arg("num_threads"));
 
   m.def(
-      "metric_loss",
+      "angular_loss",
       [](const std::string& dtype, Address z, std::int64_t n, std::int64_t d, Address L, std::int64_t l,
          Address triplets, std::int64_t n_triplets, double tan2_alpha, Address weight, Address losses, Address grad_y,
          Address x, Address rows, int num_threads) {
-        const MetricLossReport report = by_dtype(dtype, [&]<typename T>(T) {
+        const AngularLossReport report = by_dtype(dtype, [&]<typename T>(T) {
           const py::gil_scoped_release nogil;
-          return metric_loss(at<const T>(z), n, d, at<const T>(L), l, at<const std::int64_t>(triplets), n_triplets,
-                             tan2_alpha, at<const T>(weight), at<T>(losses), at<T>(grad_y), at<T>(x),
-                             at<std::int64_t>(rows), num_threads);
+          return angular_loss(at<const T>(z), n, d, at<const T>(L), l, at<const std::int64_t>(triplets), n_triplets,
+                              tan2_alpha, at<const T>(weight), at<T>(losses), at<T>(grad_y), at<T>(x),
+                              at<std::int64_t>(rows), num_threads);
         });
         return py::make_tuple(report.loss, report.used, report.in_range, report.is_finite);
       },
@@ -179,26 +179,26 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       py::arg("x"), py::arg("rows"), py::arg("num_threads"));
 
   m.def(
-      "metric_loss_backward",
+      "angular_loss_backward",
       [](const std::string& dtype, Address x, std::int64_t used, std::int64_t d, Address L, std::int64_t l,
          Address grad_y, double scale, Address rows, std::int64_t n, Address grad_z, Address grad_L, int num_threads) {
         by_dtype(dtype, [&]<typename T>(T) {
           const py::gil_scoped_release nogil;
-          metric_loss_backward(at<const T>(x), used, d, at<const T>(L), l, at<const T>(grad_y), static_cast<T>(scale),
-                               at<const std::int64_t>(rows), n, at<T>(grad_z), at<T>(grad_L), num_threads);
+          angular_loss_backward(at<const T>(x), used, d, at<const T>(L), l, at<const T>(grad_y), static_cast<T>(scale),
+                                at<const std::int64_t>(rows), n, at<T>(grad_z), at<T>(grad_L), num_threads);
         });
       },
       py::arg("dtype"), py::arg("x"), py::arg("used"), py::arg("d"), py::arg("L"), py::arg("l"), py::arg("grad_y"),
       py::arg("scale"), py::arg("rows"), py::arg("n"), py::arg("grad_z"), py::arg("grad_L"), py::arg("num_threads"));
 
   m.def(
-      "angular_loss",
+      "projected_loss",
       [](const std::string& dtype, Address y, std::int64_t n, std::int64_t l, Address triplets, std::int64_t n_triplets,
          double tan2_alpha, Address weight, Address losses, Address grad_y, int num_threads) {
         return by_dtype(dtype, [&]<typename T>(T) {
           const py::gil_scoped_release nogil;
-          return angular_loss(at<const T>(y), n, l, at<const std::int64_t>(triplets), n_triplets, tan2_alpha,
-                              at<const T>(weight), at<T>(losses), at<T>(grad_y), num_threads);
+          return projected_loss(at<const T>(y), n, l, at<const std::int64_t>(triplets), n_triplets, tan2_alpha,
+                                at<const T>(weight), at<T>(losses), at<T>(grad_y), num_threads);
         });
       },
       py::arg("dtype"), py::arg("y"), py::arg("n"), py::arg("l"), py::arg("triplets"), py::arg("n_triplets"),

@@ -146,16 +146,17 @@ PYBIND11_MODULE(cuda_kernels, m) {
       py::arg("width"), py::arg("seed"), py::arg("balanced"), py::arg("n_triplets"), py::arg("triplets"),
       py::arg("stream"));
 
-  m.def("angular_loss_workspace", &cuda::angular_loss_workspace, py::arg("n"), py::arg("n_triplets"));
+  m.def("projected_loss_workspace", &cuda::projected_loss_workspace, py::arg("n"), py::arg("n_triplets"));
 
   m.def(
-      "angular_loss",
+      "projected_loss",
       [](const std::string& dtype, Address y, std::int64_t n, std::int64_t l, Address triplets, std::int64_t n_triplets,
          double tan2_alpha, Address weight, Address losses, Address grad_y, Address workspace, Address stream) {
         by_dtype(dtype, [&]<typename T>(T) {
           const py::gil_scoped_release nogil;
-          cuda::angular_loss(at<const T>(y), n, l, at<const std::int64_t>(triplets), n_triplets, tan2_alpha,
-                             at<const T>(weight), at<T>(losses), at<T>(grad_y), at<void>(workspace), at<void>(stream));
+          cuda::projected_loss(at<const T>(y), n, l, at<const std::int64_t>(triplets), n_triplets, tan2_alpha,
+                               at<const T>(weight), at<T>(losses), at<T>(grad_y), at<void>(workspace),
+                               at<void>(stream));
         });
       },
       py::arg("dtype"), py::arg("y"), py::arg("n"), py::arg("l"), py::arg("triplets"), py::arg("n_triplets"),

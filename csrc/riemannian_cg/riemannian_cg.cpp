@@ -66,8 +66,8 @@ class Objective {
 
   double cost(const Vector<T>& y) {
     const auto count = static_cast<std::int64_t>(losses_.size());
-    return angular_loss(y.data(), rows_ + 1, l_, triplets_.data(), count, tan2_alpha_, weight_, losses_.data(),
-                        grad_y_.data(), num_threads_);
+    return projected_loss(y.data(), rows_ + 1, l_, triplets_.data(), count, tan2_alpha_, weight_, losses_.data(),
+                          grad_y_.data(), num_threads_);
   }
 
   /// Euclidean gradient where cost() was last called.

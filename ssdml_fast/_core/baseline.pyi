@@ -95,7 +95,7 @@ def mine_class_triplets(
     triplets: int,
     num_threads: int,
 ) -> None: ...
-def metric_loss(
+def angular_loss(
     dtype: str,
     z: int,
     n: int,
@@ -112,7 +112,7 @@ def metric_loss(
     rows: int,
     num_threads: int,
 ) -> tuple[float, int, bool, bool]: ...
-def metric_loss_backward(
+def angular_loss_backward(
     dtype: str,
     x: int,
     used: int,
@@ -127,7 +127,7 @@ def metric_loss_backward(
     grad_L: int,
     num_threads: int,
 ) -> None: ...
-def angular_loss(
+def projected_loss(
     dtype: str,
     y: int,
     n: int,

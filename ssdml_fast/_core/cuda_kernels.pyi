@@ -95,8 +95,8 @@ def mine_class_triplets(
     triplets: int,
     stream: int,
 ) -> None: ...
-def angular_loss_workspace(n: int, n_triplets: int) -> int: ...
-def angular_loss(
+def projected_loss_workspace(n: int, n_triplets: int) -> int: ...
+def projected_loss(
     dtype: str,
     y: int,
     n: int,

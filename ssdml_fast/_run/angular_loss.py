@@ -89,7 +89,7 @@ def forward(z, triplets, L, alpha, weight, num_threads, losses, grad):
         y = z @ L
         if not arrays.is_finite(y):
             _refuse(z, L)
-        each, grad_y = of_projections(y, triplets, alpha, weight, num_threads, losses=True, grad=grad)
+        each, grad_y = projected_loss(y, triplets, alpha, weight, num_threads, losses=True, grad=grad)
         return Forward(each.sum() if weight is None else each.dot(weight), each, grad_y, z, n, None)
     is_sparse = 0 < 3 * count < 2 * n  # else most points occur in some triplet, or nothing does
     room = min(3 * count, n) if is_sparse else n
@@ -100,7 +100,7 @@ def forward(z, triplets, L, alpha, weight, num_threads, losses, grad):
     at_z, at_L, at_triplets, at_weight, at_losses, at_grad_y, at_points, at_rows = arrays.addresses(
         z, L, triplets, weight, each, grad_y, points if is_sparse else None, rows
     )
-    loss, used, in_range, is_finite = _core.lib.metric_loss(
+    loss, used, in_range, is_finite = _core.lib.angular_loss(
         dtype,
         at_z,
         n,
@@ -142,7 +142,7 @@ def backward(found, n, L, scale, num_threads, wanted=(True, True)):
     grad_L = arrays.empty((d, l), dtype, like=x) if wanted[1] else None
     at_x, at_L, at_grad_y, at_rows, at_z, at_grad_L = arrays.addresses(x, L, grad_y, found.rows, grad_z, grad_L)
     threads = _core.threads(num_threads)
-    _core.lib.metric_loss_backward(
+    _core.lib.angular_loss_backward(
         dtype, at_x, found.used, d, at_L, l, at_grad_y, float(scale), at_rows, n, at_z, at_grad_L, threads
     )
     return grad_z, grad_L
@@ -158,7 +158,7 @@ def reduced(found, triplets, weight, reduction):
     return mean if arrays.is_torch(mean) else mean.astype(found.loss.dtype)  # NumPy 1 makes it a float64
 
 
-def of_projections(y, triplets, alpha, weight, num_threads, losses, grad):
+def projected_loss(y, triplets, alpha, weight, num_threads, losses, grad):
     """Return what was asked for of the losses of projected points and the gradient of their weighted sum."""
     dtype = arrays.dtype_name(y)
     losses = arrays.empty((len(triplets),), dtype, like=y) if losses else None
@@ -178,8 +178,8 @@ def of_projections(y, triplets, alpha, weight, num_threads, losses, grad):
     if arrays.is_cuda(y):
         cuda = _core.cuda()
         with arrays.on_device(y) as stream:
-            work = arrays.workspace(cuda.angular_loss_workspace(y.shape[0], len(triplets)) if grad else 0, like=y)
-            cuda.angular_loss(*arguments, arrays.address(work), stream)
+            work = arrays.workspace(cuda.projected_loss_workspace(y.shape[0], len(triplets)) if grad else 0, like=y)
+            cuda.projected_loss(*arguments, arrays.address(work), stream)
     else:
-        _core.lib.angular_loss(*arguments, _core.threads(num_threads))
+        _core.lib.projected_loss(*arguments, _core.threads(num_threads))
     return losses, grad_y

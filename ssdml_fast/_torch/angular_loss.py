@@ -80,20 +80,20 @@ class _AngularLoss(torch.autograd.Function):
 def _projected_loss(y, triplets, weight, alpha, mean, num_threads):
     y, triplets = _operands(y, triplets)
     weight = None if weight is None else arrays.contiguous(weight)
-    losses, grad_y = run.of_projections(y, triplets, alpha, weight, num_threads, losses=True, grad=True)
+    losses, grad_y = run.projected_loss(y, triplets, alpha, weight, num_threads, losses=True, grad=True)
     loss = losses.sum() if weight is None else losses.dot(weight)
     return loss / max(len(triplets), 1) if mean else loss, losses, grad_y
 
 
 def _projected_losses(y, triplets, alpha, num_threads):
     y, triplets = _operands(y, triplets)
-    return run.of_projections(y, triplets, alpha, None, num_threads, losses=True, grad=False)[0]
+    return run.projected_loss(y, triplets, alpha, None, num_threads, losses=True, grad=False)[0]
 
 
 def _projected_losses_backward(grad_losses, y, triplets, alpha, num_threads):
     y, triplets = _operands(y, triplets)
     weight = arrays.contiguous(grad_losses)
-    return run.of_projections(y, triplets, alpha, weight, num_threads, losses=False, grad=True)[1]
+    return run.projected_loss(y, triplets, alpha, weight, num_threads, losses=False, grad=True)[1]
 
 
 def _operands(y, triplets):

@@ -213,10 +213,10 @@ void losses(std::int64_t n, std::int64_t d, std::int64_t l, std::int64_t count, 
   std::vector<T> x(n * d), grad_y(n * l), grad_z(n * d), grad_L(d * l), metric = L;
   Indices rows(n);
   starve("angular_loss", threads, grad_y, [&] {
-    const MetricLossReport report = metric_loss<T>(z.data(), n, d, L.data(), l, of.data(), count, 0.7, nullptr, nullptr,
-                                                   grad_y.data(), x.data(), rows.data(), threads);
-    metric_loss_backward<T>(x.data(), report.used, d, L.data(), l, grad_y.data(), 2, rows.data(), n, grad_z.data(),
-                            grad_L.data(), threads);
+    const AngularLossReport report = angular_loss<T>(z.data(), n, d, L.data(), l, of.data(), count, 0.7, nullptr,
+                                                     nullptr, grad_y.data(), x.data(), rows.data(), threads);
+    angular_loss_backward<T>(x.data(), report.used, d, L.data(), l, grad_y.data(), 2, rows.data(), n, grad_z.data(),
+                             grad_L.data(), threads);
   });
   starve("riemannian_cg", threads, metric, [&] {
     std::vector<T> start = L;

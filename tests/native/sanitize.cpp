@@ -77,18 +77,18 @@ void partition(std::int64_t n, std::int64_t d, std::int64_t k, const Indices& pt
 
   const auto count = static_cast<std::int64_t>(triplets.size()) / 3;
   std::vector<T> losses(count), grad(n * d), grad_x(n * d), grad_metric(d * d);
-  angular_loss<T>(x.data(), n, d, triplets.data(), count, 0.7, nullptr, losses.data(), grad.data(), threads);
+  projected_loss<T>(x.data(), n, d, triplets.data(), count, 0.7, nullptr, losses.data(), grad.data(), threads);
   const std::vector<T> metric = points<T>(d, d, 1);
   Indices rows(n);
   std::vector<T> few(n * d);
   for (const bool is_sparse : {false, true}) {
     std::int64_t* const used_rows = is_sparse ? rows.data() : nullptr;
-    const MetricLossReport report = metric_loss(
+    const AngularLossReport report = angular_loss(
         x.data(), n, d, metric.data(), d, triplets.data(), is_sparse ? std::min<std::int64_t>(count, 1) : count, 0.7,
         static_cast<const T*>(nullptr), static_cast<T*>(nullptr), grad.data(), few.data(), used_rows, threads);
     if (!(report.in_range && report.is_finite)) std::abort();
-    metric_loss_backward(is_sparse ? few.data() : x.data(), report.used, d, metric.data(), d, grad.data(), T(2),
-                         used_rows, n, grad_x.data(), grad_metric.data(), threads);
+    angular_loss_backward(is_sparse ? few.data() : x.data(), report.used, d, metric.data(), d, grad.data(), T(2),
+                          used_rows, n, grad_x.data(), grad_metric.data(), threads);
   }
 }
 

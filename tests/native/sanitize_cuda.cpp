@@ -311,17 +311,17 @@ void loss(std::int64_t n, std::int64_t l, std::int64_t count) {
   const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-13;
   for (const T* weight : {static_cast<const T*>(nullptr), static_cast<const T*>(weights.data())}) {
     std::vector<T> right(count), right_grad(n * l);
-    angular_loss(y.data(), n, l, triplets.data(), count, 0.7, weight, right.data(), right_grad.data(), 1);
+    projected_loss(y.data(), n, l, triplets.data(), count, 0.7, weight, right.data(), right_grad.data(), 1);
     in_every_way([&] {
       auto losses = unwritten<T>(count), alone = unwritten<T>(count), grad = unwritten<T>(n * l);
-      Workspace workspace(cuda::angular_loss_workspace(n, count));
-      cuda::angular_loss(y.data(), n, l, triplets.data(), count, 0.7, weight, losses.data(), grad.data(),
-                         workspace.get(), nullptr);
-      cuda::angular_loss<T>(y.data(), n, l, triplets.data(), count, 0.7, weight, alone.data(), nullptr, nullptr,
-                            nullptr);
-      expect("angular_loss", losses, right, tolerance);
-      expect("angular_loss without a gradient", alone, losses, 0);
-      expect("angular_loss gradient", grad, right_grad, tolerance);
+      Workspace workspace(cuda::projected_loss_workspace(n, count));
+      cuda::projected_loss(y.data(), n, l, triplets.data(), count, 0.7, weight, losses.data(), grad.data(),
+                           workspace.get(), nullptr);
+      cuda::projected_loss<T>(y.data(), n, l, triplets.data(), count, 0.7, weight, alone.data(), nullptr, nullptr,
+                              nullptr);
+      expect("projected_loss", losses, right, tolerance);
+      expect("projected_loss without a gradient", alone, losses, 0);
+      expect("projected_loss gradient", grad, right_grad, tolerance);
     });
   }
 }
@@ -474,8 +474,8 @@ void failures_are_reported() {
       [&] { cuda::mine_triplets<float>(indices.data(), nullptr, x.data(), 4, nullptr, 20, triplets.data(), nullptr); },
       cuda_on_cpu::has_crashed);
   fails("angular_loss", [&] {
-    cuda::angular_loss<float>(x.data(), 20, 4, indices.data(), 30, 0.7, nullptr, out.data(), out.data(), memory,
-                              nullptr);
+    cuda::projected_loss<float>(x.data(), 20, 4, indices.data(), 30, 0.7, nullptr, out.data(), out.data(), memory,
+                                nullptr);
   });
   fails("cayley_update",
         [&] { cuda::cayley_update(x.data(), x.data(), 2, 8, 4, 0.1, out.data(), report.data(), memory, nullptr); });
