@@ -9,15 +9,14 @@
 //
 // Column j of W* is P[:, j] for an unlabelled j and 2 class_mass[:, c] - sum_c' class_mass[:, c'] for one of class c,
 // so no matrix with n columns is ever needed: columns are solved a panel at a time and only the entries on edges are
-// kept, and columns that are a combination of other columns are not solved at all (eliminate.h; not on a CUDA
-// device).
+// kept, and columns that are a combination of other columns are not solved at all (eliminate.h; not on a CUDA device).
 //
 // How: the walk's own series, P b = (1 - gamma) (b + gamma Q b + ...) + gamma^t P Q^t b, in which a term is one sweep
 // over the graph; after a few of them the slow modes of Q (weakly connected clusters), which are found once per
-// component, are taken out of every column, and relaxation makes quick work of the rest for any gamma, at few
-// points where the rest is local: the fewer, the larger tol is. P is row-stochastic, so what is cut off is within the
-// range of the residual, and no rounding error grows. walk/graph.h has the graph and its sweep, modes.h the
-// modes, relax.h the relaxation, solve.h how a panel is solved and its error bound.
+// component, are taken out of every column, and relaxation makes quick work of the rest for any gamma, at few points
+// where the rest is local: the fewer, the larger tol is. P is row-stochastic, so what is cut off is within the range of
+// the residual, and no rounding error grows. walk/graph.h has the graph and its sweep, modes.h the modes, relax.h the
+// relaxation, solve.h how a panel is solved and its error bound.
 //
 // A small component takes none of this: its dense matrix is inverted in float64, and several at once, one per thread
 // (direct.h; not on a CUDA device).

@@ -1,5 +1,5 @@
-// Slow modes of one component (modes.h) on the device: sweeps, products and Z, V and c in float64 there, what
-// is done with (m, m) matrices on the host. Only affinity.cu includes it.
+// Slow modes of one component (modes.h) on the device: sweeps, products and Z, V and c in float64 there, what is done
+// with (m, m) matrices on the host. Only affinity.cu includes it.
 #pragma once
 
 #include <cmath>

@@ -1,10 +1,10 @@
-// One panel of columns, solved by one block of threads: solve.h for CUDA, with the same steps, the same
-// arithmetic and the same bound. Only affinity.cu includes it.
+// One panel of columns, solved by one block of threads: solve.h for CUDA, with the same steps, the same arithmetic and
+// the same bound. Only affinity.cu includes it.
 //
 // The panel lies in shared memory where it fits, or else in global memory with 64 bytes to a point. Relaxation, which
-// is sequential in relax.h, takes points in groups: all points of a group are read before any of it is
-// written, so that it is still in place, and an edge within a group counts as one that leads to a later point. The
-// bound holds for any such split, and since groups are strided, neighbours are seldom in one.
+// is sequential in relax.h, takes points in groups: all points of a group are read before any of it is written, so that
+// it is still in place, and an edge within a group counts as one that leads to a later point. The bound holds for any
+// such split, and since groups are strided, neighbours are seldom in one.
 #pragma once
 
 #include "affinity/sor.h"

@@ -3,9 +3,9 @@
 //   P b = (1 - gamma) (b + gamma Q b + ... + gamma^(t-1) Q^(t-1) b) + gamma^t P Q^t b
 //
 // Only the entries asked for are summed, in float64; the panel holds the residual v = Q^t b alone. After a few sweeps
-// the slow modes are taken out of it (modes.h), and relaxation (relax.h) makes quick work of the
-// rest. P is row-stochastic, so what is left, P v, lies in [min v, max v]: the middle is added, half the width bounds
-// the error. For the same reason an error made in v adds no more than its largest entry: rounding is never amplified by
+// the slow modes are taken out of it (modes.h), and relaxation (relax.h) makes quick work of the rest. P is
+// row-stochastic, so what is left, P v, lies in [min v, max v]: the middle is added, half the width bounds the error.
+// For the same reason an error made in v adds no more than its largest entry: rounding is never amplified by
 // 1 / (1 - gamma).
 #pragma once
 

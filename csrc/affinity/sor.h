@@ -1,5 +1,5 @@
-// What every implementation of the relaxation (relax.h) shares: its parameters and its error bound. They hold
-// however the edges are split into L and U, that is, in whichever order points are swept, one by one or many at once.
+// What every implementation of the relaxation (relax.h) shares: its parameters and its error bound. They hold however
+// the edges are split into L and U, that is, in whichever order points are swept, one by one or many at once.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
 // The Python face of the CPU kernels: one short block per operation. Arrays arrive as addresses, already validated and
-// allocated by ssdml_fast/ops/<op>.py; the GIL is released while a kernel runs.
+// allocated by ssdml_fast/_run/<op>.py; the GIL is released while a kernel runs.
 #include <string>
 
 #include "affinity/affinity.h"

@@ -1,8 +1,7 @@
 // The Python face of the CUDA kernels, block for block like cpu.cpp. Arrays arrive as addresses of memory on the
 // current device, `stream` as the address of a stream of that device. Calls return before their kernels have run, but
 // for searches that report their progress, and for propagate_affinity and propagate_labels, which look at their error
-// bounds as they go. A workspace is that many
-// bytes, aligned to 256.
+// bounds as they go. A workspace is that many bytes, aligned to 256.
 #include <string>
 
 #include "affinity/affinity.h"

@@ -31,7 +31,8 @@ inline int threads_for(std::int64_t work, int num_threads) {
 
 /// Calls f(thread, team) on `num_threads` threads, or as many fewer as there are, of which thread 0 is the caller. What
 /// one of them throws, the first if several do, is thrown here when all are done: an exception that left a parallel
-/// region would end the process. One thread is spared the cost of a region, which little work would feel.
+/// region would end the process. (So does, in the runtime itself, a thread that the system refuses to start.) One
+/// thread is spared the cost of a region, which little work would feel.
 template <typename F>
 void on_threads([[maybe_unused]] int num_threads, const F& f) {
 #ifdef _OPENMP

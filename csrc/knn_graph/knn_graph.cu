@@ -442,8 +442,8 @@ class Watch {
   cudaStream_t stream_;
 };
 
-constexpr double kBounded =
-    0.95;  // share of a search by bounds that has been done once rows are left out, as a rule few
+/// The share of a search that has been done by bounds, once the rows are known that they leave out, as a rule few.
+constexpr double kBounded = 0.95;
 
 /// What a search needs besides its result. Rows and columns are the same points if `mutual`.
 struct SearchWork {
