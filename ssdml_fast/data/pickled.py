@@ -44,12 +44,14 @@ def load_pickled(data: bytes, name: str) -> Any:
     Raises
     ------
     DataError
-        If it is damaged or holds anything else.
+        If it is damaged or holds anything else, or if what is made of its bytes takes more memory than they explain.
 
     Notes
     -----
     Python's own ``pickle`` cannot be made safe by the names that it may find: ``numpy.dtype`` alone can be given a
     state by which NumPy takes bytes of the file for addresses. Here bytes become arrays of bytes, and nothing else.
+    A pickle can say one thing many times over, and nest tuples without end: dictionaries are by texts and integers
+    alone, as the hash of such a tuple takes forever or all of the stack.
 
     Examples
     --------
@@ -69,6 +71,7 @@ def load_pickled(data: bytes, name: str) -> Any:
 def _load(data: bytes) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    room = 2 * len(data)  # for what is made of its bytes: a text's once more, and an array's
     argument: Any
     for opcode, argument, _ in pickletools.genops(data):
         match opcode.name:
@@ -111,10 +114,10 @@ def _load(data: bytes) -> Any:
                 stack[-1].extend(values)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                stack[-1][key] = value
+                _set(stack[-1], [key], [value])
             case "SETITEMS":
                 values = _to_mark(stack)
-                stack[-1].update(zip(values[::2], values[1::2], strict=True))
+                _set(stack[-1], values[::2], values[1::2])
             case "GLOBAL":
                 stack.append(_known(*argument.split(" ")))
             case "STACK_GLOBAL":
@@ -123,11 +126,15 @@ def _load(data: bytes) -> Any:
             case "REDUCE":
                 arguments, called = stack.pop(), stack.pop()
                 stack.append(_reduced(called, arguments))
+                room -= len(stack[-1]) if isinstance(stack[-1], bytes) else 0
             case "BUILD":
                 state, begun = stack.pop(), stack.pop()
                 stack.append(_built(begun, state))
+                room -= stack[-1].nbytes if isinstance(stack[-1], np.ndarray) else 0
             case other:
                 raise ValueError(f"it needs {other}, which plain data do not")
+        if room < 0:
+            raise ValueError("more is made of its bytes than it holds; it may be malicious and is not read")
     (content,) = stack
     return content
 
@@ -140,15 +147,25 @@ def _to_mark(stack: list[Any]) -> list[Any]:
     return values[::-1]
 
 
-def _known(module: str, name: str) -> _Name:
+def _set(items: Any, keys: list[Any], values: list[Any]) -> None:
+    if not isinstance(items, dict) or not all(type(key) in (bytes, str, int) for key in keys):
+        raise ValueError("only dictionaries may have items, by texts or integers")
+    items.update(zip(keys, values, strict=True))
+
+
+def _known(module: Any, name: Any) -> _Name:
+    if not (isinstance(module, str) and isinstance(name, str)):
+        raise ValueError(f"what it needs must be named by texts, found {_types((module, name))}")
     named = _Name(module, name)
     if named not in (_NDARRAY, _DTYPE, _ENCODE, *_RECONSTRUCT, *_BYTES):
-        raise ValueError(f"it must not need {module}.{name}; it may be malicious and is not read")
+        raise ValueError(f"it must not need {module[:80]}.{name[:80]}; it may be malicious and is not read")
     return named
 
 
-def _reduced(called: Any, arguments: tuple[Any, ...]) -> Any:
+def _reduced(called: Any, arguments: Any) -> Any:
     """Return what a call would."""
+    if not isinstance(arguments, tuple):
+        raise ValueError(f"arguments of a call must be a tuple, found {type(arguments).__name__}")
     if called in _BYTES and arguments == ():  # none, and below some, as Python 3 writes them by protocol 2
         return b""
     if called == _ENCODE:
@@ -160,24 +177,26 @@ def _reduced(called: Any, arguments: tuple[Any, ...]) -> Any:
             return _BYTE
     elif called in _RECONSTRUCT and arguments[0] == _NDARRAY:
         return _BEGUN
-    raise ValueError(f"its arrays must be of type uint8, found a call with {_short(arguments)}")
+    raise ValueError(f"its arrays must be of type uint8, found a call with {_types(arguments)}")
 
 
-def _built(begun: Any, state: tuple[Any, ...]) -> Any:
+def _built(begun: Any, state: Any) -> Any:
     """Return what was begun, completed."""
+    if not isinstance(state, tuple):
+        raise ValueError(f"the state of an array or type must be a tuple, found {type(state).__name__}")
     if begun is _BYTE and tuple(map(_text, state)) == _BYTE_STATE:
         return _BYTE
     if begun is _BEGUN:
         _, shape, dtype, by_columns, content = state
         if dtype is _BYTE and isinstance(content, bytes) and all(type(n) is int and n >= 0 for n in shape):
             return np.frombuffer(content, np.uint8).reshape(shape, order="F" if by_columns else "C").copy()
-    raise ValueError(f"its arrays must be of type uint8, found a state of {_short(state)}")
+    raise ValueError(f"its arrays must be of type uint8, found a state of {_types(state)}")
 
 
 def _text(value: Any) -> Any:
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def _short(value: Any) -> str:
+def _types(values: tuple[Any, ...]) -> str:
     """Name the types in a tuple: its values may be long, or hold themselves."""
-    return ", ".join(type(part).__name__ for part in value)
+    return ", ".join(type(value).__name__ for value in values[:8])

@@ -201,6 +201,43 @@ def test_plain_data_are_unpickled_as_pickle_does(protocol):
     assert all(a.dtype == np.uint8 for a in found[b"more"])
 
 
+def doubled(times):
+    """A pickle's tuple of two tuples, each of the same two, and so on."""
+    return b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(times))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"}" + doubled(100) + b"K\x01s", "only dictionaries may have items, by texts or integers"),
+        (b"})" + b"\x85" * 300_000 + b"K\x01s", "only dictionaries may have items"),
+        (b"}(" + doubled(100) + b"K\x01u", "only dictionaries may have items"),
+        (b"]K\x00" + doubled(100) + b"s", "only dictionaries may have items"),
+        (b"}(K\x00K\x01K\x02u", "zip"),
+        (doubled(100) + b"\x8c\x01a\x93", "must be named by texts, found tuple, str"),
+        (
+            b"c_codecs\nencode\n" + b"X" + (9999).to_bytes(4, "little") + b"a" * 9999 + b"R",
+            "must be a tuple, found str",
+        ),
+        (b"cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85R}b", "must be a tuple, found dict"),
+        (b"B" + (2**31 - 1).to_bytes(4, "little") + b"few", "expected 2147483647 bytes"),
+    ],
+)
+def test_small_pickles_take_neither_forever_nor_all_memory(content, message):
+    with pytest.raises(DataError, match=message) as refusal:
+        load_pickled(b"\x80\x04" + content + b".", "it")
+    assert len(str(refusal.value)) < 300
+
+
+def test_a_pickle_makes_no_more_of_its_bytes_than_it_holds():
+    text = b"X" + (9999).to_bytes(4, "little") + b"a" * 9999
+    again = b"h\x00h\x01h\x02\x86R"  # encode(text, "latin1")
+    data = b"\x80\x02](c_codecs\nencode\nq\x00" + text + b"q\x01X\x06\x00\x00\x00latin1q\x02%be."
+    assert load_pickled(data % again, "it")[-1] == b"a" * 9999
+    with pytest.raises(DataError, match="more is made of its bytes than it holds"):
+        load_pickled(data % (again * 10_000), "it")
+
+
 class Malicious:
     def __reduce__(self):
         return print, ("executed",)
