@@ -150,13 +150,15 @@ class RunFolder:
         Raises
         ------
         RunError
-            If they are missing or damaged.
+            If they are missing, damaged or of a version before 0.1.0.
         """
         lines = self._read(self._metrics, lambda path: path.read_text(encoding="utf-8").splitlines())
         try:
-            return [dict(json.loads(line)) for line in lines]
+            records = [dict(json.loads(line)) for line in lines]
         except (ValueError, TypeError) as error:
             raise RunError(f"{self._metrics} is damaged: {_first_line(error)}") from None
+        check_records(records, self._metrics)
+        return records
 
     def read_propagated(self) -> np.ndarray:
         """Return the label that each training example got in each round.
@@ -211,6 +213,14 @@ class RunFolder:
             return read(path)
         except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
             raise RunError(f"{path} is damaged: {_first_line(error)}") from None
+
+
+def check_records(records: list[dict[str, Any]], path: Path) -> None:
+    """Refuse records of validations whose names are those of versions before 0.1.0."""
+    if not all("validation" in record for record in records):
+        raise RunError(
+            f"{path} is of a version of ssdml-fast before 0.1.0, whose records have other names: train again"
+        )
 
 
 def _json(content: Any, indent: int | None = None) -> str:

@@ -20,7 +20,7 @@ from .. import _arrays as arrays
 from ..data.augment import cut_out, mix_channels, mix_up, random_affine
 from ..evaluate import score_embedding
 from ..models.metric import MetricModel, untrained
-from ..runs.folder import RunError, RunFolder
+from ..runs.folder import RunError, RunFolder, check_records
 from .config import Config
 from .mining import mine
 from .partition import count, partitions
@@ -108,7 +108,7 @@ def fit(
         `max_epochs` counts them; 0: the warm-up), ``round`` (0: the warm-up), ``partition``, ``loss`` (mean over the
         mini-batches since the validation before), ``triplets`` (of the pass),
         ``examples`` (trained on since then, each time it was), ``val_nmi``, ``val_recall@1`` (both in [0, 1]),
-        ``score`` (their mean), ``orthogonality_error`` (largest entry of LᵀL - I), ``seconds`` (wall time of each
+        ``score`` (their mean), ``orthogonality_error`` (largest magnitude in LᵀL - I), ``seconds`` (wall time of each
         stage since the record before: ``embed``, ``graph``, ``propagate``, ``mine``, ``train``, ``validate``,
         ``save``). That of the untrained model lacks what tells of training.
     on_batch : callable, optional
@@ -477,6 +477,7 @@ class _Training:
     def load(self, run: RunFolder) -> None:
         checkpoint = run.read_checkpoint()
         try:
+            check_records(checkpoint["history"], run.path)
             if checkpoint["config"] != asdict(self.config):
                 raise ValueError("it was trained with other settings")
             self.model.load_state_dict(checkpoint["model"])

@@ -163,6 +163,12 @@ def change_propagated(path):
     save_file({"propagated": np.zeros((1, 3))}, path / "propagated.safetensors")
 
 
+def rename_validations(path):
+    """Name them as versions before 0.1.0 did."""
+    records = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text(records.replace('"epoch"', '"pass"').replace('"validation"', '"epoch"'))
+
+
 def propagate_nothing(path):
     propagated = load_file(path / "propagated.safetensors")["propagated"]
     save_file({"propagated": np.full_like(propagated, -1)}, path / "propagated.safetensors")
@@ -180,6 +186,7 @@ def change_data(path):
         (lambda path: (path / "metrics.jsonl").write_text("{"), ["Convergence", MAPS, "Time"], "metrics.jsonl is dam"),
         (lambda path: (path / "metrics.jsonl").write_text(""), ["Convergence", MAPS, "Time"], "no validation yet"),
         (lambda path: (path / "metrics.jsonl").write_text("[1]"), ["Convergence"], "metrics.jsonl is damaged"),
+        (rename_validations, ["Convergence", MAPS, "Time"], "metrics.jsonl is of a version of ssdml-fast before 0.1.0"),
         (lambda path: (path / "model.safetensors").write_bytes(b"x"), [MAPS, RETRIEVAL], "model.safetensors is dam"),
         (lambda path: (path / "propagated.safetensors").write_bytes(b"x"), [PROPAGATED], "safetensors is damaged"),
         (change_propagated, [PROPAGATED], "their number differs"),
