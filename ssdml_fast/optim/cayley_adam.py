@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +9,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .. import _scalars as scalars
-from .base import StiefelOptimizer, along_cayley, evaluate
+from .base import FirstOrder, along_cayley
 
 
-class CayleyAdam(StiefelOptimizer):
+class CayleyAdam(FirstOrder):
     """Adam along Cayley curves: momentum transported along them, steps scaled by one second moment per matrix.
 
     Parameters
@@ -91,19 +90,8 @@ class CayleyAdam(StiefelOptimizer):
             raise ValueError(f"betas must be two numbers of at least 0 and less than 1, found {betas}")
         super().add_param_group(param_group)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Move every parameter that has a gradient; returns what `closure`, called first, returns."""
-        loss = evaluate(closure)
-        for group in self.param_groups:
-            if group["stiefel"]:
-                for L, gradient in zip(*self.with_gradient(group), strict=True):
-                    self._move(L, gradient, group)
-            else:
-                self.move_ordinary(group)
-        return loss
-
-    def _move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Move a batch of matrices by the gradient of what is to be minimised."""
         state, (beta1, beta2) = self.state[L], group["betas"]
         if not state:
             state["step"] = torch.tensor(0.0)

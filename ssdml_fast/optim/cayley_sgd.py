@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import StiefelOptimizer, along_cayley, evaluate
+from .base import FirstOrder, along_cayley
 
 
-class CayleySGD(StiefelOptimizer):
+class CayleySGD(FirstOrder):
     """Stochastic gradient descent along Cayley curves, with momentum that is transported along them.
 
     Parameters
@@ -80,19 +79,8 @@ class CayleySGD(StiefelOptimizer):
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "stiefel": stiefel, "maximize": maximize},
         )
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Move every parameter that has a gradient; returns what `closure`, called first, returns."""
-        loss = evaluate(closure)
-        for group in self.param_groups:
-            if group["stiefel"]:
-                for L, gradient in zip(*self.with_gradient(group), strict=True):
-                    self._move(L, gradient, group)
-            else:
-                self.move_ordinary(group)
-        return loss
-
-    def _move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Move a batch of matrices by the gradient of what is to be minimised."""
         if not group["momentum"]:
             L.copy_(along_cayley(L, gradient, group["lr"])[0])
             return

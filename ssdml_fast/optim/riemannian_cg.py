@@ -122,7 +122,7 @@ class RiemannianCG(StiefelOptimizer):
             length = _inner(direction, direction) ** 0.5
             guess = 1 / length if guess is None else guess
             new_cost, step, guess = self._search(closure, cost, slope, direction, guess, epsilon)
-            if step * length < settings["min_step"]:
+            if step == 0 or step * length < settings["min_step"]:
                 break
             new_gradient, rounding = self._gradient()
             direction = self._project(direction)
@@ -173,6 +173,7 @@ class RiemannianCG(StiefelOptimizer):
         """Riemannian gradient of the cost at the parameters, after the closure has left the Euclidean one there, and
         how much of it may be rounding.
         """
+        self.check_gradients()
         found = dict[Tensor, Tensor]()
         for group in self.param_groups:
             found.update(zip(*self.with_gradient(group), strict=True))

@@ -80,6 +80,17 @@ def test_refuses_sparse_gradients(name):
 
 
 @pytest.mark.parametrize("name", FIRST_ORDER)
+def test_no_group_is_moved_where_a_gradient_of_another_is_refused(name):
+    L, weight = matrix((4, 2)), torch.nn.Parameter(gaussian(3, 2))
+    optimizer = FIRST_ORDER[name]([{"params": [L]}, {"params": [weight], "stiefel": False}])
+    before = L.detach().clone()
+    L.grad, weight.grad = gaussian(4, 2), gaussian(3, 2).to_sparse()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        optimizer.step()
+    assert torch.equal(L, before) and not optimizer.state
+
+
+@pytest.mark.parametrize("name", FIRST_ORDER)
 def test_refuses_infinite_gradients_and_matrices_that_were_changed(name):
     L = matrix((4, 2))
     optimizer = FIRST_ORDER[name]([L])
