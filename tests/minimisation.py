@@ -55,7 +55,7 @@ def assert_holds(result, problem):
     start, rounding_there = loss_and_rounding(problem["L"], **operands)
     assert own <= start + rounding + rounding_there
     assert result.iterations <= problem["iterations"]
-    assert result.evaluations <= 1 + 11 * (result.iterations + 1)
+    assert result.evaluations <= 1 + 10 * (result.iterations + 1)
 
 
 def beside_the_minimum():

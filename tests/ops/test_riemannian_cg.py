@@ -86,6 +86,10 @@ def test_kernels_and_optimiser_share_the_parameters_of_the_line_search():
     kernels = {name: float(value) for name, value in re.findall(r"\bk(\w+) = ([\d.e-]+)[,;]", header)}
     names = ("MOST_TRIALS", "SUFFICIENT_DECREASE", "CONTRACTION", "LEAST_GRAD_NORM", "LEAST_STEP")
     assert kernels == {name.title().replace("_", ""): getattr(_line_search, name) for name in names}
+    longest = re.search(r"kLongestStep = sizeof\(T\) == 4 \? (\S+) : (\S+);", header).groups()
+    assert dict(zip(("float32", "float64"), map(float.fromhex, longest), strict=True)) == _line_search.LONGEST_STEP
+    rounding = float(re.search(r"norm > (\d+) \* kEpsilon<T> \* normal", header)[1])
+    assert not _line_search.descends(rounding, 1.0) and _line_search.descends(1.001 * rounding, 1.0)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, 10])
