@@ -12,6 +12,7 @@ import pytest
 from ssdml_fast.cli import NEEDED
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+EVERY_KERNEL = Path(__file__).with_name("every_kernel.py")
 
 BARE = f"""
 import sys
@@ -26,45 +27,6 @@ class Without:  # finds what there is, but for the modules of the extra
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 """
 
-KERNELS = """
-import numpy as np, torch
-import ssdml_fast as sf
-
-rng = np.random.default_rng(0)
-x, labels = rng.normal(size=(40, 6)), np.where(np.arange(40) < 8, np.arange(40) % 2, -1)
-L, tangent = np.eye(6, 3), rng.normal(size=(6, 3))
-tangent -= L @ (L.T @ tangent + tangent.T @ L) / 2
-called = {}
-
-def call(name, *arguments, **options):
-    called[name] = getattr(sf, name)(*arguments, **options)
-    getattr(sf.reference, name)(*arguments, **options)
-    return called[name]
-
-graph = call("knn_graph", x, 5)
-call("knn_search", x[:4], x, 5)
-affinity = call("propagate_affinity", graph, labels)
-posteriors = call("propagate_labels", graph, labels).posteriors
-triplets = call("mine_triplets", graph, affinity)
-call("mine_class_triplets", posteriors, 20)
-call("graph_modes", graph)
-call("angular_loss", x, triplets, L)
-call("angular_loss_and_grad", x, triplets, L)
-call("cayley_update", L, tangent, 0.1)
-call("qr_retraction", L, tangent)
-call("polar_retraction", L, tangent)
-call("riemannian_cg", L, x, triplets, iterations=2)
-assert set(called) == set(sf.reference.__all__)
-
-metric = sf.nn.OrthogonalMetric(6, 3)
-z = torch.from_numpy(x).float()
-triplets = sf.mine_triplets(sf.knn_graph(z, 5), sf.propagate_affinity(sf.knn_graph(z, 5), torch.from_numpy(labels)))
-sf.nn.AngularLoss()(z, triplets, metric.L).backward()
-for optimizer in (sf.optim.CayleySGD, sf.optim.CayleyAdam):
-    optimizer(metric.parameters(), lr=0.1).step()
-sf.show_config()
-"""
-
 
 def bare(code):
     command = [sys.executable, "-c", BARE + code]
@@ -72,7 +34,7 @@ def bare(code):
 
 
 def test_every_kernel_works_without_the_extra():
-    result = bare(KERNELS)
+    result = bare(EVERY_KERNEL.read_text(encoding="utf-8"))
     assert result.returncode == 0, result.stderr
 
 
