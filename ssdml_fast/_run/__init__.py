@@ -1,0 +1,1 @@
+"""Checks the arguments of an operation, allocates its results and calls the kernel; one file per operation."""

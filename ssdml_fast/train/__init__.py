@@ -1,4 +1,4 @@
-"""Training: Algorithm 1 of the SSDML paper, its checkpoints and its command line.
+"""Training: Algorithm 1 of the SSDML paper, as a run that can be stopped and resumed.
 
 The public names are loaded when first used, so that the command line answers ``--help`` without importing torch.
 """
