@@ -79,7 +79,8 @@ ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64
   const std::int64_t columns = classes + 1, panels = (columns + width - 1) / width;
   ClassMass result{std::vector<double>(graph.n * columns)};
   std::vector<PanelSolver<double>> solvers;
-  for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, graph.n * width, modes.count());
+  const std::int64_t entries = std::int64_t{graph.n} * width;
+  for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, entries, modes.count());
   std::vector<ColumnsOutcome> outcomes(panels);
   in_turn(panels, part.num_threads, [&](std::int64_t q, int thread) {
     PanelSolver<double>& solver = solvers[thread];
