@@ -47,7 +47,7 @@ class StiefelOptimizer(Optimizer):
             self.param_groups.pop()
             raise
 
-    def check_gradients(self) -> None:
+    def _check_gradients(self) -> None:
         """Refuse gradients that are sparse, and those of matrices that kernels cannot read."""
         for group in self.param_groups:
             for i, p in enumerate(group["params"]):
@@ -58,7 +58,7 @@ class StiefelOptimizer(Optimizer):
                 if group["stiefel"]:
                     arrays.check_floats(p.grad, f"params[{i}].grad", halves=False)
 
-    def with_gradient(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    def _with_gradient(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters of a group that have a gradient, and the gradients of what is to be minimised."""
         pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
         return [p for p, _ in pairs], [-grad if group["maximize"] else grad for _, grad in pairs]
@@ -67,28 +67,28 @@ class StiefelOptimizer(Optimizer):
 class FirstOrder(StiefelOptimizer):
     """An optimiser that moves each matrix by its gradient; torch's own of that kind moves ordinary groups."""
 
-    Ordinary: ClassVar[type[Optimizer]]  # of groups with stiefel=False
+    _Ordinary: ClassVar[type[Optimizer]]  # of groups with stiefel=False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Move every parameter that has a gradient; returns what `closure`, called first, returns."""
         loss = evaluate(closure)
-        self.check_gradients()
+        self._check_gradients()
         for group in self.param_groups:
             if group["stiefel"]:
-                for L, gradient in zip(*self.with_gradient(group), strict=True):
-                    self.move(L, gradient, group)
+                for L, gradient in zip(*self._with_gradient(group), strict=True):
+                    self._move(L, gradient, group)
             else:
                 self._move_ordinary(group)
         return loss
 
-    def move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Move a batch of matrices by the gradient of what is to be minimised."""
         raise NotImplementedError
 
     @functools.cached_property
     def _ordinary(self) -> Optimizer:
-        return self.Ordinary([torch.empty(0)])  # type: ignore[call-arg]
+        return self._Ordinary([torch.empty(0)])  # type: ignore[call-arg]
 
     def _move_ordinary(self, group: dict[str, Any]) -> None:
         """Move the parameters of a group as torch's own optimiser does, by the settings and the state that are here."""

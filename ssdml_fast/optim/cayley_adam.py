@@ -58,7 +58,7 @@ class CayleyAdam(FirstOrder):
     True
     """
 
-    Ordinary = torch.optim.Adam
+    _Ordinary = torch.optim.Adam
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class CayleyAdam(FirstOrder):
             raise ValueError(f"betas must be two numbers of at least 0 and less than 1, found {betas}")
         super().add_param_group(param_group)
 
-    def move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Move a batch of matrices by the gradient of what is to be minimised."""
         state, (beta1, beta2) = self.state[L], group["betas"]
         if not state:

@@ -62,7 +62,7 @@ class CayleySGD(FirstOrder):
     True
     """
 
-    Ordinary = torch.optim.SGD
+    _Ordinary = torch.optim.SGD
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class CayleySGD(FirstOrder):
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "stiefel": stiefel, "maximize": maximize},
         )
 
-    def move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, L: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Move a batch of matrices by the gradient of what is to be minimised."""
         if not group["momentum"]:
             L.copy_(along_cayley(L, gradient, group["lr"])[0])

@@ -173,10 +173,10 @@ class RiemannianCG(StiefelOptimizer):
         """Riemannian gradient of the cost at the parameters, after the closure has left the Euclidean one there, and
         how much of it may be rounding.
         """
-        self.check_gradients()
+        self._check_gradients()
         found = dict[Tensor, Tensor]()
         for group in self.param_groups:
-            found.update(zip(*self.with_gradient(group), strict=True))
+            found.update(zip(*self._with_gradient(group), strict=True))
         euclidean = [found.get(p, torch.zeros_like(p)) for p, _ in self._points()]
         gradient = self._project(euclidean)
         normal = [torch.finfo(g.dtype).eps * (e - g) for e, g in zip(euclidean, gradient, strict=True)]
