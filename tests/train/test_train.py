@@ -440,3 +440,14 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
         fit(small_net(), *tiny, TINY, run=run, resume=True)
     with pytest.raises(RunError, match="must be new or empty"):
         fit(small_net(), *tiny, TINY, run=run)
+
+
+def test_a_checkpoint_of_a_version_before_0_1_0_is_refused(tiny, tmp_path):
+    run, once = RunFolder(tmp_path / "run"), dataclasses.replace(TINY, rounds=1)
+    fit(small_net(), *tiny, once, run=run)
+    checkpoint = run.read_checkpoint()
+    for record in checkpoint["history"]:
+        record["epoch"] = record.pop("validation")
+    run.write_progress(checkpoint)
+    with pytest.raises(RunError, match=r"of a version of ssdml-fast before 0\.1\.0, .*: train again"):
+        fit(small_net(), *tiny, once, run=run, resume=True)
