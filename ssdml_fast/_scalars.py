@@ -29,6 +29,8 @@ def as_float(value: Any, name: str, low: float = -math.inf, high: float = math.i
         if isinstance(value, (bool, np.bool_, str, bytes)):
             raise TypeError
         number = float(value)
+    except OverflowError:  # of an integer
+        number = math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, found {value!r}") from None
     if not (math.isfinite(number) and low < number < high):

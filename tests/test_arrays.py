@@ -405,7 +405,7 @@ def test_floats(value):
     assert type(number) is float and number == 0.5
 
 
-@pytest.mark.parametrize("value", [0, 1, -1, 2, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [0, 1, -1, 2, math.nan, math.inf, -math.inf, pytest.param(10**400, id="10**400")])
 def test_refuses_floats_out_of_range(refuses, value):
     refuses(ValueError, "gamma", scalars.as_float, value, "gamma", 0, 1)
 
