@@ -141,7 +141,7 @@ def test_bounds_decide_most_pairs(stand_in, kind):
     work = memory[-memory.ctypes.data % 256 :][:size]
     indices, distances, ptr = np.empty((n, k), np.int64), np.empty((n, k)), np.array([0, n])
     addresses = [array.ctypes.data for array in (indices, distances, work)]
-    stand_in.knn_graph("float64", x.ctypes.data, n, d, k, "sqeuclidean", ptr.ctypes.data, 1, n, *addresses, 0)
+    stand_in.knn_graph("float64", x.ctypes.data, n, d, k, "sqeuclidean", ptr.ctypes.data, 1, n, *addresses, 0, None)
     left = work[size - 256 * math.ceil(n / 256) :][:n].astype(bool)
     assert left.all() if kind == "all equal" else left.any() == (kind != "gaussian")
     np.testing.assert_array_equal(indices, sf.knn_graph(x, k).indices)
