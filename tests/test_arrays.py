@@ -260,11 +260,6 @@ def test_says_so_where_torch_maps_a_function_or_makes_it_functional(function):
 THREADED = [function for function in OPERATIONS if "num_threads" in inspect.signature(function).parameters]
 
 
-def test_every_kernel_takes_a_number_of_threads():
-    without = {sf.KnnGraph, sf.KnnGraph.from_search, sf.polar_retraction}  # the last is the library's decomposition
-    assert set(OPERATIONS) - set(THREADED) == without
-
-
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("function", THREADED)
 def test_the_number_of_threads_reaches_the_kernel_and_changes_nothing(function, library, monkeypatch):

@@ -107,12 +107,12 @@ def definitions(path):
     yield from re.findall(before + r"(?<![\w:])(\w+)\((?:[^;{}]|\{\})*\)(?: const| noexcept)* \{", text, re.MULTILINE)
 
 
+def is_cuda(path):
+    return path.suffix == ".cu" or path.name.startswith("cuda_") or path.parent.name == "cuda"
+
+
 def test_a_name_of_csrc_means_one_thing():
     """But for a CUDA twin, in the folder of what it is the twin of."""
-
-    def is_cuda(path):
-        return path.suffix == ".cu" or path.name.startswith("cuda_") or path.parent.name == "cuda"
-
     homes = {}
     for path in SOURCES:
         for name in set(definitions(path)):
@@ -121,6 +121,21 @@ def test_a_name_of_csrc_means_one_thing():
     for name, paths in homes.items():
         folders, devices = {path.parent for path in paths}, [is_cuda(path) for path in paths]
         assert len(paths) == 1 or (len(folders) == 1 and sorted(devices) == [False, True]), (name, paths)
+
+
+def constants(path):
+    """Names and values of the constants that a source or header of csrc defines."""
+    for declaration in re.findall(r"\bconstexpr\b([^;{}]*);", path.read_text()):
+        yield from re.findall(r"\b(k[A-Z]\w*) = ([^,]+)", declaration)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_constant_of_both_twins_has_one_home(op):
+    """A header of parameters, which both include."""
+    cpu, cuda = set(), set()
+    for path in (ROOT / "csrc" / op).iterdir():
+        (cuda if is_cuda(path) else cpu).update(constants(path))
+    assert not cpu & cuda
 
 
 def test_no_operation_is_missing_here():
@@ -203,8 +218,10 @@ def rooms_imported(path):
         if isinstance(node, ast.ImportFrom) and node.level:
             module = [*parts[: len(parts) - node.level], *(node.module.split(".") if node.module else ())]
             yield from module[1:2] or [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module.startswith("ssdml_fast."):
-            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names = [(base + alias.name).split(".") for alias in node.names]
+            yield from (name[1] for name in names if name[0] == "ssdml_fast" and len(name) > 1)
 
 
 @pytest.mark.parametrize("room", [*BELOW, "the operations"])
@@ -231,7 +248,7 @@ def test_nothing_is_left_for_later():
 
 def test_tests_look_at_no_clock():
     """Whether one passes depends on no machine's speed or load; processor time is compared with processor time."""
-    clocks = r"\btime\.(time|perf_counter|monotonic|sleep)\("
+    clocks = r"\btime\.(time|perf_counter|monotonic|sleep)(_ns)?\(|\bfrom\s+time\s+import\b|\bimport\s+time\s+as\b"
     assert mentions(clocks, TESTS) == ["tests/conftest.py"]  # which waits for a child that may hang
 
 
@@ -308,6 +325,11 @@ def test_twins_have_the_same_signature(name):
         return [(p.name, p.default) for p in inspect.signature(function).parameters.values() if p.name not in only_fast]
 
     assert parameters(getattr(sf.reference, name)) == parameters(getattr(sf, name))
+
+
+def test_what_has_threads_takes_their_number():
+    without = {name for name in FUNCTIONS if "num_threads" not in inspect.signature(getattr(sf, name)).parameters}
+    assert without == {"graph_modes", "polar_retraction"}  # SciPy's sparse graphs, and the library's decomposition
 
 
 # --- arrows -----------------------------------------------------------------------------------------------------------
