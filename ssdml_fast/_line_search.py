@@ -15,6 +15,7 @@ SUFFICIENT_DECREASE = 0.5
 CONTRACTION = 0.5
 LEAST_GRAD_NORM = 1e-6
 LEAST_STEP = 1e-10
+ROUNDING = 64.0
 LONGEST_STEP = {"float32": 2.0**5, "float64": 2.0**13}
 
 
@@ -41,7 +42,15 @@ def search(
 
 def descends(norm: float, rounding: float, least: float = LEAST_GRAD_NORM) -> bool:
     """Whether a Riemannian gradient is more than `least` and rounding, which is epsilon times what projecting took."""
-    return norm >= least and norm > 64 * rounding
+    return norm >= least and norm > ROUNDING * rounding
+
+
+def leads_down(slope: float, norm: float, rounding: float, epsilon: float) -> bool:
+    """Whether a direction of that slope leads down by more than rounding of a gradient of that norm.
+
+    On a manifold of one dimension no conjugate direction does: what is carried along cancels the gradient.
+    """
+    return slope < -ROUNDING * norm * (epsilon * norm + rounding)
 
 
 def gains(loss: float, reached: float, epsilon: float) -> bool:

@@ -14,6 +14,7 @@ inline constexpr double kSufficientDecrease = 0.5;  // Armijo's constant
 inline constexpr double kContraction = 0.5;
 inline constexpr double kLeastGradNorm = 1e-6;
 inline constexpr double kLeastStep = 1e-10;
+inline constexpr double kRounding = 64;  // epsilons that a gradient, or its product with a direction, may be off by
 
 template <typename T>
 inline constexpr double kEpsilon = std::numeric_limits<T>::epsilon();
@@ -28,7 +29,14 @@ inline constexpr double kLongestStep = sizeof(T) == 4 ? 0x1p5 : 0x1p13;
 /// terms cancel.
 template <typename T>
 SSDML_HOST_DEVICE bool descends(double norm, double normal) {
-  return norm >= kLeastGradNorm && norm > 64 * kEpsilon<T> * normal;
+  return norm >= kLeastGradNorm && norm > kRounding * kEpsilon<T> * normal;
+}
+
+/// Whether a direction of that slope leads down by more than the rounding of a gradient, which is as descends() has it.
+/// On a manifold of one dimension no conjugate direction does: what is carried along cancels the gradient.
+template <typename T>
+SSDML_HOST_DEVICE bool leads_down(double slope, double norm, double normal) {
+  return slope < -kRounding * kEpsilon<T> * norm * (norm + normal);
 }
 
 /// Whether `reached` is below `loss` by more than their rounding.

@@ -195,7 +195,7 @@ CgReport riemannian_cg(const T* z, std::int64_t n, std::int64_t d, std::int64_t 
   while (report.iterations < iterations && descends<T>(std::sqrt(norms.square), norms.normal) && length >= kLeastStep &&
          progress.update(static_cast<double>(report.iterations) / static_cast<double>(iterations))) {
     double slope = inner(grad, direction);
-    if (!(slope < 0)) {  // no descent: start again from the gradient
+    if (!leads_down<T>(slope, std::sqrt(norms.square), norms.normal)) {  // start again from the gradient
       for (std::int64_t e = 0; e < d * l; ++e) direction[e] = -grad[e];
       slope = -norms.square;
     }

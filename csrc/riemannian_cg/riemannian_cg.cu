@@ -353,7 +353,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   std::int64_t done = 0, evaluations = 1;
 
   while (done < iterations && descends<T>(sqrt(squares[0]), sqrt(squares[1])) && length >= kLeastStep) {
-    if (!(slope < 0)) {  // no descent: start again from the gradient
+    if (!leads_down<T>(slope, sqrt(squares[0]), sqrt(squares[1]))) {  // start again from the gradient
       for (std::int64_t e = thread_id(); e < size; e += thread_count()) direction[e] = -grad[e];
       grid_barrier();
       slope = -squares[0];

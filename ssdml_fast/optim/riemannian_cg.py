@@ -116,7 +116,7 @@ class RiemannianCG(StiefelOptimizer):
             if not line_search.descends(norm, rounding, settings["min_gradient_norm"]):
                 break
             slope = _inner(gradient, direction)
-            if slope >= 0:  # no descent: begin anew along the gradient
+            if not line_search.leads_down(slope, norm, rounding, epsilon):  # begin anew along the gradient
                 direction = [-g for g in gradient]
                 slope = -_inner(gradient, gradient)
             length = _inner(direction, direction) ** 0.5

@@ -34,7 +34,7 @@ def riemannian_cg(L, z, triplets, alpha=40.0, iterations=10, reduction="sum", we
         and length >= line_search.LEAST_STEP
     ):
         slope = np.vdot(grad, direction)
-        if not slope < 0:
+        if not line_search.leads_down(slope, float(np.linalg.norm(grad)), rounding, epsilon):
             direction, slope = -grad, -np.vdot(grad, grad)
         norm = float(np.linalg.norm(direction))
         first = min(first if steps else 1 / norm, line_search.LONGEST_STEP[L.dtype.name] / norm)
