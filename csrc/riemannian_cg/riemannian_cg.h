@@ -2,9 +2,9 @@
 //
 // Manopt's algorithm and defaults: embedded metric, gradient G - L sym(L'G), QR retraction with positive diagonal,
 // transport by projection, the Hestenes-Stiefel rule cut at zero, and the adaptive line search: first step 1 / |D|,
-// Armijo constant 1/2, halving, at most ten steps tried, next first step twice the last unless exactly two were. Stops
-// after `iterations`, at a gradient norm below 1e-6 or a step below 1e-10, and where a gradient or a gain is no more
-// than rounding (parameters.h).
+// Armijo constant 1/2, halving, at most ten steps tried, next first step twice the last unless exactly two were. A
+// direction that leads down by no more than rounding gives way to the gradient. Stops after `iterations`, at a gradient
+// norm below 1e-6 or a step below 1e-10, and where a gradient or a gain is no more than rounding (parameters.h).
 //
 // The L that is returned is orthonormal up to rounding, whatever the points are: one that comes in slightly off is
 // brought back first, and no step is taken whose retraction is not.
