@@ -69,6 +69,10 @@ def tools():
     missing = [name for name, path in needed.items() if path is None]
     if missing:
         pytest.skip(f"configures the build with {', '.join(missing)}, which are not on the PATH")
+    least = re.search(r"cmake_minimum_required\(VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text())[1]
+    found = re.search(r"[\d.]+", subprocess.check_output([needed["cmake"], "--version"], text=True))[0]
+    if [int(part) for part in found.split(".")] < [int(part) for part in least.split(".")]:
+        pytest.skip(f"configures the build with cmake {least} or newer; {needed['cmake']} is {found}")
     return needed
 
 
