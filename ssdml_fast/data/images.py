@@ -152,7 +152,7 @@ def decode_images(
                     f"all images must be of {shape[1]}x{shape[0]} pixels as the first, or be resized, found "
                     f"{image.width}x{image.height} in {names[i]}"
                 )
-            images[i] = np.asarray(image).reshape(*shape, -1).transpose(2, 0, 1)
+            images[i] = planes(image)
 
     n_threads = os.cpu_count() or 1
     with ThreadPoolExecutor(n_threads) as pool:  # Pillow decodes without holding the interpreter's lock
@@ -183,9 +183,35 @@ def open_image(file: File, name: str, mode: str | None = None) -> Image.Image:
         raise DataError(f"image {name} cannot be decoded: {error}") from None
 
 
+def pixels(image: Image.Image) -> np.ndarray:
+    """Return an image as a (channels, height, width) uint8 array: one channel if it is grey, else red, green, blue.
+
+    Raises
+    ------
+    ValueError
+        If its numbers are no shades of 8 or 16 bits.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> pixels(Image.new("RGBA", (6, 4))).shape
+    (3, 4, 6)
+    """
+    return planes(_of_bytes(image).convert("L" if _has_shades(image) else "RGB"))
+
+
+def planes(image: Image.Image) -> np.ndarray:
+    """View an image of mode L or RGB as a (channels, height, width) array."""
+    return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+
+
 def _is_grey(file: File, name: str) -> bool:
     with open_image(file, name) as image:
-        return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+        return _has_shades(image)
+
+
+def _has_shades(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
 
 
 def _of_bytes(image: Image.Image) -> Image.Image:
