@@ -2,46 +2,78 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from errno import EACCES
+from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-FORMAT = 1
+from .files import TEMPORARY, RunError, first_line, from_json, is_number, to_json, write_atomically
+from .lock import locked
+from .records import check_records
+
+FORMAT = 2  # of config.json and checkpoint.pt
+FLAT = 1  # of config.json before 0.3.0: all settings in one table, the method SSDML
 
 
-class RunError(Exception):
-    """A run folder that cannot be read or written; the message says which file and why."""
+@dataclass(frozen=True)
+class Stored:
+    """What ``config.json`` says of a training.
+
+    Attributes
+    ----------
+    method : str
+        Name of the method, or ``"package.module:Class"``.
+    head : str
+        Name of the class of the metric on top of the network.
+    settings : dict
+        Settings of the method, by name; of a run of a version before 0.3.0 none, they are among those of the training.
+    training : dict
+        Settings of the training, whatever the method.
+    """
+
+    method: str
+    head: str
+    settings: dict[str, Any]
+    training: dict[str, Any]
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let `write` fill a new file, then put it in the place of `path` in one step.
+def new_folder(parent: str | os.PathLike[str]) -> Path:
+    """Make a folder that is this call's alone, named by date and time and, where that is taken, a number.
 
-    Whatever lies in the folder, nothing outside is written: the new file has a name that nobody can foresee and is made
-    by this call or not at all, and where `path` is a link, the link is replaced.
+    Parameters
+    ----------
+    parent : str or path
+        Where to make it; made too where it is missing.
+
+    Returns
+    -------
+    pathlib.Path
 
     Raises
     ------
     RunError
-        If the file cannot be written, as on a full disk; what was at `path` is still there.
+        If it cannot be made.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    parent, name = Path(parent), datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     try:
-        with temporary.open("xb") as file:  # x: by O_EXCL, which follows no link
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch's, of a full disk
-        raise RunError(f"{path} cannot be written: {getattr(error, 'strerror', None) or _first_line(error)}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            path = parent / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()  # or fails, whoever else is making it
+            except FileExistsError:
+                continue
+            break
+    except OSError as error:
+        raise RunError(f"a run folder in {parent} cannot be made: {error.strerror}") from None
+    return path
 
 
 class RunFolder:
@@ -72,48 +104,112 @@ class RunFolder:
         self._propagated = self.path / "propagated.safetensors"
         self._checkpoint = self.path / "checkpoint.pt"
         self._results = self.path / "results.json"
+        self._locked = False  # by this object
 
-    def create(self, settings: dict[str, Any]) -> None:
-        """Make the folder, which must be new or empty, and write the settings.
+    def refuse_used(self) -> None:
+        """Refuse a folder in which no training can begin; nothing is made.
+
+        One can where there is no folder, or an empty one, or one that a training left which was stopped before it
+        saved anything.
+
+        Raises
+        ------
+        RunError
+            If the folder holds anything else, a training is beginning in it, or it cannot be made.
+        """
+        at = self.path
+        try:
+            while not _exists(at):
+                at = at.parent
+            if at == self.path:
+                if not all(self._is_left_over(path) for path in at.iterdir()):
+                    raise RunError(f"run folder {self.path} must be new or empty; it already holds files")
+                with self.lock():
+                    pass
+            if not os.access(at, os.W_OK | os.X_OK):
+                raise PermissionError(EACCES, os.strerror(EACCES))
+        except OSError as error:
+            raise RunError(f"run folder {self.path} cannot be made: {error.strerror}") from None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other trainings out of the folder, which is made if there is none.
+
+        The system releases it when the process dies. Within one that this object holds, another does nothing.
+
+        Raises
+        ------
+        RunError
+            If a training holds it, or the folder cannot be made or opened.
+        """
+        if self._locked:
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.path))
+            except BlockingIOError:
+                raise RunError(f"run folder {self.path} is in use by another training") from None
+            except OSError as error:
+                raise RunError(f"run folder {self.path} cannot be made: {error.strerror}") from None
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    def create(self, stored: Stored) -> None:
+        """Make the folder and write what is trained, all under :meth:`lock`.
 
         Parameters
         ----------
-        settings : dict
-            Settings of the training, by name.
+        stored : Stored
+            The method and all settings.
 
         Raises
         ------
         RunError
-            If the folder holds something already or cannot be made.
+            As :meth:`refuse_used`, or if ``config.json`` cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()):
-                raise RunError(f"run folder {self.path} must be new or empty; it already holds files")
-        except OSError as error:
-            raise RunError(f"run folder {self.path} cannot be made: {error.strerror}") from None
-        content = {"format": FORMAT, "dataset": self.dataset, "training": settings}
-        self._write_text(self._config, _json(content, 2))
+        with self.lock():
+            self.refuse_used()
+            for path in self.path.iterdir():
+                if TEMPORARY.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+            self._write_text(self._config, to_json({"format": FORMAT, "dataset": self.dataset} | asdict(stored), 2))
 
-    def read_settings(self) -> dict[str, Any]:
-        """Return the settings of the training, and set `dataset` to what it was when they were written.
+    def read_stored(self) -> Stored:
+        """Return what is trained, and set `dataset` to what it was when that was written.
 
         Raises
         ------
         RunError
-            If there is no such run, or ``config.json`` is damaged.
+            If there is no such run, ``config.json`` is damaged, or it is of a newer version.
         """
         if not self.path.is_dir():
             raise RunError(f"there is no run folder {self.path}")
         text = self._read(self._config, lambda path: path.read_text(encoding="utf-8"))
         try:
-            content = json.loads(text)
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']} is not {FORMAT}, the one this version reads")
-            self.dataset = dict(content["dataset"])
-            return dict(content["training"])
+            content = from_json(text)
+            number = content["format"]
+            if type(number) is not int or number < FLAT:
+                raise ValueError(f"format {number!r:.60} is none")
+            if number > FORMAT:
+                raise RunError(
+                    f"{self._config} is of format {number}, which a newer version of ssdml-fast wrote: upgrade "
+                    f"ssdml-fast, as this version reads formats up to {FORMAT}"
+                )
+            if number == FLAT:
+                content |= {"method": "ssdml", "head": "OrthogonalMetric", "settings": {}}
+            kinds = {"dataset": dict, "method": str, "head": str, "settings": dict, "training": dict}
+            for name, kind in kinds.items():
+                if not isinstance(content.get(name), kind):
+                    raise ValueError(f"{name} is no {'text' if kind is str else 'table'}: {content.get(name)!r:.60}")
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(f"{self._config} is damaged or not of a run: {error}") from None
+        self.dataset = content["dataset"]
+        return Stored(content["method"], content["head"], content["settings"], content["training"])
 
     @property
     def resumable(self) -> bool:
@@ -121,28 +217,55 @@ class RunFolder:
         return self._checkpoint.is_file()
 
     def write_progress(self, checkpoint: dict[str, Any]) -> None:
-        """Save the state of a training; all else in the folder follows from it, so a crash in between is harmless."""
+        """Save the state of a training; all else in the folder follows from it, so a crash in between is harmless.
+
+        Parameters
+        ----------
+        checkpoint : dict
+            Under ``best_model`` the tensors of the model to keep, by name, under ``propagated`` a list of (N,) tensors
+            of labels, one per round, and under ``history`` the records of the validations; what else it holds is the
+            training's own.
+        """
         import torch
         from safetensors.torch import save
 
-        write_atomically(self._checkpoint, lambda file: torch.save(checkpoint, file))
+        write_atomically(self._checkpoint, lambda file: torch.save({**checkpoint, "format": FORMAT}, file))
         write_atomically(self._model, lambda file: file.write(save(checkpoint["best_model"])))
         if checkpoint["propagated"]:
-            propagated = save({"propagated": torch.stack(checkpoint["propagated"])})
+            propagated = save({"propagated": torch.stack(checkpoint["propagated"]).long()})
             write_atomically(self._propagated, lambda file: file.write(propagated))
-        self._write_text(self._metrics, "".join(_json(record) + "\n" for record in checkpoint["history"]))
+        self._write_text(self._metrics, "".join(to_json(record) + "\n" for record in checkpoint["history"]))
 
     def read_checkpoint(self) -> dict[str, Any]:
-        """Return the state that :meth:`write_progress` saved last.
+        """Return the state that :meth:`write_progress` saved last, its tensors in the memory of the host.
 
         Raises
         ------
         RunError
-            If it is missing or damaged.
+            If it is missing or damaged, or of another version whose trainings this one cannot continue.
         """
         import torch
 
-        return self._read(self._checkpoint, lambda path: torch.load(path, weights_only=True))
+        from .tensors import wrong_tensors
+
+        checkpoint = self._read(self._checkpoint, lambda path: torch.load(path, map_location="cpu", weights_only=True))
+        if not isinstance(checkpoint, dict):
+            raise RunError(f"{self._checkpoint} is damaged: it must hold a table")
+        if "format" not in checkpoint:
+            raise RunError(
+                f"{self._checkpoint} is of a version of ssdml-fast before 0.3.0, whose trainings cannot be continued "
+                "by this one: train again, or continue it with that version"
+            )
+        if checkpoint["format"] != FORMAT:
+            raise RunError(
+                f"{self._checkpoint} is of format {checkpoint['format']!r:.60}, not {FORMAT}: continue the training "
+                "with the version of ssdml-fast that began it"
+            )
+        check_records(checkpoint.get("history"), self._checkpoint)
+        wrong = wrong_tensors(checkpoint)
+        if wrong:
+            raise RunError(f"{self._checkpoint} is damaged: {wrong}")
+        return checkpoint
 
     def read_history(self) -> list[dict[str, Any]]:
         """Return the records of the validations that :meth:`write_progress` saved last.
@@ -154,18 +277,17 @@ class RunFolder:
         """
         lines = self._read(self._metrics, lambda path: path.read_text(encoding="utf-8").splitlines())
         try:
-            records = [dict(json.loads(line)) for line in lines]
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{self._metrics} is damaged: {_first_line(error)}") from None
-        check_records(records, self._metrics)
-        return records
+            records = [from_json(line) for line in lines]
+        except ValueError as error:
+            raise RunError(f"{self._metrics} is damaged: {first_line(error)}") from None
+        return check_records(records, self._metrics)
 
     def read_propagated(self) -> np.ndarray:
         """Return the label that each training example got in each round.
 
         Returns
         -------
-        (rounds, N) int32 array
+        (rounds, N) int64 array
             -1 where the example is labelled, or was in no partition of the round yet.
 
         Raises
@@ -175,7 +297,10 @@ class RunFolder:
         """
         from safetensors.numpy import load_file
 
-        return self._read(self._propagated, lambda path: load_file(path)["propagated"])
+        labels = self._read(self._propagated, lambda path: load_file(path)["propagated"])
+        if labels.ndim != 2 or labels.dtype.kind != "i" or (labels < -1).any():
+            raise RunError(f"{self._propagated} is damaged: it must hold rounds of integers from -1")
+        return labels.astype(np.int64, copy=False)
 
     def read_model(self) -> dict[str, Any]:
         """Return the tensors of the best model by name.
@@ -197,11 +322,33 @@ class RunFolder:
         RunError
             If they are missing, as before a training ends, or damaged.
         """
-        return self._read(self._results, lambda path: json.loads(path.read_text(encoding="utf-8")))
+        results = self._read(self._results, lambda path: from_json(path.read_text(encoding="utf-8")))
+        test = results.get("test") if isinstance(results, dict) else None
+        rows = list(test.values()) if isinstance(test, dict) else [None]
+        if not all(isinstance(row, dict) and all(v is None or is_number(v) for v in row.values()) for row in rows):
+            raise RunError(f"{self._results} is damaged: it must hold under test the figures of each embedding")
+        return results
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Write the final figures."""
-        self._write_text(self._results, _json(results, 2))
+        """Write the final figures.
+
+        Parameters
+        ----------
+        results : dict
+            Under ``test``, for each embedding by name its figures by name, None where one is not defined; under
+            ``stopped`` why the training ended, under ``best_validation`` which model was kept.
+        """
+        self._write_text(self._results, to_json(results, 2))
+
+    def _is_left_over(self, path: Path) -> bool:
+        """Whether a file of the folder is nothing that a training saved, and of no one else."""
+        if path == self._config and not self.resumable:
+            try:
+                RunFolder(self.path).read_stored()
+            except RunError:  # not of a run
+                return False
+            return True
+        return bool(TEMPORARY.fullmatch(path.name)) or (path == self.tensorboard and self._config.is_file())
 
     def _write_text(self, path: Path, text: str) -> None:
         write_atomically(path, lambda file: file.write(text.encode()))
@@ -212,20 +359,12 @@ class RunFolder:
         try:
             return read(path)
         except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
-            raise RunError(f"{path} is damaged: {_first_line(error)}") from None
+            raise RunError(f"{path} is damaged: {first_line(error)}") from None
 
 
-def check_records(records: list[dict[str, Any]], path: Path) -> None:
-    """Refuse records of validations whose names are those of versions before 0.1.0."""
-    if not all("validation" in record for record in records):
-        raise RunError(
-            f"{path} is of a version of ssdml-fast before 0.1.0, whose records have other names: train again"
-        )
-
-
-def _json(content: Any, indent: int | None = None) -> str:
-    return json.dumps(content, indent=indent, allow_nan=False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True

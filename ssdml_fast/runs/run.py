@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..data.dataset import Dataset
-from ..data.load import load
+from ..data.load import absolute, load
 from ..models.metric import MetricModel
 from ..models.networks import Choice, choose
 from .folder import RunError, RunFolder
+from .records import best_of
+
+HEADS = ("OrthogonalMetric",)  # metrics on top of a network, by name
 
 T = TypeVar("T")
 
@@ -22,8 +25,17 @@ class Missing(RunError):
     """Something that a run lacks; the message is a sentence, for a report to say in its place."""
 
 
-def load_examples(folder: RunFolder, seed: int) -> Dataset:
+def load_examples(folder: RunFolder, seed: int, data: str | None = None) -> Dataset:
     """Load the data set that a run folder names, split by a seed, as it was decoded.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Its `dataset` names the data.
+    seed : int
+        Of the run.
+    data : str, optional
+        ``"KIND:PATH"`` where the data lie now, if they were moved since.
 
     Raises
     ------
@@ -32,9 +44,10 @@ def load_examples(folder: RunFolder, seed: int) -> Dataset:
     DataError, ImportError, TypeError, ValueError
         As :func:`ssdml_fast.data.load`.
     """
-    if set(folder.dataset) != {"name", "labels_per_class"}:
-        raise RunError(f"run folder {folder.path} is of an unknown data set, {folder.dataset}")
-    return load(folder.dataset["name"], seed, folder.dataset["labels_per_class"])
+    dataset = folder.dataset
+    if set(dataset) != {"name", "labels_per_class"} or not isinstance(dataset["name"], str):
+        raise RunError(f"run folder {folder.path} is of an unknown data set, {dataset!r:.200}")
+    return load(data or dataset["name"], seed, dataset["labels_per_class"])
 
 
 class Run:
@@ -44,6 +57,8 @@ class Run:
     ----------
     path : str or path
         Its folder; ``config.json`` must be readable, all else may be missing or damaged.
+    data : str, optional
+        ``"KIND:PATH"`` where its data lie now, if they were moved since.
 
     Raises
     ------
@@ -51,20 +66,27 @@ class Run:
         If there is no such run. Properties raise :class:`Missing` where the run lacks what they are made of.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, data: str | None = None) -> None:
         self.folder = RunFolder(path)
-        self.training = self.folder.read_settings()
+        self.stored = self.folder.read_stored()
+        self.moved = None if data is None else absolute(data)
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """What it takes to load the data, from where they lie now."""
+        return self.folder.dataset | ({} if self.moved is None else {"name": self.moved})
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decided the training, the data set first."""
-        return self.folder.dataset | self.training
+        return self.dataset | {"method": self.stored.method} | self.stored.settings | self.stored.training
 
     def setting(self, name: str) -> Any:
-        """Return one setting of the training."""
-        if name not in self.training:
-            raise Missing(f"The run's config.json has no setting {name}.")
-        return self.training[name]
+        """Return one setting of the method or the training."""
+        for settings in (self.stored.settings, self.stored.training):
+            if name in settings:
+                return settings[name]
+        raise Missing(f"The run's config.json has no setting {name}.")
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -77,7 +99,7 @@ class Run:
     @property
     def best(self) -> dict[str, Any]:
         """The record of the model that was kept."""
-        return max(self.history, key=lambda record: record["score"])
+        return best_of(self.history)
 
     @cached_property
     def results(self) -> dict[str, Any]:
@@ -89,7 +111,7 @@ class Run:
     def examples(self) -> Dataset:
         """The data as they were decoded."""
         seed = self.setting("seed")
-        return _or_missing("The data cannot be loaded", lambda: load_examples(self.folder, seed))
+        return _or_missing("The data cannot be loaded", lambda: load_examples(self.folder, seed, self.moved))
 
     @cached_property
     def choice(self) -> Choice:
@@ -105,6 +127,8 @@ class Run:
     def untrained(self, choice: Choice, data: Dataset) -> MetricModel:
         """Make the model that the run started from, for data and the network that goes with them."""
         dim, seed = self.setting("metric_dim"), self.setting("seed")
+        if self.stored.head not in HEADS:
+            raise Missing(f"The run has a metric that is not known here, {self.stored.head!r:.60}.")
         return _or_missing("The model cannot be made", lambda: choice.untrained(data.images, dim, seed))
 
     def trained(self, choice: Choice, data: Dataset) -> MetricModel:
@@ -133,16 +157,18 @@ class Run:
 
     @cached_property
     def propagated(self) -> np.ndarray:
-        """(rounds, N) labels that the unlabelled examples got; -1: none."""
+        """(rounds, N) int64 labels that the unlabelled examples got; -1: none."""
         what = "Propagated labels are kept from the end of the first partition on"
         propagated = _or_missing(what, self.folder.read_propagated)
-        if propagated.ndim != 2 or propagated.shape[1] != len(self.data.truth):
+        if propagated.shape[1] != len(self.data.truth):
             raise Missing("The data are not those that the run was trained on: their number differs.")
+        if propagated.size and propagated.max() >= len(self.data.classes):
+            raise Missing("The data are not those that the run was trained on: they have fewer classes.")
         return propagated
 
     def shares_data(self, other: Run) -> bool:
         """Whether the runs saw the same examples, split alike."""
-        return self.folder.dataset == other.folder.dataset and self.setting("seed") == other.setting("seed")
+        return self.dataset == other.dataset and self.setting("seed") == other.setting("seed")
 
 
 def _or_missing(what: str, read: Callable[[], T]) -> T:

@@ -170,8 +170,8 @@ def read_config(run: RunFolder) -> Config:
     RunError
         If there is no such run, or its settings are damaged or no longer known.
     """
-    settings = run.read_settings()
+    stored = run.read_stored()
     try:
-        return Config(**settings)
+        return Config(**stored.settings | stored.training)
     except (TypeError, ValueError) as error:
         raise RunError(f"the settings of {run.path} are damaged or not of a training: {error}") from None

@@ -20,7 +20,8 @@ from .. import _arrays as arrays
 from ..data.augment import cut_out, mix_channels, mix_up, random_affine
 from ..evaluate import score_embedding
 from ..models.metric import MetricModel, untrained
-from ..runs.folder import RunError, RunFolder, check_records
+from ..runs.folder import RunError, RunFolder, Stored
+from ..runs.records import best_of
 from .config import Config
 from .mining import mine
 from .partition import count, partitions
@@ -161,7 +162,7 @@ def fit(
             training.load(run)
         else:
             if run:
-                run.create(asdict(config))  # first, as it may be refused
+                run.create(Stored("ssdml", "OrthogonalMetric", {}, asdict(config)))  # first, as it may be refused
             training.validate(validation=0, epoch=0)
             if not training.history:
                 raise ValueError("network must embed val_images by finite numbers, found NaN or inf before training")
@@ -221,7 +222,7 @@ class _Training:
 
     @property
     def best(self) -> dict[str, Any]:
-        return max(self.history, key=lambda record: record["score"])  # the earliest, of equals
+        return best_of(self.history)
 
     @property
     def over(self) -> bool:
@@ -297,9 +298,9 @@ class _Training:
     def keep_propagated(self, round_: int, members: np.ndarray, propagated: np.ndarray) -> None:
         """Note the labels that the unlabelled examples of a partition got; -1: labelled, or not yet in a partition."""
         if round_ == len(self.propagated):
-            self.propagated.append(torch.full(self.labels.shape, -1, dtype=torch.int32))
+            self.propagated.append(torch.full(self.labels.shape, -1))
         unlabelled = self.labels[members] < 0
-        self.propagated[round_][torch.from_numpy(members[unlabelled])] = torch.from_numpy(propagated[unlabelled]).int()
+        self.propagated[round_][torch.from_numpy(members[unlabelled])] = torch.from_numpy(propagated[unlabelled]).long()
 
     def seeded(self, *position: int) -> np.random.Generator:
         """Seed by the position in the training, so that resuming needs no saved state; torch's generator too."""
@@ -477,7 +478,6 @@ class _Training:
     def load(self, run: RunFolder) -> None:
         checkpoint = run.read_checkpoint()
         try:
-            check_records(checkpoint["history"], run.path)
             if checkpoint["config"] != asdict(self.config):
                 raise ValueError("it was trained with other settings")
             self.model.load_state_dict(checkpoint["model"])

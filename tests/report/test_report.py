@@ -160,7 +160,7 @@ def test_an_interrupted_run_is_reported(tmp_path, monkeypatch, quick_maps, stop_
 
 
 def change_propagated(path):
-    save_file({"propagated": np.zeros((1, 3))}, path / "propagated.safetensors")
+    save_file({"propagated": np.zeros((1, 3), np.int32)}, path / "propagated.safetensors")
 
 
 def rename_validations(path):
@@ -280,6 +280,6 @@ def test_runs_on_other_data_are_not_mapped_as_if_on_the_same(runs):
 
 def test_a_run_of_other_networks_is_missing_its_model(runs):
     run = Run(runs[0])
-    run.training["metric_dim"] = 8
+    run.stored.training["metric_dim"] = 8
     with pytest.raises(Missing, match="does not fit its config"):
         run.embedding  # noqa: B018

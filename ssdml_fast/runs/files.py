@@ -1,0 +1,87 @@
+"""Files of a run folder: a crash never leaves half of one, and a damaged one is one clear error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+DIGITS = 300  # of an integer at most, which a float can hold
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")  # what a process that was killed within write_atomically leaves
+
+
+class RunError(Exception):
+    """A run folder that cannot be read or written; the message says which file and why."""
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let `write` fill a new file, then put it in the place of `path` in one step.
+
+    Whatever lies in the folder, nothing outside is written: the new file has a name that nobody can foresee and is made
+    by this call or not at all, and where `path` is a link, the link is replaced.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be written, as on a full disk; what was at `path` is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:  # x: by O_EXCL, which follows no link
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's, of a full disk
+        raise RunError(f"{path} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Write JSON, in which every number is finite."""
+    return json.dumps(content, indent=indent, allow_nan=False)
+
+
+def from_json(text: str) -> Any:
+    """Read JSON in which every number is finite and within the range of floats.
+
+    Raises
+    ------
+    ValueError
+        If `text` is none.
+    """
+    try:
+        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or what it is where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"a number is {text}")
+    return value
