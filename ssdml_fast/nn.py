@@ -92,6 +92,10 @@ class OrthogonalMetric(nn.Module):
         """Largest absolute entry of LᵀL - I."""
         return orthogonality_error(self.L)
 
+    def diagnostics(self) -> dict[str, float]:
+        """What the record of a training tells of it: :meth:`orthogonality_error` by that name."""
+        return {"orthogonality_error": self.orthogonality_error()}
+
     def extra_repr(self) -> str:
         return "d={}, l={}".format(*self.L.shape)
 

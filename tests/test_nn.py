@@ -30,6 +30,7 @@ def test_starts_orthonormal_and_reproducibly(d, data, seed, dtype):
     assert torch.equal(metric.L, OrthogonalMetric(d, l, generator=seeded(seed), dtype=dtype).L)
     wide = metric.L.detach().double().numpy()
     np.testing.assert_allclose(metric.orthogonality_error(), np.abs(wide.T @ wide - np.eye(l)).max(), atol=1e-15)
+    assert metric.diagnostics() == {"orthogonality_error": metric.orthogonality_error()}
 
 
 def test_start_is_uniform():

@@ -1,8 +1,8 @@
 """Validates arrays: their library, type, shape and values.
 
 Every check raises before anything is computed or changed. A message names the argument, what was expected and what
-was found. Checks of values in device memory are made there and wait for the current stream; while it records a CUDA
-graph there are no values yet, and these checks are left out.
+was found. Checks of values in device memory are made there and wait for the current stream; they are left out where
+:func:`~ssdml_fast._arrays.trust.is_trusted` says so.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .libraries import (
     namespace,
 )
 from .memory import address, astype, at_least_float32, contiguous, native, to_numpy
+from .trust import is_trusted
 
 
 def check_not_capturing(x: Any, what: str) -> None:
@@ -64,8 +65,8 @@ def _is_plain(x: Any, dtypes: tuple[str, ...]) -> bool:
 
 
 def is_finite(x: Any, limit: float = math.inf) -> bool:
-    """Whether no entry is NaN, infinite or of larger magnitude than `limit`; taken for granted while capturing."""
-    if 0 in x.shape or is_capturing(x):
+    """Whether no entry is NaN, infinite or of larger magnitude than `limit`; true where values are trusted."""
+    if 0 in x.shape or is_trusted(x):
         return True
     if _is_plain(x, FLOATS):
         largest = _core.lib.largest_magnitude(dtype_name(x), address(x), math.prod(x.shape))
@@ -126,14 +127,14 @@ def as_integers(x: Any, name: str, ndim: int, like: Any = None) -> Any:
         raise TypeError(f"{name} must be of an integer type, found {kind}")
     check_ndim(x, ndim, name)
     integers = contiguous(x if kind == "int64" else astype(x, "int64"))
-    if kind == "uint64" and 0 not in x.shape and not is_capturing(x) and _extremes(native(integers))[0] < 0:
+    if kind == "uint64" and 0 not in x.shape and not is_trusted(x) and _extremes(native(integers))[0] < 0:
         raise ValueError(f"{name} must fit int64, found {int(to_numpy(x).max())}")
     return integers
 
 
 def check_indices(x: Any, n: int, name: str, what: str) -> None:
     """Refuse entries outside [0, n)."""
-    if is_capturing(x):
+    if is_trusted(x):
         return
     if _is_plain(x, ("int64",)):
         if _core.lib.all_indices(address(x), math.prod(x.shape), n):
@@ -150,12 +151,31 @@ def check_indices(x: Any, n: int, name: str, what: str) -> None:
     raise ValueError(f"{name} must lie in [0, {n}), the number of {what}, found {host[where]} at {name}[{entry}]")
 
 
+def check_labels(labels: Any) -> None:
+    """Refuse labels below -1, which marks the unlabelled."""
+    if is_trusted(labels) or not bool((native(labels) < -1).any()):
+        return
+    host = to_numpy(labels)
+    i = int(np.flatnonzero(host < -1)[0])
+    raise ValueError(f"labels must be at least 0, or -1 where unlabelled, found {host[i]} at labels[{i}]")
+
+
+def check_ascending(x: Any, name: str) -> None:
+    """Refuse rows that descend somewhere."""
+    if x.shape[1] < 2 or is_trusted(x) or not bool((x[:, 1:] < x[:, :-1]).any()):
+        return
+    row = int(np.flatnonzero(to_numpy((x[:, 1:] < x[:, :-1]).any(1)))[0])
+    raise ValueError(f"{name} must ascend along every row, found row {row}: {x[row]}")
+
+
 def as_ptr(ptr: Any, n: int, like: Any) -> Any:
     """Return segment boundaries as int64 (or None); refuses any that do not run from 0 to `n` without descending."""
     if ptr is None:
         return None
     check_not_capturing(like, "a graph in segments, ptr,")
     ptr = as_integers(ptr, "ptr", ndim=1, like=like)
+    if is_trusted(ptr):
+        return ptr
     host = to_numpy(ptr)
     if host.size == 0 or host[0] != 0 or host[-1] != n:
         ends = "nothing" if host.size == 0 else f"{host[0]} … {host[-1]}"
@@ -169,7 +189,7 @@ def as_ptr(ptr: Any, n: int, like: Any) -> Any:
 def check_weights(weights: Any) -> None:
     """Refuse edge weights that are not finite, negative, or all zero at some point."""
     check_finite(weights, "weights")
-    if 0 in weights.shape or (bool((weights >= 0).all()) and bool((weights > 0).any(1).all())):
+    if 0 in weights.shape or is_trusted(weights) or (bool((weights >= 0).all()) and bool((weights > 0).any(1).all())):
         return
     host = to_numpy(weights)
     if (host < 0).any():

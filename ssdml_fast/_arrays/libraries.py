@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 FLOATS = ("float32", "float64")
 HALVES = ("float16", "bfloat16")
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def is_torch(x: Any) -> bool:
@@ -36,6 +38,16 @@ def is_cuda(x: Any) -> bool:
 def is_compiling(x: Any) -> bool:
     """Whether `x` is a torch tensor under torch.compile, so that only registered operators may see it."""
     return is_torch(x) and sys.modules["torch"].compiler.is_compiling()
+
+
+def is_autocast(x: Any) -> bool:
+    """Whether torch's autocast chooses the type of products of `x`."""
+    return is_torch(x) and not x.is_meta and sys.modules["torch"].is_autocast_enabled(x.device.type)
+
+
+def in_own_type(x: Any) -> AbstractContextManager[Any]:
+    """Return a context in which products of `x` are of its own type."""
+    return sys.modules["torch"].autocast(x.device.type, enabled=False) if is_autocast(x) else _NOTHING
 
 
 def is_capturing(x: Any) -> bool:

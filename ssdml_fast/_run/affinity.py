@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
-
 from .. import _arrays as arrays
 from .. import _core
 from .. import _scalars as scalars
@@ -71,11 +69,8 @@ def prepare(indices, weights, labels, gamma, tol, num_threads):
     arrays.check_indices(indices, n, "graph.indices", "points")  # validated once, but writable since
     labels = arrays.as_integers(labels, "labels", ndim=1, like=indices)
     arrays.check_shape(labels, (n,), "labels", "one per point of the graph")
+    arrays.check_labels(labels)
     labels = arrays.native(labels)
-    if bool((labels < -1).any()):
-        host = arrays.to_numpy(labels)
-        i = int(np.flatnonzero(host < -1)[0])
-        raise ValueError(f"labels must be at least 0, or -1 where unlabelled, found {host[i]} at labels[{i}]")
     gamma = scalars.as_float(gamma, "gamma", 0, 1)
     tol = scalars.as_float(tol, "tol", 0)
     num_threads = _core.threads(scalars.as_threads(num_threads))

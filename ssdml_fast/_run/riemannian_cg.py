@@ -53,7 +53,7 @@ def riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight, num_thre
             n_bytes = cuda.riemannian_cg_workspace(dtype, *z.shape, L.shape[1], len(triplets))
             work = arrays.workspace(n_bytes, like=L)
             cuda.riemannian_cg(*arguments, arrays.address(report), arrays.address(work), stream)
-            if arrays.is_capturing(L):
+            if arrays.is_trusted(L):
                 return (result, *report[:4])
             loss, grad_norm, steps, evaluations, drift = report.tolist()  # waits for the stream
     else:

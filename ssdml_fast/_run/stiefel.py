@@ -31,7 +31,7 @@ def cayley_update(L, grad, step, num_threads):
             drifts = arrays.empty((2,), "float64", like=L)
             work = arrays.workspace(cuda.cayley_update_workspace(dtype, batch, l), like=L)
             cuda.cayley_update(*arguments, arrays.address(drifts), arrays.address(work), stream)
-            if arrays.is_capturing(L):
+            if arrays.is_trusted(L):
                 return updated
             drift, updated_drift = drifts.tolist()  # waits for the stream: L may have to be refused
     else:
@@ -104,7 +104,7 @@ def _check_finite(L, other, name) -> None:
 
 
 def _check_orthonormal(L) -> None:
-    if not (arrays.is_compiling(L) or arrays.is_capturing(L)) and 0 not in L.shape:
+    if not (arrays.is_compiling(L) or arrays.is_trusted(L)) and 0 not in L.shape:
         gram = arrays.namespace(L, "L").swapaxes(L, -1, -2) @ L
         identity = arrays.from_numpy(np.eye(L.shape[-1]), like=L)
         check_drift(float(abs(gram - identity).max()), arrays.dtype_name(L))

@@ -24,7 +24,7 @@ _is_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: 
 def angular_loss(z, triplets, L, alpha, reduction, weight, num_threads):
     """Angular loss as a differentiable function of z, L and weight; see :func:`ssdml_fast.angular_loss`."""
     is_compiling, is_transformed = arrays.is_compiling(z), _is_transformed()
-    is_autocast = torch.is_autocast_enabled(z.device.type)
+    is_autocast = arrays.is_autocast(z)
     z, triplets, L, alpha, weight, num_threads = run.check(
         z, triplets, L, alpha, reduction, weight, num_threads, is_autocast, not (is_compiling or is_transformed)
     )

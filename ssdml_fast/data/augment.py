@@ -1,4 +1,8 @@
-"""Random changes to a batch of images that keep their classes."""
+"""Random changes to a batch of images that keep their classes.
+
+All that is random is drawn where the images are, so that nothing is copied or waited for, in types of its own: torch's
+default dtype and device and autocast change nothing. A `generator` must be of the images' device.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import _arrays as arrays
 from .. import _scalars as scalars
 
 
@@ -57,14 +62,15 @@ def random_affine(
     """
     scalars.as_choice(padding, "padding", ("border", "reflection"))
     batch, _, height, width = images.shape
-    draw = 2 * torch.rand(4, batch, generator=generator) - 1
+    draw = 2 * _uniform((4, batch), images, generator) - 1
     angle, size = draw[0] * math.radians(degrees), 1 + scale * draw[1]
     cos, sin = size * angle.cos(), size * angle.sin()
     right, down = shift * 2 / width * draw[2], shift * 2 / height * draw[3]  # the grid goes from -1 to 1
-    side = 1 - 2 * (torch.rand(batch, generator=generator) < 0.5) if flip else 1
+    side = 1 - 2 * (_uniform((batch,), images, generator) < 0.5) if flip else 1
     rows = torch.stack([side * cos, -sin * height / width, right, side * sin * width / height, cos, down], 1)
-    grid = F.affine_grid(rows.view(batch, 2, 3).to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
+    with arrays.in_own_type(images):
+        grid = F.affine_grid(rows.view(batch, 2, 3).to(images), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
 
 
 def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator | None = None) -> Tensor:
@@ -97,8 +103,11 @@ def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator
     """
     spread = scalars.as_float(spread, "spread")
     batch, channels = images.shape[:2]
-    matrices = torch.eye(channels) + spread * torch.randn(batch, channels, channels, generator=generator)
-    return torch.bmm(matrices.to(images), images.flatten(2)).view_as(images)
+    dtype, device = torch.float32, images.device
+    noise = torch.randn(batch, channels, channels, generator=generator, dtype=dtype, device=device)
+    matrices = torch.eye(channels, dtype=dtype, device=device) + spread * noise
+    with arrays.in_own_type(images):
+        return torch.bmm(matrices.to(images), images.flatten(2)).view_as(images)
 
 
 def cut_out(images: Tensor, side: int = 12, generator: torch.Generator | None = None) -> Tensor:
@@ -135,11 +144,11 @@ def cut_out(images: Tensor, side: int = 12, generator: torch.Generator | None = 
     side = scalars.as_int(side, "side", 0)
     inside = []
     for length in images.shape[2:]:
-        first = torch.randint(length, (len(images), 1), generator=generator) - side // 2
-        inside.append((torch.arange(length) >= first) & (torch.arange(length) < first + side))
+        first = torch.randint(length, (len(images), 1), generator=generator, device=images.device) - side // 2
+        place = torch.arange(length, device=images.device)
+        inside.append((place >= first) & (place < first + side))
     rows, columns = inside
-    cut = (rows[:, :, None] & columns[:, None, :])[:, None]
-    return images.masked_fill(cut.to(images.device), 0)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
 def mix_up(
@@ -182,6 +191,18 @@ def mix_up(
     most = scalars.as_float(most, "most")
     if not 0 <= most <= 1:
         raise ValueError(f"most must be in [0, 1], found {most}")
-    share = most * torch.rand((), generator=generator).item()
-    other = torch.randperm(len(images), generator=generator)
-    return images.lerp(images[other], share), targets.lerp(targets[other], share)
+    wide = torch.float32 if images.device.type == "mps" else torch.float64  # which Metal lacks
+    share = most * _uniform((), images, generator).to(wide)
+    other = torch.randperm(len(images), generator=generator, device=images.device)
+    return _blend(images, other, share), _blend(targets, other, share)
+
+
+def _blend(x: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """Give each row that share of another; half precisions are blended in float32."""
+    wide = arrays.at_least_float32(x)
+    return wide.lerp(wide[other], share.to(wide)).to(x.dtype)
+
+
+def _uniform(shape: tuple[int, ...], images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw float32 numbers from [0, 1), where the images are."""
+    return torch.rand(shape, generator=generator, dtype=torch.float32, device=images.device)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from ssdml_fast.data.augment import cut_out, mix_channels, mix_up, random_affine
 
@@ -109,3 +113,92 @@ def test_blends_share_images_and_targets_alike():
     assert torch.equal(mix_up(images, targets, 0.0)[0], images)
     with pytest.raises(ValueError, match=r"^most must be in \[0, 1\], found 1.5"):
         mix_up(images, targets, 1.5)
+
+
+# --- what is drawn, and where -----------------------------------------------------------------------------------------
+
+
+def formulas(images, targets, generator):
+    """Each change by its formula, with numbers drawn on the CPU, one generator through all of them."""
+
+    def uniform(*shape):
+        return torch.rand(shape, generator=generator, dtype=torch.float32)
+
+    batch, channels, height, width = images.shape
+    draw = 2 * uniform(4, batch) - 1
+    angle, size = draw[0] * math.radians(15), 1 + 0.1 * draw[1]
+    cos, sin, side = size * angle.cos(), size * angle.sin(), 1 - 2 * (uniform(batch) < 0.5)
+    right, down = 2.0 * 2 / width * draw[2], 2.0 * 2 / height * draw[3]
+    rows = torch.stack([side * cos, -sin * height / width, right, side * sin * width / height, cos, down], 1)
+    grid = F.affine_grid(rows.view(batch, 2, 3).to(images), list(images.shape), align_corners=False)
+    yield F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    noise = torch.randn(batch, channels, channels, generator=generator, dtype=torch.float32)
+    matrices = (torch.eye(channels, dtype=torch.float32) + 0.3 * noise).to(images)
+    yield torch.bmm(matrices, images.flatten(2)).view_as(images)
+    first = [torch.randint(length, (batch, 1), generator=generator) - 3 for length in (height, width)]
+    rows, columns = (
+        (torch.arange(length) >= start) & (torch.arange(length) < start + 6)
+        for length, start in zip((height, width), first, strict=True)
+    )
+    yield images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+    share, other = 0.7 * uniform().item(), torch.randperm(batch, generator=generator)
+    yield images.lerp(images[other], share)
+    yield targets.lerp(targets[other], share)
+
+
+def changes(images, targets, generator):
+    yield random_affine(images, flip=True, generator=generator)
+    yield mix_channels(images, 0.3, generator)
+    yield cut_out(images, 6, generator)
+    yield from mix_up(images, targets, 0.7, generator)
+
+
+@pytest.fixture(params=["nothing", "float64", "bfloat16", "device", "autocast", "inference", "deterministic"])
+def surroundings(request):
+    """torch's ambient state, set to what is not its default."""
+    torch.set_default_dtype({"float64": torch.float64, "bfloat16": torch.bfloat16}.get(request.param, torch.float32))
+    torch.use_deterministic_algorithms(request.param == "deterministic")
+    entered = {
+        "device": lambda: torch.device("meta"),
+        "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+        "inference": torch.inference_mode,
+    }.get(request.param, contextlib.nullcontext)
+    yield entered
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_seed_decides_every_bit_whatever_surrounds_the_call(dtype, seed, surroundings):
+    images = torch.randn(9, 3, 12, 16, generator=torch.Generator().manual_seed(9), dtype=dtype)
+    targets = torch.softmax(torch.randn(9, 4, generator=torch.Generator().manual_seed(8), dtype=torch.float32), 1)
+    before = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+    right = list(formulas(images, targets, torch.Generator().manual_seed(seed)))
+    torch.set_default_dtype(before[0])
+    torch.use_deterministic_algorithms(before[1])
+    with surroundings():
+        found = list(changes(images, targets, torch.Generator().manual_seed(seed)))
+    for ours, expected in zip(found, right, strict=True):
+        assert ours.dtype == expected.dtype and torch.equal(ours, expected)
+
+
+def test_draws_where_the_images_are():
+    """Values on the meta device are none: what was drawn elsewhere would not fit, and none can be looked at."""
+    images, targets = torch.empty(9, 3, 12, 16, device="meta"), torch.empty(9, 4, device="meta")
+    for changed, like in zip(changes(images, targets, None), [images] * 4 + [targets], strict=True):
+        assert changed.is_meta and changed.shape == like.shape and changed.dtype == like.dtype
+
+
+@pytest.mark.gpu
+def test_waits_for_nothing_on_a_device():
+    images, targets = torch.randn(9, 3, 12, 16, device="cuda"), torch.rand(9, 4, device="cuda")
+    list(changes(images, targets, None))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = list(changes(images, targets, torch.Generator("cuda").manual_seed(0)))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(changed.is_cuda and changed.isfinite().all() for changed in found)
