@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,11 @@ class Form:
 
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    @property
+    def n_bytes(self) -> int:
+        """Of one example."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
         return f"{self.dtype} of shape {self.shape}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,10 +16,13 @@ from torch.utils import data as torch_data
 
 from .. import _arrays as arrays
 from .. import _scalars as scalars
+from .cache import Cache
 from .dataset import DataError
 from .example import Form, read_example
+from .workers import Job, Workers
 
 CACHE_GB = 1.0  # of decoded examples of a Dataset, in 10⁹ bytes, unless asked for more or less
+AHEAD = 3  # mini-batches that workers are asked for before they are
 HASHED = 256  # examples of a Dataset whose bytes are in its fingerprint
 HASHED_WHOLE = 256 << 20  # bytes of an array up to which all of them are
 
@@ -137,38 +142,93 @@ class DatasetExamples:
         Processes that decode; 0: none but this one.
     cache_gb : float
         The most 10⁹ bytes of decoded examples to keep.
+
+    Notes
+    -----
+    In memory, beside the mini-batch that was asked for last: the examples that are kept; where there are workers, up to
+    AHEAD mini-batches, and up to 64 MiB (or two examples of each worker, if that is more) that these share with this
+    process.
     """
 
     def __init__(self, dataset: torch_data.Dataset, name: str, workers: int = 0, cache_gb: float = CACHE_GB) -> None:
-        self.dataset, self.name = dataset, name
+        self.dataset, self.name, self.n_workers = dataset, name, workers
         if not len(self):
             raise DataError(f"{name} must hold at least one example, found none")
         first = read_example(dataset, 0, name)
-        self.shape = first.shape
         self.form = Form(first.shape, first.dtype)
+        self.shape = first.shape
         self.dtype = getattr(torch, first.dtype.name)
+        self.cache = Cache(len(self), self.form, int(cache_gb * 1e9))
+        self.workers: Workers | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def take(self, rows: Tensor) -> Tensor:
-        return self._read(rows, pin=False)
+        return self._finish(self._begin(rows, pin=False))
 
     def stream(self, batches: Iterable[Tensor], pin: bool = False) -> Iterator[Tensor]:
-        for rows in batches:
-            yield self._read(rows, pin)
+        begun: deque[_Reading] = deque()
+        try:
+            for rows in batches:
+                begun.append(self._begin(rows, pin))
+                if len(begun) > (AHEAD if self.n_workers else 0):
+                    yield self._finish(begun.popleft())
+            while begun:
+                yield self._finish(begun.popleft())
+        finally:
+            for reading in begun:
+                if reading.job:
+                    reading.job.cancelled = True
 
     def fingerprint(self) -> str:
         return _fingerprint(self, _spaced(len(self)))
 
     def close(self) -> None:
-        pass
+        if self.workers:
+            self.workers.close()
+            self.workers = None
 
-    def _read(self, rows: Tensor, pin: bool) -> Tensor:
-        out = _empty(self, len(rows), pin)
-        for place, row in zip(out.numpy(), rows.tolist(), strict=True):
-            place[...] = read_example(self.dataset, row, self.name, self.form)
-        return out
+    def _begin(self, rows: Tensor, pin: bool) -> _Reading:
+        """Order what is not kept."""
+        reading = _Reading(rows.numpy(), self.cache.places(rows.numpy()), _empty(self, len(rows), pin))
+        new = reading.new
+        if self.n_workers and len(new):
+            if not (self.workers and self.workers.processes):
+                self.workers = Workers(self.dataset, self.form, self.name, self.n_workers)
+            reading.workers = self.workers  # which others may have replaced when it ends
+            reading.job = self.workers.order(reading.rows[new], reading.out.numpy(), new)
+        return reading
+
+    def _finish(self, reading: _Reading) -> Tensor:
+        """Wait for what was ordered or decode it here, keep it, and add what was kept."""
+        out, new = reading.out.numpy(), reading.new
+        if len(new) < len(out):
+            kept = np.flatnonzero(reading.places >= 0)
+            out[kept] = self.cache.examples[reading.places[kept]]
+        if reading.workers and reading.job:
+            reading.workers.finish(reading.job)
+        else:
+            for i in new:
+                out[i] = read_example(self.dataset, int(reading.rows[i]), self.name, self.form)
+        if len(new):
+            self.cache.store(reading.rows[new], out[new])
+        return reading.out
+
+
+@dataclass
+class _Reading:
+    """A mini-batch on its way."""
+
+    rows: np.ndarray
+    places: np.ndarray  # in the cache; -1: not there when it began
+    out: Tensor
+    workers: Workers | None = None
+    job: Job | None = None
+
+    @property
+    def new(self) -> np.ndarray:
+        return np.flatnonzero(self.places < 0)
 
 
 def as_examples(images: Any, name: str, workers: int = 0, cache_gb: float = CACHE_GB) -> Examples:
@@ -282,5 +342,5 @@ def _spaced(n: int) -> np.ndarray:
 def _fingerprint(examples: Examples, rows: Iterable[int]) -> str:
     digest = hashlib.blake2b(f"{len(examples)} {examples.shape} {examples.dtype}".encode(), digest_size=16)
     for part in torch.as_tensor(np.asarray(rows), dtype=torch.int64, device="cpu").split(HASHED):
-        digest.update(examples.take(part).numpy())
+        digest.update(examples.take(part).numpy().tobytes())
     return digest.hexdigest()

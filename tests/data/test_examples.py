@@ -3,35 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Items, floats, octets
 from PIL import Image
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from ssdml_fast.data import DataError
 from ssdml_fast.data.examples import as_examples, labels_of
-
-
-def floats(n=23, shape=(2, 3)):
-    return np.random.default_rng(0).standard_normal((n, *shape)).astype(np.float32)
-
-
-def octets(n=23, shape=(1, 4, 5)):
-    return np.random.default_rng(0).integers(0, 256, (n, *shape), np.uint8)
-
-
-class Items(Dataset):
-    """Whatever is in a list, or is raised."""
-
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, i):
-        item = self.items[i]
-        if isinstance(item, Exception):
-            raise item
-        return item
 
 
 def dataset(array):
