@@ -204,10 +204,11 @@ BELOW = {  # of each room of the application, those that it may import, beside t
     "data": (),
     "models": ("data",),
     "runs": ("data", "models", "evaluate"),
-    "train": ("data", "models", "runs", "evaluate"),
-    "estimators": ("models", "train"),
+    "train": ("data", "models", "runs", "evaluate", "methods"),  # of methods, the list alone
+    "methods": ("data", "models", "train"),
+    "estimators": ("models", "train", "methods"),
     "report": ("data", "models", "runs", "evaluate"),
-    "cli": ("data", "models", "runs", "evaluate", "train", "report"),
+    "cli": ("data", "models", "runs", "evaluate", "train", "methods", "report"),
 }
 
 

@@ -57,9 +57,14 @@ def use(isa: str) -> None:
     globals()["lib"] = importlib.import_module(f"{__name__}.{isa}")
 
 
+def has_cuda() -> bool:
+    """Whether this installation has CUDA kernels."""
+    return importlib.util.find_spec(f"{__name__}.cuda_kernels") is not None
+
+
 def cuda() -> Any:
     """Return the module of CUDA kernels, or say why there is none."""
-    if importlib.util.find_spec(f"{__name__}.cuda_kernels") is None:
+    if not has_cuda():
         raise RuntimeError(
             f"this installation of ssdml_fast has no CUDA kernels ({lib.cuda_build}); install it again where nvcc is "
             "on the PATH, or move the arrays to the CPU"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..data.load import read
 from ..runs.folder import RunFolder
-from ..train.config import read_config
+from ..train.stored import read_run
 from .settings import errors_told
 
 
@@ -29,7 +29,7 @@ def evaluate(
         if what.suffix == ".npz" or any(what.glob("*.npy")):
             _evaluate_features(what)
             return
-        read_config(RunFolder(what))  # an error here comes before the seconds that imports take
+        read_run(RunFolder(what))  # an error here comes before the seconds that imports take
         from ..runs.figures import HeldOut
         from ..runs.run import Run
         from .tables import held_out_table

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ..runs.folder import RunFolder
-from ..train.config import read_config
+from ..train.stored import read_run
 from .settings import errors_told
 
 
@@ -30,7 +30,7 @@ def report(
     """Write one HTML file about a run: convergence, maps, retrieval, propagated labels, sensitivity to alpha, times."""
     with errors_told():
         for path in runs:
-            read_config(RunFolder(path))  # an error here comes before the seconds that imports take
+            read_run(RunFolder(path))  # an error here comes before the seconds that imports take
         from ..report.page import write_report
 
         out = out or RunFolder(runs[0]).report

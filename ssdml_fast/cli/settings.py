@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..methods.settings import SSDMLSettings
 from ..runs.folder import RunError
 from ..train.config import Config
 
@@ -25,13 +26,13 @@ def errors_told() -> Iterator[None]:
     """Turn errors about what the user gave into one clear line and exit status 2."""
     try:
         yield
-    except (ImportError, RunError, TypeError, ValueError) as error:
+    except (ImportError, MemoryError, RunError, TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
 
 
 def with_settings(function: Any) -> Any:
-    """Replace the `**settings` of a command by one option for each field of Config."""
-    types = typing.get_type_hints(Config)
+    """Replace the `**settings` of a command by one option for each setting of the method and of the training."""
+    types = typing.get_type_hints(SSDMLSettings) | typing.get_type_hints(Config)
     options = [
         inspect.Parameter(
             field.name,
@@ -39,7 +40,7 @@ def with_settings(function: Any) -> Any:
             default=field.default,
             annotation=Annotated[types[field.name], typer.Option(help=field.metadata["help"])],
         )
-        for field in dataclasses.fields(Config)
+        for field in (*dataclasses.fields(SSDMLSettings), *dataclasses.fields(Config))
     ]
     signature = inspect.signature(function, eval_str=True)
     fixed = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]

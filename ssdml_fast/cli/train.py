@@ -14,13 +14,16 @@ from rich.console import Console
 
 from ..data.dataset import DataError
 from ..data.load import LOADERS, PHOTOGRAPHS, absolute
+from ..methods.recipes import settings as recipe_settings
+from ..methods.settings import SSDMLSettings
 from ..runs.folder import RunFolder, write_atomically
-from ..train.config import Config, read_config
-from ..train.recipes import settings as recipe_settings
+from ..train.config import Config
+from ..train.settings import divided
+from ..train.stored import StoredTraining, read_run
 from .settings import CALLS, errors_told, read_settings, with_settings
 
 if TYPE_CHECKING:  # torch and scikit-learn are imported inside the commands, so that --help answers at once
-    from ..train.loop import Fitted
+    from ..train.engine import Fitted
 
 TRAINED = [kind for kind in LOADERS if kind not in PHOTOGRAPHS]
 
@@ -72,16 +75,16 @@ def train(
     with errors_told():
         if resume is None:
             own = {name: value for name, value in settings.items() if name in given}
-            config = Config(**recipe_settings(recipe) | own)  # refuses what no data could make right
+            training = _training(recipe_settings(recipe) | own)  # refuses what no data could make right
             path = out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
             run = RunFolder(path, {"name": absolute(_trainable(data)), "labels_per_class": labels_per_class})
         else:
             if given:
                 raise ValueError(f"resume takes every setting from the run; found also {', '.join(sorted(given))}")
             own, run = None, RunFolder(resume)
-            config = read_config(run)
+            training = read_run(run)
     try:
-        _run(run, config, recipe, own, tensorboard)
+        _run(run, training, recipe, own, tensorboard)
     except KeyboardInterrupt:
         console = Console()
         if run.resumable:
@@ -103,10 +106,15 @@ def _trainable(name: str) -> str:
     return name
 
 
-def _run(run: RunFolder, config: Config, recipe: str, own: dict[str, Any] | None, tensorboard: bool) -> None:
+def _training(settings: dict[str, Any]) -> StoredTraining:
+    own, engines = divided(settings, SSDMLSettings, Config)
+    return StoredTraining("ssdml", SSDMLSettings(**own), Config(**engines))
+
+
+def _run(run: RunFolder, training: StoredTraining, recipe: str, own: dict[str, Any] | None, tensorboard: bool) -> None:
     """Train, report, and fill the run folder; settings that are not the user's `own` are the recipe's.
 
-    With None of them, resume with the settings of `config`.
+    With None of them, resume with those of `training`.
     """
     console = Console()
     from ..models.networks import choose
@@ -114,19 +122,20 @@ def _run(run: RunFolder, config: Config, recipe: str, own: dict[str, Any] | None
     from ..report.maps import draw_held_out
     from ..runs.figures import HeldOut
     from ..runs.run import load_examples
-    from ..train.loop import fit
+    from ..train.fit import fit
     from ..train.tensorboard import TensorBoard
     from .live import Live
     from .tables import held_out_table
 
     with errors_told():
         logs = TensorBoard(run.tensorboard) if tensorboard else None
-        data = load_examples(run, config.seed)
+        data = load_examples(run, training.config.seed)
         shape = data.images.shape[1:]
         choice = choose(shape)
         data = choice.prepared(data)
         if own is not None:
-            config = Config(**recipe_settings(recipe, shape) | own)
+            training = _training(recipe_settings(recipe, shape) | own)
+    config = training.config
     n_labelled = int((data.labels >= 0).sum())
     console.print(
         f"{run.dataset['name']}: {n_labelled} labelled and {len(data.labels) - n_labelled} unlabelled training "
@@ -141,8 +150,8 @@ def _run(run: RunFolder, config: Config, recipe: str, own: dict[str, Any] | None
                 logs(record)
 
         fitted = fit(
-            seeded(choice.network, config.seed), data.images, data.labels, data.val_images, data.val_labels,
-            config, run, own is None, on_validation, live.batch,
+            seeded(choice.network, config.seed), data, None, training.method, training.settings, config, run=run,
+            resume=own is None, on_validation=on_validation, on_batch=live.batch,
         )  # fmt: skip
     console.print(_verdict(fitted), soft_wrap=True)
 

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from .. import _arrays as arrays
 from .. import _scalars as scalars
+from ..methods.ssdml import TOLERANCE
 from ..models.seeded import seeded
 from ..ops.knn_graph import knn_graph, knn_search
 from ..ops.propagate_labels import propagate_labels
 from ..train import Config, fit
-from ..train.mining import TOLERANCE
 
 __all__ = ["SSDML"]
 
@@ -156,7 +156,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         seed = int(check_random_state(self.random_state).randint(2**31))
         hidden = None if self.hidden_units is None else scalars.as_int(self.hidden_units, "hidden_units", 1)
-        config = self._config(seed, len(X))
+        settings, config = self._settings(seed, len(X))
         self.mean_ = X.mean(0, dtype=np.float64)
         distance = float(np.sqrt(np.square(X - self.mean_, dtype=np.float64).sum(1).mean()))
         self.scale_ = distance / SPREAD if distance > 0 else 1.0
@@ -164,7 +164,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         network = nn.Identity() if hidden is None else seeded(lambda: _Network(X.shape[1], hidden), seed)
         guessed = self._propagate(z, labels)
         some = np.random.default_rng(seed).permutation(len(z))[:VALIDATED]
-        fitted = fit(network, z, labels, z[some], guessed[some], config)
+        fitted = fit(network, (z, labels), (z[some], guessed[some]), "ssdml", settings, config)
         self.components_ = fitted.model.metric.L.detach().numpy().T.astype(np.float64)
         self._network = fitted.model.network.double()  # so that an embedding does not depend on the rows around it
         self._embedding = self.transform(X)
@@ -226,25 +226,29 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         graph = knn_graph(z, max(1, min(self.n_neighbors, len(z) - 1)))
         return np.where(labels >= 0, labels, propagate_labels(graph, labels, self.gamma, tol=TOLERANCE).labels)
 
-    def _config(self, seed: int, n: int) -> Config:
-        """The settings of the training; checks them."""
+    def _settings(self, seed: int, n: int) -> tuple[dict[str, Any], Config]:
+        """The settings of the method and of the training; checks them."""
         width = self.n_features_in_ if self.hidden_units is None else self.hidden_units
         most = (width + 1) // 2
         n_components = min(2 * len(self.classes_), most) if self.n_components is None else self.n_components
         n_neighbors = scalars.as_int(self.n_neighbors, "n_neighbors", 2)
-        return Config(
+        settings = {
+            "rounds": 1,
+            "partition_size": n,
+            "epochs": scalars.as_int(self.max_iter, "max_iter", 1),
+            "neighbors": max(2, min(n_neighbors, n - 1)),
+            "gamma": self.gamma,
+            "alpha": self.alpha,
+        }
+        config = Config(
             seed=seed,
-            rounds=1,
-            partition_size=n,
-            epochs=scalars.as_int(self.max_iter, "max_iter", 1),
+            device="cpu",
             patience=self.max_iter,
-            neighbors=max(2, min(n_neighbors, n - 1)),
-            gamma=self.gamma,
-            alpha=self.alpha,
             learning_rate=self.learning_rate,
             metric_step=self.metric_step,
             metric_dim=scalars.as_int(n_components, "n_components", 1, width, " (what L is applied to)"),
         )
+        return settings, config
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
         return (X.astype(np.float64, copy=False) - self.mean_) / self.scale_

@@ -1,6 +1,8 @@
-"""A network together with the orthogonal metric L that follows it."""
+"""A network together with the head that follows it: the orthogonal metric L, or nothing."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,20 @@ from ..nn import OrthogonalMetric
 BATCH = 128  # images embedded at once: what lies between layers fits caches; fixed, so that no embedding depends on it
 
 
+class Identity(nn.Module):
+    """A head that leaves the network's output as it is; made as :class:`~ssdml_fast.nn.OrthogonalMetric` is."""
+
+    def __init__(self, d: int, l: int, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, d) to (B, d)."""
+        return z
+
+
+HEADS: dict[str, type[nn.Module]] = {"OrthogonalMetric": OrthogonalMetric, "Identity": Identity}
+
+
 class MetricModel(nn.Module):
     """Embeds images as Lᵀz, where z is a network's l2-normalised output and LᵀL = I.
 
@@ -20,45 +36,76 @@ class MetricModel(nn.Module):
     ----------
     network : torch.nn.Module
         Maps (B, ...) images to (B, d) l2-normalised rows.
-    metric : OrthogonalMetric
-        Holds L (d, l), which moves by updates of its own.
+    metric : torch.nn.Module
+        The head, by default an OrthogonalMetric: holds L (d, l), which moves by updates of its own.
+    d : int
+        Dimension of the network's output.
+    prepare : torch.nn.Module, optional
+        Makes of images what the network takes.
+
+    Attributes
+    ----------
+    d, dim : int
+        Dimensions of the network's output and of the embedding.
     """
 
-    def __init__(self, network: nn.Module, metric: OrthogonalMetric) -> None:
+    def __init__(self, network: nn.Module, metric: nn.Module, d: int, prepare: nn.Module | None = None) -> None:
         super().__init__()
         self.network = network
         self.metric = metric
+        self.prepare = prepare
+        self.d, self.dim = d, metric(torch.zeros(1, d)).shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed a batch of images: (B, ...) to (B, l)."""
-        return self.metric(self.network(images))
+        return self.metric(self.network(images if self.prepare is None else self.prepare(images)))
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Embed any number of images by the network alone, in evaluation mode: (N, ...) to (N, d)."""
+        """Embed any number of images by the network alone, in evaluation mode: (N, ...) to (N, d).
+
+        The images stay as they are, whatever the network does with its input.
+        """
         self.network.eval()
-        return torch.cat([self.network(batch) for batch in images.split(BATCH)])
+        device = next((tensor.device for tensor in self.network.state_dict().values()), images.device)
+        parts = (part.to(device, copy=True) for part in images.split(BATCH))
+        prepared = parts if self.prepare is None else map(self.prepare, parts)
+        return torch.cat([self.network(part) for part in prepared])
 
     @torch.no_grad()
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Embed any number of images, in evaluation mode: (N, ...) to (N, l), as NumPy arrays."""
         arrays.check_not_masked(images, "images")
-        return self.metric(self.features(torch.from_numpy(images))).numpy()
+        z = self.features(torch.from_numpy(images))
+        head = next((tensor.device for tensor in self.metric.state_dict().values()), z.device)
+        return self.metric(z.to(head)).cpu().numpy()
 
 
-def untrained(network: nn.Module, images: np.ndarray, metric_dim: int, seed: int) -> MetricModel:
-    """Give `network` a random orthonormal L of `metric_dim` columns.
+@torch.no_grad()
+def untrained(
+    network: nn.Module,
+    images: Any,
+    metric_dim: int,
+    seed: int,
+    head: type[nn.Module] = OrthogonalMetric,
+    prepare: nn.Module | None = None,
+) -> MetricModel:
+    """Give `network` a head; by default a random orthonormal L of `metric_dim` columns.
 
     Parameters
     ----------
     network : torch.nn.Module
         Maps (B, ...) images to (B, d) rows.
-    images : (N, ...) float32 array
-        One of them is embedded to learn d.
+    images : (N, ...) float32 array or CPU tensor
+        One of them is embedded to learn d; with `prepare`, of what that takes.
     metric_dim : int
         Columns of L, between 1 and d.
     seed : int
         Decides L.
+    head : type
+        What maps the network's output to the embedding; see :data:`HEADS`.
+    prepare : torch.nn.Module, optional
+        Makes of images what the network takes.
 
     Returns
     -------
@@ -69,13 +116,34 @@ def untrained(network: nn.Module, images: np.ndarray, metric_dim: int, seed: int
     Raises
     ------
     TypeError, ValueError
-        If `metric_dim` is no integer between 1 and d.
+        If `metric_dim` is no integer between 1 and d, or `network` maps images to something else than (B, d) float32,
+        holds parameters of another type, or such as were made in inference mode, which cannot learn.
     """
     arrays.check_not_masked(images, "images")
-    with torch.no_grad():
-        d = network.eval()(torch.from_numpy(images[:1])).shape[1]
+    check_network(network)
+    example = torch.as_tensor(images[:1]).clone()
+    d = _width(network.eval()(example if prepare is None else prepare(example)))
     metric_dim = scalars.as_int(metric_dim, "metric_dim", 1, d, " (the network's output size)")
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    return MetricModel(network, OrthogonalMetric(d, metric_dim, generator=torch.Generator().manual_seed(seed)))
+    return MetricModel(network, head(d, metric_dim, generator=torch.Generator().manual_seed(seed)), d, prepare)
+
+
+def check_network(network: nn.Module) -> None:
+    """Refuse a network that cannot be trained here; see :func:`untrained`."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module, found {type(network).__name__}")
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise TypeError(f"network must have parameters of float32, found {parameter.dtype} in {name}")
+        if parameter.is_inference():
+            raise ValueError(f"network must be made outside inference mode to be trained, found {name} made within")
+
+
+def _width(z: Any) -> int:
+    """d of a network's output for one example."""
+    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != 1 or not z.is_floating_point():
+        found = f"{tuple(z.shape)} of {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(f"network must map (B, ...) examples to (B, d) floats, found for one example {found}")
+    return z.shape[1]

@@ -1,4 +1,4 @@
-"""Training: Algorithm 1 of the SSDML paper, as a run that can be stopped and resumed.
+"""Training: the engine that takes any method through its legs, as a run that can be stopped and resumed.
 
 The public names are loaded when first used, so that the command line answers ``--help`` without importing torch.
 """
@@ -13,12 +13,40 @@ from .._extras import require
 require("training", "safetensors", "sklearn", "threadpoolctl")
 
 if TYPE_CHECKING:
+    from .aid import Aid
     from .config import Config
-    from .loop import Fitted, fit
+    from .engine import Fitted
+    from .fit import fit
+    from .method import Batch, Leg, Method, TrainingSet, Work
+    from .settings import Settings, setting
 
-_HOME = {"Config": "config", "Fitted": "loop", "fit": "loop"}
+_HOME = {
+    "Aid": "aid",
+    "Batch": "method",
+    "Config": "config",
+    "Fitted": "engine",
+    "Leg": "method",
+    "Method": "method",
+    "Settings": "settings",
+    "TrainingSet": "method",
+    "Work": "method",
+    "fit": "fit",
+    "setting": "settings",
+}
 
-__all__ = ["Config", "Fitted", "fit"]
+__all__ = [
+    "Aid",
+    "Batch",
+    "Config",
+    "Fitted",
+    "Leg",
+    "Method",
+    "Settings",
+    "TrainingSet",
+    "Work",
+    "fit",
+    "setting",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -54,7 +54,7 @@ _BY_SHAPE: dict[tuple[int, ...], dict[str, Any]] = {
 
 
 def settings(recipe: str, shape: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Return the settings of a recipe for examples of one shape, in place of the defaults of Config.
+    """Return the settings of a recipe for examples of one shape, in place of the defaults.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def settings(recipe: str, shape: tuple[int, ...] = ()) -> dict[str, Any]:
     Returns
     -------
     dict
-        Of fields of :class:`~ssdml_fast.train.Config`; the caller's to change.
+        Of fields of the method's settings and of :class:`~ssdml_fast.train.Config`; the caller's to change.
 
     Raises
     ------

@@ -1,0 +1,124 @@
+"""What the engine lends a method: the model, the examples, chance, and the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.augment import cut_out, mix_channels, random_affine
+from .config import Config
+from .method import Diverged, TrainingSet
+from .world import World
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+AUGMENTATION: dict[str, Callable[[Tensor], Tensor]] = {  # by a little for the side of the images
+    "none": lambda images: images,
+    "affine": lambda images: random_affine(images, shift=images.shape[-1] / 14),
+    "strong": lambda images: cut_out(
+        mix_channels(random_affine(images, scale=0.2, shift=images.shape[-1] / 8, flip=True, padding="reflection")),
+        side=images.shape[-1] * 3 // 8,
+    ),
+}
+
+
+class Aid:
+    """What a method works with. Rows are CPU tensors or arrays of int64; all else is on `device`.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where features, embeddings, the head and the method's own tensors are.
+    config : Config
+        The engine's settings.
+    data : TrainingSet
+        What is known of the examples.
+    world : World
+        The processes that train together.
+    rng : numpy.random.Generator
+        For choices on the host, seeded by the leg's position. Torch's global generators, of the CPU and of the device,
+        are seeded likewise, so that what draws without a generator repeats too.
+    through : float
+        How far the legs of this kind are, in [0, 1].
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.device: torch.device = engine.device
+        self.config: Config = engine.config
+        self.data: TrainingSet = engine.data
+        self.world: World = engine.world
+        self.rng = np.random.default_rng(0)
+        self.through = 0.0
+
+    @property
+    def head(self) -> nn.Module:
+        """What maps the network's output to the embedding, as it is now."""
+        return self._engine.model.metric
+
+    def features(self, rows: Tensor | np.ndarray, average: bool = True) -> Tensor:
+        """Embed examples by the network, as they are, in evaluation mode: (N,) rows to (N, d).
+
+        Parameters
+        ----------
+        rows : (N,) int64 array or tensor
+            Which examples.
+        average : bool
+            By the running mean of the weights, or by the weights of now.
+
+        Raises
+        ------
+        Diverged
+            If the result is not finite.
+        """
+        engine = self._engine
+        with self.stage("embed"):
+            z = engine.embedded(engine.average if average else engine.model, engine.feed, torch.as_tensor(rows))
+        if not torch.isfinite(z).all():
+            raise Diverged
+        return z
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Examples as the network takes them, (B,) rows to (B, ...), on the network's device."""
+        return self._engine.feed.images(rows)
+
+    def augment(self, images: Tensor) -> Tensor:
+        """Change images at random, as the setting says."""
+        return AUGMENTATION[self.config.augment](images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images by the network in training mode, at the precision that is set: (B, ...) to (B, d), float32.
+
+        Raises
+        ------
+        Diverged
+            If the result is not finite and to look costs no waiting; on a device, a validation finds it.
+        """
+        return self._engine.learnt(images)
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Embed a mini-batch of examples, augmented, to learn from: (B,) rows to (B, d)."""
+        return self.forward(self.augment(self.images(rows)))
+
+    def move_head(self, gradients: Iterable[Tensor]) -> None:
+        """Take one step of the head's optimiser along gradients of its parameters."""
+        self._engine.move_head(gradients)
+
+    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Drop what the optimiser remembers of parameters, as of a head that begins anew."""
+        for parameter in parameters:
+            self._engine.optimizer.state.pop(parameter, None)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """Bring a tensor of the host to the device, without waiting for it."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Time a block as a stage of the record; see ``ssdml_fast.train.timing``."""
+        return self._engine.times.stage(name)

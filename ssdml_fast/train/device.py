@@ -1,0 +1,70 @@
+"""Which device a training runs on, and what of torch's surroundings it does not depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from .. import _core
+from .config import Config
+
+
+def network_device(config: Config) -> torch.device:
+    """Return the device that `config` asks for.
+
+    Raises
+    ------
+    ValueError
+        If it is not there, or does not have the precision.
+    """
+    device = torch.device(_best() if config.device == "auto" else config.device)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            found = f"{count} CUDA device{'s' * (count > 1)}" if count else "no CUDA device"
+            raise ValueError(f"device must be there, found {config.device!r} where there is {found}")
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device must be there, found 'mps' where torch has no Metal")
+    if config.precision == "float16" and device.type != "cuda":
+        raise ValueError(f"precision must be 'float32' or 'bfloat16' on {device.type}, found 'float16'")
+    return device
+
+
+def kernel_device(device: torch.device) -> torch.device:
+    """Return where the kernels work for a network on `device`: there, or on the host if not built for it."""
+    return device if device.type == "cpu" or (device.type == "cuda" and _core.has_cuda()) else torch.device("cpu")
+
+
+def _best() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@contextmanager
+def surroundings(device: torch.device, tf32: bool) -> Iterator[None]:
+    """Train as in a fresh process, whatever the caller has set: the default type and device, autocast, disabled
+    gradients, inference mode; and leave the caller's settings and generators as they were.
+    """
+    dtype, highest = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    conv = torch.backends.cudnn.allow_tf32
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.device("cpu"))
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
+        try:
+            torch.set_default_dtype(torch.float32)
+            if device.type == "cuda":
+                torch.set_float32_matmul_precision("high" if tf32 else "highest")
+                torch.backends.cudnn.allow_tf32 = tf32
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if device.type == "cuda":
+                torch.set_float32_matmul_precision(highest)
+                torch.backends.cudnn.allow_tf32 = conv

@@ -1,0 +1,480 @@
+"""Goes through the legs of a method: seeds, steps, running mean, validation, stopping, saving and resuming."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import _arrays as arrays
+from ..data.examples import Examples
+from ..evaluate import score_embedding
+from ..models.metric import BATCH, MetricModel
+from ..runs.folder import RunError, RunFolder
+from .aid import Aid
+from .config import ELSEWHERE, Config
+from .device import kernel_device
+from .feed import Feed
+from .method import Batch, Diverged, Leg, Method, TrainingSet, Work
+from .records import COLLAPSED, DIVERGED, FINISHED, PATIENCE
+from .timing import StageTimes
+from .world import World
+
+MOMENTUM = 0.9  # of SGD
+COLLAPSE_DROP = 0.1  # below the best validation score so far; on digits, good trainings vary by 0.03
+EMBEDDED_ON_DEVICE = 1024  # examples at once, where there are no caches to fit
+TOLD_ON_DEVICE = 25  # mini-batches between two losses that are read from a device, which waits for them
+PARTS = {  # of the data, as the caller of fit knows them
+    "train": "the training examples",
+    "labels": "their labels",
+    "val": "the validation examples",
+    "val_labels": "the labels of the validation examples",
+}
+Told = Callable[[dict[str, Any]], None] | None  # someone who wants to know
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What :func:`ssdml_fast.train.fit` returns.
+
+    Attributes
+    ----------
+    model : MetricModel
+        The network and its head with the best validation score; the untrained ones if nothing was better. With `select`
+        as ``"last"``, the last.
+    history : list of dict
+        One record per validation, as given to `on_validation`; the first is of the untrained model.
+    best : dict
+        The record of `model`.
+    stopped : str
+        Why the training ended: ``"finished"`` all its legs; ``"patience"``: no better score for that many
+        validations; ``"collapsed"``: the validation score fell by more than 0.1 below its best; ``"diverged"``: the
+        embedding became infinite or NaN.
+    """
+
+    model: MetricModel
+    history: list[dict[str, Any]]
+    best: dict[str, Any]
+    stopped: str
+
+
+class Engine:
+    """The state of a training, and how it moves on.
+
+    Parameters
+    ----------
+    model : MetricModel
+        The untrained model, on the CPU.
+    method : Method
+        What to train it by.
+    examples, val_examples : Examples
+        Training examples and, with `select` as ``"validation"``, those that the model is chosen on.
+    data : TrainingSet
+        What is known of the training examples.
+    val_labels : int64 array, optional
+        Labels of `val_examples`.
+    config : Config
+        Settings.
+    device : torch.device
+        Where the network learns.
+    """
+
+    def __init__(
+        self,
+        model: MetricModel,
+        method: Method,
+        examples: Examples,
+        data: TrainingSet,
+        val_examples: Examples | None,
+        val_labels: np.ndarray | None,
+        config: Config,
+        device: torch.device,
+    ) -> None:
+        self.world, self.config, self.data = World.here(), config, data
+        self.network_device, self.device = device, kernel_device(device)
+        self.method = method.to(self.device)
+        self.model = model.to(self.network_device)
+        self.model.metric.to(self.device)
+        self.average = copy.deepcopy(model) if config.average else model  # embeds, is validated and kept
+        self.learner: Callable[[Tensor], Tensor] = torch.compile(model.network) if config.compile else model.network
+        self.feed = Feed(examples, device, model.prepare)
+        self.val_feed = None if val_examples is None else Feed(val_examples, device, model.prepare)
+        self.val_labels = val_labels
+        self.optimizer = self._optimizer([*model.network.parameters(), *method.parameters()])
+        self.head_optimizer = method.head_optimizer(model.metric, config)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.looks = self.device.type == "cpu" == device.type  # at what it computes, where that costs no waiting
+        self.plan = [(stage, leg) for stage in method.stages() for leg in stage.legs()]
+        self.ways = _ways([leg for _, leg in self.plan])
+        self.planned = sum(leg.passes * self._validations(leg) for _, leg in self.plan)
+        self.warmups = sum(leg.passes * self._validations(leg) for _, leg in self.plan if leg.round == 0)
+        self.done = 0  # legs
+        self.steps = 0  # on the network
+        self.examples = 0  # trained on since the last validation
+        self.history: list[dict[str, Any]] = []
+        self.propagated: list[Tensor] = []  # by round, of every training example
+        self.times = StageTimes()
+        self.best_model: dict[str, Tensor] = {}
+        self.stopped: str | None = None
+        self.aid = Aid(self)
+
+    # --- the way ------------------------------------------------------------------------------------------------------
+
+    def to_the_end(self, run: RunFolder | None, on_validation: Told, on_batch: Told) -> None:
+        """Go through one leg after another, saving in between, until there is a reason to stop."""
+        if run:
+            self.save(run)
+        while self.stopped is None and self.done < len(self.plan):
+            try:
+                self.one_leg(*self.plan[self.done], on_validation, on_batch)
+            except Diverged:
+                self.stopped = DIVERGED
+            self.done += 1
+            if self.done == len(self.plan):
+                self.stopped = self.stopped or FINISHED
+            if run:
+                self.save(run)
+        self.stopped = self.stopped or FINISHED
+
+    def one_leg(self, method: Method, leg: Leg, on_validation: Told, on_batch: Told) -> None:
+        """Prepare a leg, and train on what it gives."""
+        aid = self.aid
+        aid.rng = self.seeded(leg)
+        work = method.prepare(leg, aid)
+        if work.propagated is not None:
+            self.keep_propagated(leg.round, *work.propagated)
+        epoch = sum(earlier.passes for _, earlier in self.plan[: self.done] if earlier.round > 0)
+        for through in range(leg.passes):
+            aid.through = self.way(leg, through)
+            method.begin_pass(work, aid)
+            losses = self.losses(method, leg, work, through)
+            before = len(self.history)
+            for n_batches in even_parts(work.n_batches, self._validations(leg)):
+                record = {"round": leg.round, "partition": leg.partition, **work.record}
+                record["epoch"] = epoch + through + 1 if leg.round else 0
+                self.one_part(islice(losses, n_batches), n_batches, record, on_validation, on_batch)
+                if self.stopped:
+                    return
+            if len(self.history) == before:
+                raise ValueError(f"nothing can be learnt from {leg}: no mini-batch has a loss")
+
+    def one_part(
+        self, losses: Iterator[Tensor | None], n_batches: int, record: dict[str, Any], on_validation: Told,
+        on_batch: Told,
+    ) -> None:  # fmt: skip
+        """Take the steps whose `losses` these are, validate, and tell; not if no mini-batch has one."""
+        self.examples, kept = 0, []
+        with self.times.stage("train"):
+            for done, loss in enumerate(losses, 1):
+                if loss is None:
+                    continue
+                kept.append(loss)
+                if on_batch and (self.looks or done % TOLD_ON_DEVICE == 0 or done == n_batches):
+                    place = {"validation": len(self.history), "planned": self.planned, "done": done}
+                    on_batch(place | {"batches": n_batches, "examples": self.examples, "loss": loss.item()})
+            if not kept:
+                return
+            mean = math.fsum(torch.stack(kept).tolist()) / len(kept)
+        if not self.world.same(math.isfinite(mean)):
+            raise Diverged
+        self.validate(record | {"validation": len(self.history), "loss": mean, "examples": self.examples})
+        if on_validation:
+            on_validation(self.history[-1])
+
+    def losses(self, method: Method, leg: Leg, work: Work, through: int) -> Iterator[Tensor | None]:
+        """Take a step for each mini-batch of a pass, and yield its loss; None: there was nothing to learn from."""
+        for i, batch in enumerate(self.feed.ahead(work.batches(self.aid.rng))):
+            self.aid.through = self.way(leg, through, i, work.n_batches)
+            yield self.step(method, batch, self.rate(leg, through, i, work.n_batches))
+
+    def seeded(self, leg: Leg) -> np.random.Generator:
+        """Seed by the position in the training, so that resuming needs no saved state; torch's generators too."""
+        rng = np.random.default_rng([self.config.seed, *leg.position])
+        seed = int(rng.integers(2**63))  # of augmentation, and of networks that draw: dropout
+        torch.default_generator.manual_seed(seed)
+        if self.network_device.type == "cuda":
+            with torch.cuda.device(self.network_device):
+                torch.cuda.manual_seed(seed)
+        elif self.network_device.type == "mps":
+            torch.mps.manual_seed(seed)
+        return rng
+
+    def position(self, leg: Leg, through: int, i: int = 0, n_batches: int = 1) -> float:
+        """Weight of what lies behind the i-th mini-batch of a pass, among the legs of its kind."""
+        return self.ways[leg.position][0] + leg.weight * through + leg.weight * i / n_batches
+
+    def way(self, leg: Leg, through: int, i: int = 0, n_batches: int = 1) -> float:
+        """The same as a share of all of its kind, in [0, 1]."""
+        return self.position(leg, through, i, n_batches) / self.ways[leg.position][1]
+
+    def rate(self, leg: Leg, through: int, i: int = 0, n_batches: int = 1) -> float:
+        """Step on the network at the i-th mini-batch of a pass."""
+        way = self.way(leg, through, i, n_batches)
+        rate = self.config.learning_rate if leg.rate is None else leg.rate
+        if leg.ramp:
+            rate *= min(1, (self.position(leg, through, i, n_batches) + 1) / leg.ramp)
+        return rate * ((1 + math.cos(math.pi * way)) / 2 if self.config.schedule == "cosine" else 1.0)
+
+    def _validations(self, leg: Leg) -> int:
+        return self.config.validations if leg.validations is None else leg.validations
+
+    def keep_propagated(self, round_: int, rows: np.ndarray, labels: np.ndarray) -> None:
+        """Note the labels that unlabelled examples got; -1: labelled, or not yet reached in this round."""
+        while len(self.propagated) < round_:
+            self.propagated.append(torch.full((len(self.data),), -1, dtype=torch.int64))
+        unlabelled = self.data.labels[rows] < 0
+        self.propagated[round_ - 1][torch.from_numpy(rows[unlabelled])] = torch.from_numpy(labels[unlabelled])
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def step(self, method: Method, batch: Batch, rate: float) -> Tensor | None:
+        """Move whatever the loss of a mini-batch depends on; return the loss, or None where there is none.
+
+        Where to look at it costs no waiting, a loss that is not finite raises Diverged and moves nothing.
+        """
+        with nullcontext() if self.looks else arrays.trusted():  # its arrays have been checked, or made here
+            loss = method.loss(batch, self.aid)
+            if loss is None:
+                return None
+            if self.looks and not math.isfinite(loss.detach()):
+                raise Diverged
+            if loss.requires_grad:
+                self.move(loss, rate)
+            self.update_average()
+        return loss.detach()
+
+    def move(self, loss: Tensor, rate: float) -> None:
+        """Take one step on what a loss depends on: the network, the method's parameters, the head."""
+        head = list(self.model.metric.parameters())
+        for parameter in head:
+            parameter.grad = None
+        if self.optimizer is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        for optimizer in (self.optimizer, self.head_optimizer):
+            if optimizer is not None and _has_gradient(optimizer):
+                self.scaler.step(optimizer)
+        self.scaler.update()
+        self.steps += 1
+
+    def move_head(self, gradients: Iterable[Tensor]) -> None:
+        """Take one step of the head's optimiser along gradients of its parameters."""
+        if self.head_optimizer is None:
+            raise TypeError(f"head must have parameters to be moved, found {type(self.model.metric).__name__}")
+        parameters, gradients = list(self.model.metric.parameters()), list(gradients)
+        self.world.mean_(gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.head_optimizer.step()
+        for parameter in parameters:
+            parameter.grad = None
+
+    def learnt(self, images: Tensor) -> Tensor:
+        """Embed images to learn from, on the kernels' device."""
+        self.model.network.train()
+        self.examples += len(images)
+        kind, precision = self.network_device.type, self.config.precision
+        # no cache: it would outlive the step, and its weights, within the one that switches a caller's autocast off
+        with torch.autocast(kind, getattr(torch, precision), precision != "float32", cache_enabled=False):
+            z = self.learner(images)
+        z = z.float().to(self.device)
+        if self.looks and not torch.isfinite(z).all():
+            raise Diverged
+        return z
+
+    @torch.no_grad()
+    def embedded(self, model: MetricModel, feed: Feed, rows: Tensor) -> Tensor:
+        """Embed any number of examples by a network in evaluation mode, on the kernels' device."""
+        model.network.eval()
+        part = rows[self.world.shard(len(rows))]
+        size = BATCH if self.looks else EMBEDDED_ON_DEVICE
+        z = torch.cat([model.network(images).float() for images in feed.parts(part, size)])
+        return self.world.gather(z, len(rows)).to(self.device)
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the running mean towards the weights: fast at first, as it began with untrained ones."""
+        if self.average is self.model:
+            return
+        decay = min(self.config.average, self.steps / (self.steps + 9))
+        now, mean = self.model.network.state_dict(), self.average.network.state_dict()
+        for name, tensor in mean.items():
+            if tensor.is_floating_point():
+                tensor.lerp_(now[name], 1 - decay)
+            else:
+                tensor.copy_(now[name])  # counters
+        self.average.metric.load_state_dict(self.model.metric.state_dict())  # a mean would not be orthogonal
+
+    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer | None:
+        """What moves the network and the method's parameters; None where there are none."""
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        if not trained:
+            return None
+        decay = self.config.weight_decay
+        if self.config.optimizer == "sgd":
+            return torch.optim.SGD(trained, momentum=MOMENTUM, weight_decay=decay)
+        # fused: one kernel for all, and the scaler's check of gradients stays on the device
+        return torch.optim.AdamW(trained, weight_decay=decay, fused=True if trained[0].is_cuda else None)
+
+    # --- validation ---------------------------------------------------------------------------------------------------
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The record of the model that is kept: of equal scores the earliest."""
+        if self.config.select == "last":
+            return self.history[-1]
+        return max(self.history, key=lambda record: record["score"])
+
+    def validate(self, record: dict[str, Any]) -> None:
+        """Score the model, keep it if it is the best so far, and see whether to stop."""
+        record = record | {"planned": self.planned}
+        if self.val_feed is not None:
+            with self.times.stage("validate"):
+                embedding = self.embedded_for_comparison()
+                if not self.world.same(np.isfinite(embedding).all()):
+                    raise Diverged
+                figures = self.world.same(score_embedding(embedding, self.val_labels, ks=(1,)))
+            record["score"] = (figures["nmi"] + figures["recall@1"]) / 2
+            record |= {f"val_{name}": value for name, value in figures.items()}
+        diagnostics = getattr(self.average.metric, "diagnostics", dict)()
+        self.history.append(record | diagnostics | {"seconds": self.times.take()})
+        if self.best is self.history[-1]:
+            self.best_model = _copy(self.average.state_dict())
+        if self.config.select == "validation":
+            self.stopped = self.reason_to_stop()
+
+    def reason_to_stop(self) -> str | None:
+        """Why the training should not go on after the last validation, by the scores so far."""
+        best, last = self.best, self.history[-1]
+        if last["score"] < best["score"] - COLLAPSE_DROP:
+            return COLLAPSED
+        without_better = last["validation"] - max(best["validation"], self.warmups)
+        return PATIENCE if without_better >= self.config.patience else None
+
+    @torch.no_grad()
+    def embedded_for_comparison(self) -> np.ndarray:
+        """Validation examples as the model that would be kept embeds them."""
+        assert self.val_feed is not None
+        z = self.embedded(self.average, self.val_feed, torch.arange(len(self.val_feed.examples)))
+        return self.average.metric(z).cpu().numpy()
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What tells the data of this training from others."""
+        found = {"train": self.feed.examples.fingerprint(), "labels": _digest(self.data.labels)}
+        if self.val_feed is not None and self.val_labels is not None:
+            found |= {"val": self.val_feed.examples.fingerprint(), "val_labels": _digest(self.val_labels)}
+        return found
+
+    def save(self, run: RunFolder) -> None:
+        """Write all that resuming needs, once for all processes."""
+        if not self.world.is_main:
+            return
+        checkpoint = {
+            "config": asdict(self.config),
+            "settings": asdict(self.method.settings),
+            "fingerprint": self.fingerprint,
+            "done": self.done,
+            "steps": self.steps,
+            "history": self.history,
+            "propagated": self.propagated,
+            "stopped": self.stopped,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "best_model": self.best_model,
+            "method": self.method.state_dict(),
+            "optimizers": [each and each.state_dict() for each in (self.optimizer, self.head_optimizer)],
+            "scaler": self.scaler.state_dict(),
+        }
+        with self.times.stage("save"):
+            run.write_progress(checkpoint)
+
+    def load(self, run: RunFolder) -> None:
+        """Go on from what :meth:`save` wrote, on whatever device.
+
+        Raises
+        ------
+        RunError
+            If it is missing, damaged, or of other settings or data.
+        """
+        checkpoint = run.read_checkpoint()
+        try:
+            for name, now in (("config", _reached_by(self.config)), ("settings", asdict(self.method.settings))):
+                was = {key: value for key, value in checkpoint[name].items() if key not in ELSEWHERE}
+                if was != now:
+                    differ = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+                    raise ValueError(f"it was trained with other settings: {', '.join(differ)}")
+            for part, digest in self.fingerprint.items():
+                if checkpoint["fingerprint"].get(part) != digest:
+                    raise ValueError(f"it was trained on other data: {PARTS[part]} differ")
+            self.model.load_state_dict(checkpoint["model"])
+            self.average.load_state_dict(checkpoint["average"])
+            self.method.load_state_dict(checkpoint["method"])
+            for optimizer, state in zip((self.optimizer, self.head_optimizer), checkpoint["optimizers"], strict=True):
+                if optimizer is not None:
+                    optimizer.load_state_dict(state)
+            self.scaler.load_state_dict(checkpoint["scaler"])
+            self.done = checkpoint["done"]
+            self.steps = checkpoint["steps"]
+            self.history = checkpoint["history"]
+            self.propagated = checkpoint["propagated"]
+            self.best_model = checkpoint["best_model"]
+            self.stopped = checkpoint["stopped"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise RunError(f"the checkpoint in {run.path} does not fit: {error}") from None
+
+    def result(self) -> Fitted:
+        """The model that is kept, and how it came."""
+        self.model.load_state_dict(self.best_model)
+        self.model.eval()
+        assert self.stopped is not None
+        return Fitted(self.model, self.history, self.best, self.stopped)
+
+
+def even_parts(n_batches: int, parts: int) -> list[int]:
+    """Cut a pass's mini-batches into parts that differ by at most one; return how many each has, at least one."""
+    parts = max(1, min(parts, n_batches))
+    return [n_batches * (i + 1) // parts - n_batches * i // parts for i in range(parts)]
+
+
+def _ways(legs: list[Leg]) -> dict[tuple[int, ...], tuple[float, float]]:
+    """By a leg's position, the weight of the legs of its kind that lie before it, and of all of its kind."""
+    total: dict[str, float] = {}
+    before = {}
+    for leg in legs:
+        before[leg.position] = total.setdefault(leg.kind, 0.0)
+        total[leg.kind] += leg.weight * leg.passes
+    if len(before) < len(legs):
+        raise ValueError("position must be another for each leg, found one twice")
+    return {leg.position: (before[leg.position], total[leg.kind]) for leg in legs}
+
+
+def _reached_by(config: Config) -> dict[str, Any]:
+    """The settings that decide what a training reaches."""
+    return {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+
+
+def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def _digest(labels: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(labels, np.int64).tobytes(), digest_size=16).hexdigest()
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}

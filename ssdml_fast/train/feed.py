@@ -1,0 +1,87 @@
+"""How examples reach the device: from memory that is on it, or from the host, ahead of their mini-batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..data.examples import ArrayExamples, Examples
+from .method import Batch
+
+RESIDENT = 0.4  # share of a device's free memory that examples may take
+
+
+class Feed:
+    """Gives the examples of given rows as the network takes them, on its device.
+
+    Parameters
+    ----------
+    examples : Examples
+        Where they come from.
+    device : torch.device
+        Where they go. On CUDA, arrays that take at most RESIDENT of its free memory are put there once.
+    prepare : nn.Module, optional
+        Makes of examples what the network takes, on the device.
+    """
+
+    def __init__(self, examples: Examples, device: torch.device, prepare: nn.Module | None) -> None:
+        self.examples, self.device, self.prepare = examples, device, prepare
+        self._resident = self._put_there() if device.type == "cuda" else None
+        self._at_hand: dict[int, Tensor] = {}  # examples of the mini-batch that is trained on, by the rows' identity
+
+    def _put_there(self) -> Tensor | None:
+        if not isinstance(self.examples, ArrayExamples):
+            return None
+        free, _ = torch.cuda.mem_get_info(self.device)
+        array = self.examples.array
+        return array.to(self.device) if array.nbytes <= RESIDENT * free else None
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Examples of (B,) rows, a CPU tensor; those of the mini-batch at hand have been fetched ahead."""
+        if id(rows) in self._at_hand:
+            return self._at_hand[id(rows)]
+        if self._resident is not None:
+            return self._prepared(self._resident[rows.to(self.device, non_blocking=True)])
+        return self._sent(self.examples.take(rows))
+
+    def parts(self, rows: Tensor, size: int) -> Iterator[Tensor]:
+        """Examples of any number of rows, `size` at a time."""
+        if self._resident is not None:
+            return map(self.images, rows.split(size))
+        return map(self._sent, self.examples.stream(rows.split(size), pin=self._pinned))
+
+    def ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield mini-batches, the examples of each fetched while those before are trained on."""
+        if self._resident is not None or (isinstance(self.examples, ArrayExamples) and not self._pinned):
+            yield from batches  # nothing to wait for
+            return
+        waiting: deque[tuple[Batch, list[Tensor]]] = deque()
+
+        def rows() -> Iterator[Tensor]:
+            for batch in batches:
+                asked = [batch.rows] if batch.beside is None else [batch.rows, batch.beside]
+                waiting.append((batch, asked))
+                yield torch.cat(asked)
+
+        for images in self.examples.stream(rows(), pin=self._pinned):
+            batch, asked = waiting.popleft()
+            parts = self._sent(images).split([len(part) for part in asked])
+            self._at_hand = {id(part): images for part, images in zip(asked, parts, strict=True)}
+            yield batch
+        self._at_hand = {}
+
+    @property
+    def _pinned(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _sent(self, images: Tensor) -> Tensor:
+        return self._prepared(images.to(self.device, non_blocking=True))
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        if self.prepare is None:
+            return images
+        with torch.no_grad():
+            return self.prepare(images)

@@ -1,0 +1,253 @@
+"""Training a network by a method, on whatever data and device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import data as torch_data
+
+from .. import _arrays as arrays
+from ..data.dataset import Dataset
+from ..data.examples import Examples, as_examples, labels_of
+from ..methods import load_method, name_of
+from ..models.metric import untrained
+from ..runs.folder import RunFolder, Stored
+from .config import Config
+from .device import network_device, surroundings
+from .engine import Engine, Fitted
+from .method import Diverged, Method, TrainingSet
+from .settings import Settings
+from .stored import read_run
+
+
+def fit(
+    network: nn.Module,
+    train: Any,
+    val: Any = None,
+    method: str | type[Method] | None = None,
+    settings: Settings | dict[str, Any] | None = None,
+    config: Config | None = None,
+    *,
+    device: str | None = None,
+    prepare: nn.Module | None = None,
+    run: RunFolder | None = None,
+    resume: bool = False,
+    on_validation: Callable[[dict[str, Any]], None] | None = None,
+    on_batch: Callable[[dict[str, Any]], None] | None = None,
+) -> Fitted:
+    """Train a network and the head that follows it by a method, and keep the model that validates best.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Maps (B, ...) float32 images to (B, d) l2-normalised rows. Trained in place; afterwards it holds the best
+        weights, on the device that it was trained on. One without parameters that require gradients stays as it is: the
+        head alone is trained.
+    train : (images, labels), torch.utils.data.Dataset or ssdml_fast.data.Dataset
+        Training examples. Images are an (N, ...) float32 array, or any map-style Dataset, whose items are examples or
+        tuples that begin with one; labels are (N,) integers, -1 = unlabelled. A Dataset alone has its labels as
+        ``labels`` or ``targets``. One of :func:`ssdml_fast.data.load` holds the validation examples too.
+    val : (images, labels) or torch.utils.data.Dataset, optional
+        Validation examples, at least two, and all their labels, for choosing the model; needed unless `select` is
+        ``"last"``.
+    method : str or type
+        The name of a method (``ssdml-fast methods`` lists them), ``"package.module:Class"``, or a subclass of
+        :class:`Method`; ``"ssdml"`` by default.
+    settings : Settings or dict, optional
+        Settings of the method, by name; its defaults if not given.
+    config : Config, optional
+        Settings of the training that are the same for every method.
+    device : str, optional
+        In place of that setting of `config`.
+    prepare : torch.nn.Module, optional
+        Makes of examples what the network takes, on the device, as of bytes that a Dataset decodes.
+    run : RunFolder, optional
+        Where to write metrics, the best model, and after every leg of the training (a partition, or 250 mini-batches of
+        a warm-up) a checkpoint.
+    resume : bool
+        Continue from the checkpoint in `run`; `method`, `settings` and `config` are the run's if not given. The result
+        is the same as without the interruption. The device, `workers` and `cache_gb` may be others.
+    on_validation : callable, optional
+        Called after each validation with its record (:class:`~ssdml_fast.train.records.Record`): of the untrained
+        model, then after each pass or, where the setting `validations` is more than 1, each such part of it.
+    on_batch : callable, optional
+        Called after mini-batches with ``validation`` (number of the next), ``planned``, ``done`` (mini-batches since
+        the one before), ``batches`` (between the two), ``examples`` (since the one before), ``loss`` (of the
+        mini-batch). After each on the CPU; after every 25th where reading the loss waits for a device.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not have the form above, as a network that embeds validation examples by NaN or infinity
+        before it is trained; the message names it.
+    RunError
+        If the folder of `run` holds files already; if `resume` is set and the checkpoint is missing, damaged, or of
+        other settings or data.
+    MemoryError
+        If the device has too little memory; a run can go on from its last checkpoint.
+
+    Notes
+    -----
+    Random choices depend only on the seed and the position in the training. The caller's global generators are left as
+    they were, and what he has set for torch (default type and device, autocast, gradients) changes nothing.
+
+    Examples
+    --------
+    >>> from ssdml_fast.data.digits import load_digits
+    >>> from ssdml_fast.models.digits import DigitsNet
+    >>> from ssdml_fast.models.seeded import seeded
+    >>> fitted = fit(seeded(DigitsNet, 0), load_digits(), settings={"rounds": 1}, device="cpu")
+    >>> fitted.best["score"] > fitted.history[0]["score"]
+    True
+    """
+    if resume:
+        if run is None:
+            raise ValueError("run must be given to resume from")
+        was = read_run(run)
+        method = was.method if method is None else method
+        settings = was.settings if settings is None else settings
+        config = was.config if config is None else config
+    kind = load_method("ssdml" if method is None else method)
+    settings = _as_settings(kind, settings)
+    config = config or Config()
+    if device is not None:
+        config = replace(config, device=device)
+    where = network_device(config)
+    if run and not resume:
+        run.refuse_used()  # before any work
+    if isinstance(train, Dataset) and val is None:
+        train, val = (train.images, train.labels), (train.val_images, train.val_labels)
+    examples, labels = _part(train, "train", config)
+    val_examples, val_labels = (None, None) if val is None else _part(val, "val", config)
+    _check(examples, labels, val_examples, val_labels, config, prepare)
+    with surroundings(where, config.tf32):
+        try:
+            model = untrained(
+                network, examples.take(torch.tensor([0])), config.metric_dim, config.seed, kind.Head, prepare
+            )
+            data = TrainingSet(labels, examples.shape)
+            trained = kind(settings, model, data, config.seed)
+            engine = Engine(model, trained, examples, data, val_examples, val_labels, config, where)
+            stored = Stored(name_of(kind), kind.Head.__name__, asdict(settings), asdict(config))
+            _train(engine, run, stored, resume, on_validation, on_batch)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(_too_little(where, config, run)) from error
+        finally:
+            for each in (examples, val_examples):
+                if each is not None:
+                    each.close()
+    return engine.result()
+
+
+def _train(
+    engine: Engine, run: RunFolder | None, stored: Stored, resume: bool, on_validation: Any, on_batch: Any
+) -> None:
+    """Begin or resume, and go on to the end."""
+    if not resume:
+        try:
+            engine.validate({"validation": 0, "epoch": 0})
+        except Diverged:
+            raise ValueError("network must embed val by finite numbers, found NaN or inf before training") from None
+    with run.lock() if run and engine.world.is_main else nullcontext():
+        if resume:
+            assert run is not None
+            engine.load(run)
+        else:
+            if run and engine.world.is_main:
+                run.create(stored)
+            if on_validation:
+                on_validation(engine.history[0])
+        engine.to_the_end(run, on_validation, on_batch)
+
+
+def _as_settings(kind: type[Method], settings: Settings | dict[str, Any] | None) -> Settings:
+    """The settings of a method, from whatever form the caller gave."""
+    if settings is None or isinstance(settings, dict):
+        try:
+            return kind.Settings(**(settings or {}))
+        except TypeError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+            unknown = sorted((settings or {}).keys() - kind.Settings.__dataclass_fields__.keys())
+            raise ValueError(f"settings must be those of {kind.__name__}, found also {', '.join(unknown)}") from None
+    if type(settings) is not kind.Settings:
+        raise TypeError(
+            f"settings must be a dict or {kind.Settings.__name__} for {kind.__name__}, found {type(settings).__name__}"
+        )
+    return settings
+
+
+def _part(part: Any, name: str, config: Config) -> tuple[Examples, np.ndarray]:
+    """Examples and labels, int64, of the training or validation part."""
+    if isinstance(part, torch_data.Dataset):
+        images, labels = part, labels_of(part)
+        if labels is None:
+            raise TypeError(
+                f"{name} must be (images, labels), or a Dataset with its labels as .labels or .targets, found a "
+                f"{type(part).__name__} with neither"
+            )
+    elif isinstance(part, tuple | list) and len(part) == 2:
+        images, labels = part
+    else:
+        raise TypeError(f"{name} must be (images, labels) or a map-style Dataset, found {type(part).__name__}")
+    examples = as_examples(images, f"{name} images", config.workers, config.cache_gb)
+    labels = arrays.as_integers(labels, f"{name} labels", ndim=1)
+    arrays.check_shape(labels, (len(examples),), f"{name} labels", "one per image")
+    return examples, labels.astype(np.int64)
+
+
+def _check(
+    examples: Examples,
+    labels: np.ndarray,
+    val_examples: Examples | None,
+    val_labels: np.ndarray | None,
+    config: Config,
+    prepare: nn.Module | None,
+) -> None:
+    """Refuse data that do not go together, or with the settings."""
+    if labels.min(initial=-1) < -1:
+        raise ValueError(f"train labels must be at least 0, or -1 where unlabelled, found {labels.min()}")
+    if not len(labels):
+        raise ValueError("train images must hold at least one example, found none")
+    if prepare is None and examples.dtype != torch.float32:
+        raise TypeError(
+            f"train images must be float32 where there is no `prepare` that makes them so, found {examples.dtype}"
+        )
+    if config.augment != "none" and len(examples.shape) != 3:
+        raise ValueError(
+            f"augment must be 'none' for examples that are no images, found {config.augment!r} for examples of shape "
+            f"{examples.shape}"
+        )
+    if val_examples is None or val_labels is None:
+        if config.select == "validation":
+            raise ValueError("val must be given to choose a model by; with select='last' there need be none")
+        return
+    if len(val_labels) < 2:
+        raise ValueError(f"val must hold at least two examples, to find neighbours of, found {len(val_labels)}")
+    if val_labels.min() < 0:
+        raise ValueError(f"val labels must all be known (at least 0), found {val_labels.min()}")
+    if (val_examples.shape, val_examples.dtype) != (examples.shape, examples.dtype):
+        raise ValueError(
+            f"val must hold examples as train does, {examples.shape} of {examples.dtype}, found "
+            f"{val_examples.shape} of {val_examples.dtype}"
+        )
+
+
+def _too_little(where: torch.device, config: Config, run: RunFolder | None) -> str:
+    """What to do about a device that has too little memory."""
+    text = f"{where} has too little memory: lower batch_size (now {config.batch_size})"
+    if config.precision == "float32":
+        text += ", or set precision to 'bfloat16'"
+    if run is None or not run.resumable:
+        return text
+    return f"{text}; or go on from the checkpoint in {run.path} where there is more, by resume and another device"

@@ -1,0 +1,221 @@
+"""What a method of training is: the contract between it and the engine, which knows no method.
+
+A method says what its training consists of (:meth:`Method.legs`), what a leg trains on (:meth:`Method.prepare`) and
+what is to be lowered (:meth:`Method.loss`). All else is the engine's: seeds, steps, devices, validation, stopping,
+saving and resuming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..models.metric import MetricModel
+from ..nn import OrthogonalMetric
+from ..optim import CayleySGD
+from .config import Config
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .aid import Aid
+
+
+class Diverged(ArithmeticError):
+    """An embedding or a loss that is not finite; the training stops, and the best model so far is kept."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a method may know of the examples beforehand: never a hidden label.
+
+    Attributes
+    ----------
+    labels : (N,) int64 array
+        -1 = unlabelled.
+    shape : tuple of int
+        Of one example, as the network takes it.
+    """
+
+    labels: np.ndarray
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """Ascending indices of the labelled examples."""
+        return np.flatnonzero(self.labels >= 0)
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """The labels that there are, ascending."""
+        return np.unique(self.labels[self.labelled])
+
+    def require_classes(self) -> None:
+        """Refuse data of fewer than two classes.
+
+        Raises
+        ------
+        ValueError
+            As a method that learns from labels must.
+        """
+        if len(self.classes) < 2:
+            raise ValueError(f"labels must hold at least two classes besides -1, found {len(self.classes)}")
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A part of a training that is prepared at once, after which the training is saved.
+
+    Attributes
+    ----------
+    kind : str
+        Legs of a kind share one schedule of the step.
+    position : tuple of int
+        Where it is in the training; with the seed it decides every random choice of the leg.
+    passes : int
+        How often its mini-batches are gone through.
+    round, partition : int
+        For the record and for telling; counted from 1. Round 0 is before the first: neither patience nor the number of
+        passes counts it.
+    rate : float, optional
+        Step on the network in place of the setting `learning_rate`.
+    weight : float
+        How much of the schedule a pass takes, beside the other legs of its kind.
+    ramp : float
+        Weight at the beginning of its kind over which the step grows to its size.
+    validations : int, optional
+        Validations per pass, in place of the setting.
+    """
+
+    kind: str
+    position: tuple[int, ...]
+    passes: int = 1
+    round: int = 1
+    partition: int = 0
+    rate: float | None = None
+    weight: float = 1.0
+    ramp: float = 0.0
+    validations: int | None = None
+
+    def __str__(self) -> str:
+        if self.round == 0:
+            return "the warm-up"
+        return f"partition {self.partition} of round {self.round}" if self.partition else f"round {self.round}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A mini-batch, made on the host; what is made of it, on the device, is the loss's.
+
+    Attributes
+    ----------
+    rows : (B,) int64 tensor on the CPU
+        Examples that the loss will ask for, by their number in the training set.
+    extra : any
+        What else the loss needs to know of it.
+    beside : (B',) int64 tensor on the CPU, optional
+        More examples that it will ask for.
+    """
+
+    rows: Tensor
+    extra: Any = None
+    beside: Tensor | None = None
+
+
+@dataclass
+class Work:
+    """What a leg gives to train on.
+
+    Attributes
+    ----------
+    batches : callable
+        Given a random generator, yields the mini-batches of one pass.
+    n_batches : int
+        How many it yields.
+    record : dict
+        What joins the records of the leg's validations: numbers and texts.
+    propagated : (rows, labels), optional
+        Labels that examples got, two int64 arrays; kept for reports, nothing is trained on them.
+    state : any
+        What :meth:`Method.begin_pass` and :meth:`Method.loss` need to know.
+    """
+
+    batches: Callable[[np.random.Generator], Iterator[Batch]]
+    n_batches: int
+    record: dict[str, Any] = field(default_factory=dict)
+    propagated: tuple[np.ndarray, np.ndarray] | None = None
+    state: Any = None
+
+
+class Method(nn.Module):
+    """A method of training an embedding.
+
+    Its parameters and buffers (heads, memories, proxies) are optimised with the network's, moved to the device and
+    saved by the engine. The model that is trained is not among them: a method works on it through :class:`Aid`.
+
+    Parameters
+    ----------
+    settings : Settings
+        An instance of `Settings`.
+    model : MetricModel
+        The model to be trained, for its dimensions; on the CPU.
+    data : TrainingSet
+        What is known of the examples.
+    seed : int
+        Decides the parameters to begin with.
+
+    Attributes
+    ----------
+    Settings : type
+        Dataclass of its settings: they become flags, keys of a TOML file's table ``[method]``, and a page's table.
+        No name is one of :class:`Config`'s.
+    Head : type
+        What maps the network's (B, d) output to the embedding, made by ``Head(d, l, generator=...)`` with l the setting
+        `metric_dim`; its ``diagnostics()`` join the records.
+
+    Raises
+    ------
+    ValueError
+        If the data are not such as it can learn from.
+    """
+
+    Settings: ClassVar[type[Settings]] = Settings
+    Head: ClassVar[type[nn.Module]] = OrthogonalMetric
+
+    def __init__(self, settings: Any, model: MetricModel, data: TrainingSet, seed: int) -> None:
+        super().__init__()
+        self.settings, self.data, self.seed = settings, data, seed
+
+    def stages(self) -> Sequence[Method]:
+        """Methods whose legs are gone through one after another: by default, itself alone."""
+        return (self,)
+
+    def head_optimizer(self, head: nn.Module, config: Config) -> torch.optim.Optimizer | None:
+        """Make what moves the head along a gradient: by default Cayley steps; None where it has no parameters."""
+        return CayleySGD(head.parameters(), config.metric_step) if any(True for _ in head.parameters()) else None
+
+    def legs(self) -> Sequence[Leg]:
+        """Return the whole plan, which depends on settings and labels alone."""
+        raise NotImplementedError
+
+    def prepare(self, leg: Leg, aid: Aid) -> Work:
+        """Do what a leg begins with: embed, build graphs, cluster, mine."""
+        raise NotImplementedError
+
+    def begin_pass(self, work: Work, aid: Aid) -> None:
+        """Do what a pass begins with, as solving for the head on all its examples; by default nothing."""
+
+    def loss(self, batch: Batch, aid: Aid) -> Tensor | None:
+        """Return the loss of a mini-batch, a scalar on the device, or None where there is nothing to learn from.
+
+        It may move the head first, by :meth:`Aid.move_head`; whatever has a gradient afterwards is moved by the engine.
+        """
+        raise NotImplementedError

@@ -1,0 +1,38 @@
+"""Reads what a run folder says of its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..methods import settings_of
+from ..runs.folder import RunError, RunFolder
+from .config import Config
+from .settings import Settings, divided
+
+
+@dataclass(frozen=True)
+class StoredTraining:
+    """The method of a run, its settings, and those of the training."""
+
+    method: str
+    settings: Settings
+    config: Config
+
+
+def read_run(run: RunFolder) -> StoredTraining:
+    """Return what the training in a run folder was, or is to be.
+
+    Raises
+    ------
+    RunError
+        If there is no such run, or its settings are damaged or no longer known.
+    """
+    stored = run.read_stored()
+    try:
+        kind = settings_of(stored.method)
+        everything: dict[str, Any] = stored.settings | stored.training  # in one, in folders of the first format
+        own, engines = divided(everything, kind, Config)
+        return StoredTraining(stored.method, kind(**own), Config(**engines))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"the settings of {run.path} are damaged or not of a training: {error}") from None
