@@ -165,7 +165,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         guessed = self._propagate(z, labels)
         some = np.random.default_rng(seed).permutation(len(z))[:VALIDATED]
         fitted = fit(network, (z, labels), (z[some], guessed[some]), "ssdml", settings, config)
-        self.components_ = fitted.model.metric.L.detach().numpy().T.astype(np.float64)
+        self.components_ = fitted.model.metric.state_dict()["L"].numpy().T.astype(np.float64)
         self._network = fitted.model.network.double()  # so that an embedding does not depend on the rows around it
         self._embedding = self.transform(X)
         self.transduction_ = self.classes_[self._propagate(self._embedding, labels)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import ssdml_fast as sf
 
 from ..graph import KnnGraph
+from ..nn import OrthogonalMetric
 from ..optim import CayleySGD
 from ..train.aid import Aid
 from ..train.config import Config
@@ -125,7 +126,7 @@ class SSDML(GraphMethod):
         if len(triplets) == 0:
             return None
         self.move_metric(z.detach(), triplets, aid)
-        L = aid.head.L.detach()
+        L = metric_of(aid).detach()
         loss = sf.angular_loss(z, triplets, L, alpha, reduction="mean")
         if batch.beside is None:
             return loss
@@ -145,7 +146,7 @@ class SSDML(GraphMethod):
 
     def move_metric(self, z: Tensor, triplets: Tensor, aid: Aid) -> None:
         """Move L along the loss of a mini-batch, as `metric_update` says."""
-        update, L = self.settings.metric_update, aid.head.L
+        update, L = self.settings.metric_update, metric_of(aid)
         if update == "conjugate":
             self.solve(z, triplets, aid)
         elif update != "partition":
@@ -155,8 +156,14 @@ class SSDML(GraphMethod):
     @torch.no_grad()
     def solve(self, z: Tensor, triplets: Tensor, aid: Aid) -> None:
         """Move L by Riemannian conjugate gradients on points that stay."""
-        L = aid.head.L
+        L = metric_of(aid)
         L.copy_(sf.riemannian_cg(L, z, triplets, self.settings.alpha, CG_ITERATIONS, reduction="mean").L)
+
+
+def metric_of(aid: Aid) -> Tensor:
+    """L as it is now."""
+    assert isinstance(aid.head, OrthogonalMetric)
+    return aid.head.L
 
 
 def most_confident(posteriors: np.ndarray, share: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -30,6 +30,7 @@ class Warmup(Method):
     """
 
     Settings = WarmupSettings
+    numbers: Tensor  # of the classes, 0 … C - 1, by example
 
     def __init__(self, settings: WarmupSettings, model: MetricModel, data: TrainingSet, seed: int) -> None:
         super().__init__(settings, model, data, seed)
@@ -55,7 +56,7 @@ class Warmup(Method):
         """How far the softmax is from telling the classes; it moves the head too."""
         return self.softmax_loss(batch.rows, aid, aid.head)
 
-    def softmax_loss(self, rows: Tensor, aid: Aid, head: nn.Module) -> Tensor:
+    def softmax_loss(self, rows: Tensor, aid: Aid, head: Callable[[Tensor], Tensor]) -> Tensor:
         """How far the softmax is from telling the classes of labelled examples, augmented and mixed up."""
         images, classes = aid.augment(aid.images(rows)), self.numbers[aid.send(rows)]
         if self.settings.mixup:

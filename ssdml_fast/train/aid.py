@@ -112,8 +112,9 @@ class Aid:
 
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:
         """Drop what the optimiser remembers of parameters, as of a head that begins anew."""
-        for parameter in parameters:
-            self._engine.optimizer.state.pop(parameter, None)
+        if self._engine.optimizer is not None:
+            for parameter in parameters:
+                self._engine.optimizer.state.pop(parameter, None)
 
     def send(self, tensor: Tensor) -> Tensor:
         """Bring a tensor of the host to the device, without waiting for it."""

@@ -25,6 +25,7 @@ def network_device(config: Config) -> torch.device:
         if (device.index or 0) >= count:
             found = f"{count} CUDA device{'s' * (count > 1)}" if count else "no CUDA device"
             raise ValueError(f"device must be there, found {config.device!r} where there is {found}")
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device must be there, found 'mps' where torch has no Metal")
     if config.precision == "float16" and device.type != "cuda":

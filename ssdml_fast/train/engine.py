@@ -113,7 +113,7 @@ class Engine:
         self.optimizer = self._optimizer([*model.network.parameters(), *method.parameters()])
         self.head_optimizer = method.head_optimizer(model.metric, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        self.looks = self.device.type == "cpu" == device.type  # at what it computes, where that costs no waiting
+        self.looks = self.device.type == "cpu"  # at what it computes, where that costs no waiting
         self.plan = [(stage, leg) for stage in method.stages() for leg in stage.legs()]
         self.ways = _ways([leg for _, leg in self.plan])
         self.planned = sum(leg.passes * self._validations(leg) for _, leg in self.plan)
@@ -299,7 +299,7 @@ class Engine:
         """Embed any number of examples by a network in evaluation mode, on the kernels' device."""
         model.network.eval()
         part = rows[self.world.shard(len(rows))]
-        size = BATCH if self.looks else EMBEDDED_ON_DEVICE
+        size = BATCH if self.network_device.type == "cpu" else EMBEDDED_ON_DEVICE
         z = torch.cat([model.network(images).float() for images in feed.parts(part, size)])
         return self.world.gather(z, len(rows)).to(self.device)
 
@@ -348,7 +348,7 @@ class Engine:
                 figures = self.world.same(score_embedding(embedding, self.val_labels, ks=(1,)))
             record["score"] = (figures["nmi"] + figures["recall@1"]) / 2
             record |= {f"val_{name}": value for name, value in figures.items()}
-        diagnostics = getattr(self.average.metric, "diagnostics", dict)()
+        diagnostics: dict[str, float] = getattr(self.average.metric, "diagnostics", dict)()
         self.history.append(record | diagnostics | {"seconds": self.times.take()})
         if self.best is self.history[-1]:
             self.best_model = _copy(self.average.state_dict())

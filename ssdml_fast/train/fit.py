@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -127,26 +127,25 @@ def fit(
         run.refuse_used()  # before any work
     if isinstance(train, Dataset) and val is None:
         train, val = (train.images, train.labels), (train.val_images, train.val_labels)
-    examples, labels = _part(train, "train", config)
-    val_examples, val_labels = (None, None) if val is None else _part(val, "val", config)
-    _check(examples, labels, val_examples, val_labels, config, prepare)
-    with surroundings(where, config.tf32):
+    with surroundings(where, config.tf32), ExitStack() as opened:
+        examples, labels = _part(train, "train", config)
+        opened.callback(examples.close)
+        val_examples, val_labels = (None, None) if val is None else _part(val, "val", config)
+        if val_examples is not None:
+            opened.callback(val_examples.close)
+        _check(examples, labels, val_examples, val_labels, config, prepare)
+        one = examples.take(torch.tensor([0]))
         try:
-            model = untrained(
-                network, examples.take(torch.tensor([0])), config.metric_dim, config.seed, kind.Head, prepare
-            )
+            model = untrained(network, one, config.metric_dim, config.seed, kind.Head, prepare)
             data = TrainingSet(labels, examples.shape)
-            trained = kind(settings, model, data, config.seed)
-            engine = Engine(model, trained, examples, data, val_examples, val_labels, config, where)
+            engine = Engine(
+                model, kind(settings, model, data, config.seed), examples, data, val_examples, val_labels, config, where
+            )
             stored = Stored(name_of(kind), kind.Head.__name__, asdict(settings), asdict(config))
             _train(engine, run, stored, resume, on_validation, on_batch)
+            return engine.result()
         except torch.OutOfMemoryError as error:
             raise MemoryError(_too_little(where, config, run)) from error
-        finally:
-            for each in (examples, val_examples):
-                if each is not None:
-                    each.close()
-    return engine.result()
 
 
 def _train(

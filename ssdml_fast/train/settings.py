@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 import typing
@@ -87,7 +86,6 @@ def divided(settings: dict[str, Any], first: type[Settings], second: type[Settin
     return parts
 
 
-@functools.cache
 def _fields(kind: type[Settings]) -> dict[str, tuple[type, Any]]:
     """The type and the limits of each field."""
     types = typing.get_type_hints(kind)
