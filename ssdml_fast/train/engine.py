@@ -6,7 +6,6 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -140,11 +139,8 @@ class Engine:
             except Diverged:
                 self.stopped = DIVERGED
             self.done += 1
-            if self.done == len(self.plan):
-                self.stopped = self.stopped or FINISHED
             if run:
                 self.save(run)
-        self.stopped = self.stopped or FINISHED
 
     def one_leg(self, method: Method, leg: Leg, on_validation: Told, on_batch: Told) -> None:
         """Prepare a leg, and train on what it gives."""
@@ -160,7 +156,7 @@ class Engine:
             losses = self.losses(method, leg, work, through)
             before = len(self.history)
             for n_batches in even_parts(work.n_batches, self._validations(leg)):
-                record = {"round": leg.round, "partition": leg.partition, **work.record}
+                record = work.record | {"round": leg.round, "partition": leg.partition}
                 record["epoch"] = epoch + through + 1 if leg.round else 0
                 self.one_part(islice(losses, n_batches), n_batches, record, on_validation, on_batch)
                 if self.stopped:
@@ -242,7 +238,7 @@ class Engine:
 
         Where to look at it costs no waiting, a loss that is not finite raises Diverged and moves nothing.
         """
-        with nullcontext() if self.looks else arrays.trusted():  # its arrays have been checked, or made here
+        with arrays.trusted():  # what lies on a device has been checked, or was made here
             loss = method.loss(batch, self.aid)
             if loss is None:
                 return None
@@ -441,8 +437,7 @@ class Engine:
         """The model that is kept, and how it came."""
         self.model.load_state_dict(self.best_model)
         self.model.eval()
-        assert self.stopped is not None
-        return Fitted(self.model, self.history, self.best, self.stopped)
+        return Fitted(self.model, self.history, self.best, self.stopped or FINISHED)
 
 
 def even_parts(n_batches: int, parts: int) -> list[int]:
