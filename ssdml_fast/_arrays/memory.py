@@ -135,11 +135,12 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 def from_numpy(x: np.ndarray, like: Any) -> Any:
-    """Give a NumPy array to the library and device of `like`, without a copy on the CPU."""
+    """Give a NumPy array to the library and device of `like`, without a copy on the CPU, nor a wait of torch's."""
     if isinstance(like, np.ndarray):
         return x
     if is_torch(like):
-        return sys.modules["torch"].from_numpy(x).to(like.device)
+        tensor = sys.modules["torch"].from_numpy(x)
+        return tensor.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else tensor
     with like.device:
         return sys.modules["cupy"].asarray(x)
 

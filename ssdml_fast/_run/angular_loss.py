@@ -86,7 +86,8 @@ def forward(z, triplets, L, alpha, weight, num_threads, losses, grad):
     (n, d), l, count, dtype = z.shape, L.shape[1], triplets.shape[0], arrays.dtype_name(z)
     if arrays.is_cuda(z):
         arrays.check_indices(triplets, n, "triplets", "rows of z")
-        y = z @ L
+        with arrays.in_own_type(z):
+            y = z @ L
         if not arrays.is_finite(y):
             _refuse(z, L)
         each, grad_y = projected_loss(y, triplets, alpha, weight, num_threads, losses=True, grad=grad)
@@ -136,7 +137,8 @@ def backward(found, n, L, scale, num_threads, wanted=(True, True)):
     """Return the gradients in n points and in L of what :func:`forward` found, times `scale`; None if not wanted."""
     L, grad_y, x = arrays.contiguous(L), found.grad_y, found.points
     if arrays.is_cuda(x):
-        return grad_y @ (scale * L).T if wanted[0] else None, scale * (x.T @ grad_y) if wanted[1] else None
+        with arrays.in_own_type(x):
+            return grad_y @ (scale * L).T if wanted[0] else None, scale * (x.T @ grad_y) if wanted[1] else None
     dtype, (d, l) = arrays.dtype_name(x), L.shape
     grad_z = arrays.empty((n, d), dtype, like=x) if wanted[0] else None
     grad_L = arrays.empty((d, l), dtype, like=x) if wanted[1] else None

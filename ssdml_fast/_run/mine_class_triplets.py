@@ -32,12 +32,42 @@ def mine_class_triplets(posteriors, n_triplets, min_confidence, seed, balanced, 
         if len(z) != len(posteriors):
             raise ValueError(f"z must have {len(posteriors)} rows like posteriors, found shape {tuple(z.shape)}")
 
-    points, starts, n_anchor_groups = _group(arrays.native(posteriors), min_confidence)
+    found = arrays.native(posteriors)
+    points, classes = _confident(found, min_confidence)
+    hard = None if z is None else n_nearest
+    groups = _group(points, classes, found.shape[1])
+    return _draw(groups, n_triplets, seed, balanced, posteriors if z is None else z, hard, num_threads)
+
+
+def draw(classes, n_triplets, seed, z, n_nearest=0, balanced=False, num_threads=None):
+    """Return triplets of points whose classes the host knows, where z is, without waiting for it.
+
+    `classes` are numbers from 0 of all rows of z, in memory of the host. Negatives are hard if `n_nearest` is positive.
+    The triplets are those of :func:`mine_class_triplets` on posteriors that are certain of these classes, bit for bit.
+    On a device whose values are trusted (:func:`ssdml_fast._arrays.trusted`) nothing here waits: classes are grouped on
+    the host, the two arrays of groups are copied from pinned memory by the current stream, and searches, one per class,
+    and the draw are queued behind.
+    """
+    classes = arrays.to_numpy(arrays.as_integers(classes, "classes", ndim=1))
+    z = as_points(z, "z")
+    if len(z) != len(classes):
+        raise ValueError(f"z must have {len(classes)} rows like classes, found shape {tuple(z.shape)}")
+    groups = _group(np.arange(len(classes)), classes, 0)
+    return _draw(groups, n_triplets, seed, balanced, z, n_nearest or None, num_threads)
+
+
+def _draw(groups, n_triplets, seed, balanced, like, n_nearest, num_threads):
+    """Draw among groups of points where `like` is: z, if negatives are to be among so many nearest."""
+    points, starts, n_anchor_groups = groups
     if len(starts) < 3 or n_anchor_groups == 0:
-        return arrays.empty((0, 3), "int64", like=posteriors)
-    nearest = None if z is None else _nearest_outside(z, points, starts, n_anchor_groups, n_nearest, num_threads)
-    points, starts = arrays.of_native(points, like=posteriors), arrays.from_numpy(starts, like=posteriors)
-    triplets = arrays.empty((n_triplets, 3), "int64", like=posteriors)
+        return arrays.empty((0, 3), "int64", like=like)
+    if arrays.is_cuda(like):
+        points = arrays.of_native(points, like=like)
+    nearest = None
+    if n_nearest is not None:
+        nearest = _nearest_outside(like, points, starts, n_anchor_groups, n_nearest, num_threads)
+    points, starts = arrays.of_native(points, like=like), arrays.from_numpy(starts, like=like)
+    triplets = arrays.empty((n_triplets, 3), "int64", like=like)
     arguments = (
         arrays.address(points),
         arrays.address(starts),
@@ -50,33 +80,37 @@ def mine_class_triplets(posteriors, n_triplets, min_confidence, seed, balanced, 
         n_triplets,
         arrays.address(triplets),
     )
-    if arrays.is_cuda(posteriors):
-        with arrays.on_device(posteriors) as stream:
+    if arrays.is_cuda(like):
+        with arrays.on_device(like) as stream:
             _core.cuda().mine_class_triplets(*arguments, stream)
     else:
         _core.lib.mine_class_triplets(*arguments, _core.threads(num_threads))
     return triplets
 
 
-def _group(posteriors, min_confidence):
-    """Order the confident points by class; classes of a single one, which cannot be an anchor, come last.
+def _confident(posteriors, min_confidence):
+    """Return the points that are classed with confidence, and their classes."""
+    classes = posteriors.argmax(1)
+    confidence = arrays.astype(posteriors[arrays.arange(len(classes), like=posteriors), classes], "float64")
+    points = arrays.namespace(posteriors, "posteriors").argwhere(
+        confidence >= min_confidence
+    )  # in float32 it would round
+    points = points.ravel()
+    return points, classes[points]
+
+
+def _group(points, classes, n_classes):
+    """Order points by class; classes of a single one, which cannot be an anchor, come last.
 
     Returns the points, where they are, and on the host where each class starts (and the last ends), and the number of
     classes of two points or more.
     """
-    xp = arrays.namespace(posteriors, "posteriors")
-    classes = posteriors.argmax(1)
-    confidence = posteriors[arrays.arange(len(classes), like=posteriors), classes]
-    points = xp.argwhere(
-        arrays.astype(confidence, "float64") >= min_confidence
-    ).ravel()  # float32 would round the bound
-    classes = classes[points]
-    sizes = arrays.to_numpy(xp.bincount(classes, minlength=posteriors.shape[1]))
+    sizes = arrays.to_numpy(arrays.namespace(classes, "classes").bincount(classes, minlength=n_classes))
     kept = np.concatenate([np.flatnonzero(sizes > 1), np.flatnonzero(sizes == 1)])
     place = np.empty(len(sizes), np.min_scalar_type(len(sizes)))  # the narrower, the faster NumPy sorts
     place[kept] = np.arange(len(kept))
-    if arrays.is_cuda(posteriors):
-        place = arrays.from_numpy(place.astype(np.int64), like=posteriors)
+    if arrays.is_cuda(classes):
+        place = arrays.from_numpy(place.astype(np.int64), like=classes)
     points = points[arrays.stable_argsort(place[classes])]  # within a class by index
     sizes = sizes[kept]
     return points, np.concatenate([[0], np.cumsum(sizes)]), int((sizes > 1).sum())

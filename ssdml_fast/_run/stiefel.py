@@ -81,7 +81,8 @@ def polar_retraction(L, direction):
     _check_finite(L, direction, "direction")
     _check_orthonormal(L)
     u, _, vh = arrays.namespace(L, "L").linalg.svd(L + direction, full_matrices=False)
-    return u @ vh
+    with arrays.in_own_type(u):
+        return u @ vh
 
 
 def _matrices(L, other, name):
@@ -105,7 +106,8 @@ def _check_finite(L, other, name) -> None:
 
 def _check_orthonormal(L) -> None:
     if not (arrays.is_compiling(L) or arrays.is_trusted(L)) and 0 not in L.shape:
-        gram = arrays.namespace(L, "L").swapaxes(L, -1, -2) @ L
+        with arrays.in_own_type(L):
+            gram = arrays.namespace(L, "L").swapaxes(L, -1, -2) @ L
         identity = arrays.from_numpy(np.eye(L.shape[-1]), like=L)
         check_drift(float(abs(gram - identity).max()), arrays.dtype_name(L))
 

@@ -148,7 +148,11 @@ class _ProjectedLoss(torch.autograd.Function):
 class _ProjectedLosses(torch.autograd.Function):
     forward = staticmethod(_projected_losses)
     setup_context = staticmethod(_projected_losses_context)
-    backward = staticmethod(lambda ctx, grad: _projected_losses_autograd(ctx, grad, _ProjectedLossesBackward.apply))
+
+    @staticmethod
+    def backward(ctx, grad_losses):
+        with arrays.trusted():  # points and triplets, which the forward pass has looked at, in a thread of its own
+            return _projected_losses_autograd(ctx, grad_losses, _ProjectedLossesBackward.apply)
 
 
 class _ProjectedLossesBackward(torch.autograd.Function):

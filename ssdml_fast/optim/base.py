@@ -69,6 +69,7 @@ class FirstOrder(StiefelOptimizer):
 
     _Ordinary: ClassVar[type[Optimizer]]  # of groups with stiefel=False
 
+    @torch.inference_mode(False)  # or what is kept from step to step could not be changed outside of that mode
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Move every parameter that has a gradient; returns what `closure`, called first, returns."""
@@ -128,10 +129,11 @@ def along_cayley(
     gradient leaves L at -D. The rotation Q that it applies commutes with A, hence Q D = Q A L = A Q L = A L⁺, where L⁺
     is the matrix moved to.
     """
-    inner = L.mT @ direction
-    # F, up to L times a symmetric matrix, which cancels in A
-    ambient = torch.sub(direction, L @ (inner - inner.mT), alpha=0.25)
-    moved = cayley_update(L, ambient if scale is None else scale * ambient, step)
-    if not transport:
-        return moved, None
-    return moved, ambient @ (L.mT @ moved) - L @ (ambient.mT @ moved)
+    with arrays.in_own_type(L):
+        inner = L.mT @ direction
+        # F, up to L times a symmetric matrix, which cancels in A
+        ambient = torch.sub(direction, L @ (inner - inner.mT), alpha=0.25)
+        moved = cayley_update(L, ambient if scale is None else scale * ambient, step)
+        if not transport:
+            return moved, None
+        return moved, ambient @ (L.mT @ moved) - L @ (ambient.mT @ moved)

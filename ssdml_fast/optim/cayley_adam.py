@@ -94,7 +94,7 @@ class CayleyAdam(FirstOrder):
         """Move a batch of matrices by the gradient of what is to be minimised."""
         state, (beta1, beta2) = self.state[L], group["betas"]
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             state["exp_avg"] = torch.zeros_like(L, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = L.new_zeros((*L.shape[:-2], 1, 1))
         state["step"] += 1

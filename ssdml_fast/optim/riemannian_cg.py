@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .. import _arrays as arrays
 from .. import _line_search as line_search
 from .. import _scalars as scalars
 from ..ops.stiefel import qr_retraction
@@ -91,6 +92,7 @@ class RiemannianCG(StiefelOptimizer):
                 raise ValueError(f"{name} must be the same for all groups, {value}, found {param_group[name]}")
         super().add_param_group(param_group)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
         """Minimise; `closure` clears the gradients, computes the loss and its gradients, and returns the loss.
@@ -189,8 +191,9 @@ class RiemannianCG(StiefelOptimizer):
 
 def _tangent(L: Tensor, ambient: Tensor) -> Tensor:
     """Orthogonal projection to the tangent space at L: what leaves LᵀL unchanged to first order."""
-    inner = L.mT @ ambient
-    return ambient - L @ ((inner + inner.mT) / 2)
+    with arrays.in_own_type(L):
+        inner = L.mT @ ambient
+        return ambient - L @ ((inner + inner.mT) / 2)
 
 
 def _inner(a: list[Tensor], b: list[Tensor]) -> float:

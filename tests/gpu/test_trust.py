@@ -1,11 +1,12 @@
 """Values on a device that the caller has looked at are not looked at again, and then nothing waits for the device."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
-from on_device import OPERATIONS, on
+from on_device import DEVICE, OPERATIONS, gpu, on
 from stand_in import installed
 from strategies import random_stiefel
 from waits import waits
@@ -13,6 +14,8 @@ from waits import waits
 import ssdml_fast as sf
 from ssdml_fast import EdgeAffinity, KnnGraph
 from ssdml_fast import _arrays as arrays
+from ssdml_fast._run import mine_class_triplets as mining
+from ssdml_fast.data.augment import cut_out, mix_channels, mix_up, random_affine
 
 NEEDS_THE_HOST = ("propagate_affinity", "propagate_labels", "mine_class_triplets")  # sizes, error bounds
 
@@ -110,6 +113,107 @@ def test_nothing_waits_for_trusted_values(on_stand_in, name):
         found = call()
     assert torch.equal(found, right)
     assert len(trusted) < len(doubted) and (not trusted or name in NEEDS_THE_HOST)
+
+
+# --- a step of a training ---------------------------------------------------------------------------------------------
+
+STEPS = ("cayley", "adam", "conjugate", "random negatives", "several losses", "autocast", "module")
+
+
+def step_of(kind, device):
+    """A step as a training takes it, by the operators that one may use; the classes are known on the host."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 4, 48)
+    images, network = torch.randn(48, 3, 8, 8, device=device), torch.nn.Linear(192, 6).to(device)
+    metric = sf.nn.OrthogonalMetric(6, 3).to(device)
+    plain = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    optimizer = (
+        sf.optim.CayleyAdam(metric.parameters())
+        if kind == "adam"
+        else sf.optim.CayleySGD(metric.parameters(), 0.1, momentum=0.9)
+    )
+    criterion, weight = sf.nn.AngularLoss(), torch.rand(96, device=device)
+
+    def step(seed):
+        plain.zero_grad()
+        changed = cut_out(mix_channels(random_affine(images, flip=True)), 4)
+        changed, _ = mix_up(changed, torch.ones(48, 4, device=device))
+        z = torch.nn.functional.normalize(network(changed.flatten(1)))
+        fixed, L = z.detach(), metric.L
+        triplets = mining.draw(classes, 96, seed, fixed, 0 if kind == "random negatives" else 5)
+        if kind == "conjugate":
+            with torch.no_grad():
+                L.copy_(sf.riemannian_cg(L, fixed, triplets, iterations=3, reduction="mean").L)
+        elif kind == "module":
+            with torch.no_grad():
+                grad = sf.angular_loss_and_grad(fixed, triplets, L, weight=weight)[2]
+                L.copy_(sf.cayley_update(L, grad, 0.01))
+        else:
+            L.grad = sf.angular_loss_and_grad(fixed, triplets, L, reduction="mean")[2]
+            optimizer.step()
+        if kind == "several losses":
+            loss = sf.angular_loss(z, triplets, L.detach(), reduction="none", weight=weight).square().mean()
+        elif kind == "autocast":
+            with torch.autocast(device, torch.bfloat16):
+                loss = sf.angular_loss(z, triplets, L.detach(), reduction="mean")
+        else:
+            loss = criterion(z, triplets, L.detach())
+        loss.backward()
+        plain.step()
+        return loss.detach()
+
+    return step, [*network.parameters(), metric.L]
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_of_trusted_values_waits_for_nothing(on_stand_in, kind):
+    taken = []
+    for trust in (nullcontext, arrays.trusted):
+        torch.manual_seed(0)
+        step, parameters = step_of(kind, "cpu")
+        with trust(), waits() as found:
+            losses = [step(seed) for seed in range(2)]
+        taken.append([*losses, *parameters])
+        if trust is nullcontext:
+            assert found
+        else:
+            adam = {"_local_scalar_dense"} if kind == "adam" else set()  # its count of steps is on the CPU
+            assert set(found) <= adam
+    for doubted, trusted in zip(*taken, strict=True):
+        assert torch.equal(doubted, trusted)
+
+
+@gpu
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_on_a_device_waits_for_nothing(kind):
+    step, parameters = step_of(kind, DEVICE)
+    with arrays.trusted():
+        step(0)  # warm: memory is allocated, kernels are loaded
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            losses = [step(seed) for seed in range(1, 4)]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(value.isfinite().all() for value in (*losses, *parameters))
+
+
+@gpu
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_returns_while_its_stream_is_busy(kind):
+    """What torch does not know to wait: the kernels' own bindings, and copies from the host."""
+    step, _ = step_of(kind, DEVICE)
+    with arrays.trusted():
+        for seed in range(3):
+            step(seed)
+        torch.cuda.synchronize()
+        torch.cuda._sleep(1_000_000_000)  # cycles, most of a second, before the step on its own stream
+        over = torch.cuda.current_stream().record_event()
+        step(3)
+        assert not over.query()
+    torch.cuda.synchronize()
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
 
 
 def test_trust_ends_where_it_began(device_library):

@@ -7,6 +7,7 @@ from strategies import DTYPES, LAYOUTS, LIBRARIES, dtypes, relayout, seeds, to_t
 
 import ssdml_fast as sf
 from ssdml_fast import _torch, reference
+from ssdml_fast._run.mine_class_triplets import draw
 
 
 @st.composite
@@ -164,6 +165,28 @@ def test_same_triplets_for_any_thread_count(isa, num_threads, hard):
     posteriors, z = rng.dirichlet(np.full(5, 0.3), 500), rng.standard_normal((500, 4)) if hard else None
     alone = sf.mine_class_triplets(posteriors, 10_000, 0.6, z=z, num_threads=1)
     np.testing.assert_array_equal(sf.mine_class_triplets(posteriors, 10_000, 0.6, z=z, num_threads=num_threads), alone)
+
+
+@given(cases(), st.integers(0, 12), seeds)
+def test_classes_that_the_host_knows_draw_as_certain_posteriors_do(case, n_nearest, seed):
+    n, n_triplets = len(case["posteriors"]), case["n_triplets"]
+    rng, balanced = np.random.default_rng(seed), case["balanced"]
+    classes = torch.from_numpy(rng.integers(0, 5, n))
+    z = torch.from_numpy(rng.integers(-2, 3, (n, 2)).astype(case["posteriors"].dtype))
+    certain = torch.nn.functional.one_hot(classes, 5).float()
+    hard = {"z": z, "n_nearest": n_nearest} if n_nearest else {}
+    right = sf.mine_class_triplets(certain, n_triplets, seed=case["seed"], balanced=balanced, **hard)
+    found = draw(classes, n_triplets, case["seed"], z, n_nearest, balanced)
+    assert found.dtype == torch.int64 and torch.equal(found, right)
+    of_numpy = draw(classes.numpy(), n_triplets, case["seed"], z.numpy(), n_nearest, balanced)
+    assert isinstance(of_numpy, np.ndarray) and np.array_equal(of_numpy, right)
+
+
+def test_classes_must_be_of_the_rows():
+    with pytest.raises(ValueError, match=r"^z must have 3 rows like classes, found shape \(4, 2\)"):
+        draw(np.arange(3), 5, 0, np.zeros((4, 2)))
+    with pytest.raises(TypeError, match=r"^classes must be of an integer type, found float64"):
+        draw(np.arange(3.0), 5, 0, np.zeros((3, 2)))
 
 
 # --- torch ------------------------------------------------------------------------------------------------------------
