@@ -10,7 +10,6 @@ from rich.console import Console
 
 from ..data.load import read
 from ..runs.folder import RunFolder
-from ..train.stored import read_run
 from .settings import errors_told
 
 
@@ -23,18 +22,23 @@ def evaluate(
             metavar="RUN|FEATURES",
         ),
     ],
+    data: Annotated[
+        str | None, typer.Option(help="KIND:PATH of a run's data, if they were moved since.", show_default="the run's")
+    ] = None,
 ) -> None:
     """Report NMI, Recall@K, MAP@R and silhouette of a run's best model on its held-out examples, or of embeddings."""
     with errors_told():
         if what.suffix == ".npz" or any(what.glob("*.npy")):
+            if data is not None:
+                raise ValueError(f"data must be given with a run folder alone, found {what}, which holds embeddings")
             _evaluate_features(what)
             return
-        read_run(RunFolder(what))  # an error here comes before the seconds that imports take
+        RunFolder(what).read_stored()  # an error here comes before the seconds that imports take
         from ..runs.figures import HeldOut
         from ..runs.run import Run
         from .tables import held_out_table
 
-        run = Run(what)
+        run = Run(what, data)
         before, after = run.untrained(run.choice, run.data), run.trained(run.choice, run.data)
         table = held_out_table(HeldOut.of(before, after, run.data))
     Console().print(table)

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from ..runs.folder import RunFolder
-from ..train.stored import read_run
 from .settings import errors_told
 
 
@@ -26,13 +25,17 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="HTML file to write.", show_default="RUN/report.html", dir_okay=False)
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="KIND:PATH of the first run's data, if they were moved since.", show_default="the run's"),
+    ] = None,
 ) -> None:
     """Write one HTML file about a run: convergence, maps, retrieval, propagated labels, sensitivity to alpha, times."""
     with errors_told():
         for path in runs:
-            read_run(RunFolder(path))  # an error here comes before the seconds that imports take
+            RunFolder(path).read_stored()  # an error here comes before the seconds that imports take
         from ..report.page import write_report
 
         out = out or RunFolder(runs[0]).report
-        write_report(runs, out)
+        write_report(runs, out, data)
     Console().print(f"report: {out}", soft_wrap=True, highlight=False)

@@ -70,7 +70,7 @@ def read(name: str) -> Source:
     kind, _, path = name.partition(":")
     if kind not in LOADERS or not path:
         raise DataError(f"data must be digits or KIND:PATH with KIND one of {', '.join(LOADERS)}, found {name!r}")
-    return LOADERS[kind](Path(path).expanduser())
+    return LOADERS[kind](_expanded(path))
 
 
 def absolute(name: str) -> str:
@@ -82,4 +82,11 @@ def absolute(name: str) -> str:
     ('digits', 'mnist:/mnist')
     """
     kind, _, path = name.partition(":")
-    return f"{kind}:{Path(path).expanduser().resolve()}" if path else name
+    return f"{kind}:{_expanded(path).resolve()}" if path else name
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(f"data must be at a path of this system, found {path!r}, whose user has no home here") from None

@@ -11,30 +11,41 @@ from matplotlib.ticker import MaxNLocator
 
 from .style import ACCENT, DASHES, QUIET, RUNS, WIDTH, new_figure, styled
 
+MEASURED = {
+    "loss": "loss",
+    "val_nmi": "validation NMI, %",
+    "val_recall@1": "validation R@1, %",
+}  # of a record: its title
 WRITTEN = 20  # classes at most whose confusion is written out in figures
 
 
 @styled
-def draw_convergence(histories: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Draw loss, NMI and R@1 by validation.
+def draw_convergence(histories: dict[str, list[dict[str, Any]]], kept: dict[str, dict[str, Any]]) -> Figure:
+    """Draw loss, NMI and R@1 by validation, as far as there are any.
 
     Parameters
     ----------
     histories : dict of list of dict
         By name of the run, the records of its validations; the first run is drawn over the others, with its rounds as
-        bands.
+        bands. At least one record has one of the three.
+    kept : dict of dict
+        By name of the run, the record of the model that it keeps; marked by a star.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     figure = new_figure(WIDTH, 3.4 if len(histories) == 1 else 3.7)
-    panels = figure.subplots(1, 3)
-    titles = {"loss": "loss", "val_nmi": "validation NMI, %", "val_recall@1": "validation R@1, %"}
+    titles = {
+        key: title
+        for key, title in MEASURED.items()
+        if any(record.get(key) is not None for history in histories.values() for record in history)
+    }
+    panels = figure.subplots(1, len(titles), squeeze=False)[0]
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
         factor = 1 if key == "loss" else 100
         for i, (name, history) in enumerate(histories.items()):
-            records = [record for record in history if key in record]
+            records = [record for record in history if record.get(key) is not None]
             numbers, values = [r["validation"] for r in records], [factor * r[key] for r in records]
             main = i == 0
             panel.plot(
@@ -42,10 +53,9 @@ def draw_convergence(histories: dict[str, list[dict[str, Any]]]) -> Figure:
                 linestyle=DASHES[i % len(DASHES)], linewidth=2 if main else 1.3,
                 marker="o" if len(numbers) < 30 else "", markersize=3.5 if main else 2.5,
             )  # fmt: skip
-            best = max(history, key=lambda record: record["score"])
-            if key in best:
+            if kept[name].get(key) is not None:
                 panel.plot(
-                    best["validation"], factor * best[key], "*", color=RUNS[i % len(RUNS)],
+                    kept[name]["validation"], factor * kept[name][key], "*", color=RUNS[i % len(RUNS)],
                     markersize=13 if main else 9, markeredgecolor="white", zorder=4,
                 )  # fmt: skip
         first = next(iter(histories.values()))
@@ -57,7 +67,7 @@ def draw_convergence(histories: dict[str, list[dict[str, Any]]]) -> Figure:
         panel.grid(axis="y")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if len(histories) > 1:
-        handles, names = panels[1].get_legend_handles_labels()
+        handles, names = panels[-1].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
     return figure
 

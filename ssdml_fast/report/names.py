@@ -15,8 +15,9 @@ def written(value: Any) -> str:
 def names(runs: list[Run]) -> list[str]:
     """Name runs by the settings in which they differ, or by their folders where that tells too little."""
     settings = [run.settings for run in runs]
-    varying = [name for name in settings[0] if len({str(each.get(name)) for each in settings}) > 1]
-    told = [", ".join(f"{name} {written(each.get(name))}" for name in varying) for each in settings]
+    common = [name for name in settings[0] if all(name in each for each in settings)]  # methods have their own
+    varying = [name for name in common if len({str(each[name]) for each in settings}) > 1]
+    told = [", ".join(f"{name} {written(each[name])}" for name in varying) for each in settings]
     if len(set(told)) == len(told) and all(told) and max(map(len, told)) <= 40:
         return told
     folders = [run.folder.path.resolve().name for run in runs]

@@ -10,19 +10,20 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from .. import __version__
+from ..runs.figures import percent
 from ..runs.folder import write_atomically
 from ..runs.run import Missing, Run
 from .sections import sections
 
 _STOPPED = {
-    "finished": "all rounds are done",
+    "finished": "all that was planned is done",
     "patience": "stopped early: no better validation score for a while",
     "collapsed": "the embedding collapsed",
     "diverged": "the embedding diverged",
 }
 
 
-def write_report(paths: Sequence[str | Path], out: str | Path) -> None:
+def write_report(paths: Sequence[str | Path], out: str | Path, data: str | None = None) -> None:
     """Write the report of a run as one HTML file, images and style within.
 
     Parameters
@@ -32,6 +33,8 @@ def write_report(paths: Sequence[str | Path], out: str | Path) -> None:
         ``config.json`` may be missing, as when it was interrupted; the report says what is.
     out : str or path
         The file, written atomically.
+    data : str, optional
+        ``"KIND:PATH"`` where the data of the first run lie now, if they were moved since.
 
     Raises
     ------
@@ -46,10 +49,13 @@ def write_report(paths: Sequence[str | Path], out: str | Path) -> None:
     from jinja2 import Environment, PackageLoader
 
     runs = [Run(path) for path in paths]
+    if data is not None:  # others that were trained on the same
+        name = runs[0].dataset.get("name")
+        runs = [Run(run.folder.path, data if run.dataset.get("name") == name else None) for run in runs]
     page = Environment(loader=PackageLoader("ssdml_fast.report", ""), autoescape=True, trim_blocks=True)
     page.filters["png"] = _png
     text = page.get_template("page.html").render(
-        title=runs[0].folder.dataset.get("name", "A run"),
+        title=runs[0].dataset.get("name", "A run"),
         path=runs[0].folder.path,
         version=__version__,
         cards=_cards(runs[0]),
@@ -65,16 +71,18 @@ def _cards(run: Run) -> list[tuple[str, str, str]]:
     except Missing:
         return []
     try:
-        remark = _STOPPED[run.results["stopped"]]
-    except (KeyError, Missing):
+        remark = _STOPPED.get(str(run.results.get("stopped")), "not finished")
+    except Missing:
         remark = "not finished"
+    scores = [("NMI", "val_nmi"), ("R@1", "val_recall@1")]
     return [
         *(
-            (f"validation {name}", f"{100 * best[key]:.1f}", f"untrained: {100 * start[key]:.1f}")
-            for name, key in (("NMI", "val_nmi"), ("R@1", "val_recall@1"))
+            (f"validation {name}", percent(best[key], 1), f"untrained: {percent(start.get(key), 1)}")
+            for name, key in scores
+            if best.get(key) is not None
         ),
         ("validations", f"{last['validation']} of {last['planned']}", remark),
-        ("kept", f"validation {best['validation']}", "the best"),
+        ("kept", f"validation {best['validation']}", "the last" if run.keeps_last else "the best"),
     ]
 
 

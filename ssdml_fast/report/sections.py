@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .. import knn_graph
-from ..evaluate import RECALL_KS
+from ..evaluate import FIGURES, RECALL_KS
 from ..runs.figures import AFTER, percent
+from ..runs.files import is_number
 from ..runs.run import Missing, Run
-from .charts import draw_confusion, draw_convergence, draw_sensitivity, draw_times
+from .charts import MEASURED, draw_confusion, draw_convergence, draw_sensitivity, draw_times
 from .maps import DRAWN, LEAST, draw_maps
 from .names import names, written
 from .retrieval import as_pictures, draw_retrieval
@@ -72,37 +73,52 @@ def _test_figures(section: Section, runs: list[Run]) -> None:
         "clusters with the classes; R@K: share of examples with one of their class among their K nearest. "
         "A dash: not defined for so few examples or classes."
     )
-    section.header = ["embedding", "NMI", *(f"R@{k}" for k in RECALL_KS), "MAP@R", "silhouette"]
+    section.header = ["embedding", "NMI", *(f"R@{k}" for k in RECALL_KS), "MAP@R", "silhouette"]  # as in FIGURES
     tested = dict(run.results["test"])
+    if not tested:
+        raise Missing("The run was not tested.")
     for name, other in zip(names(runs)[1:], others, strict=True):
         try:
             tested[f"{AFTER}: {name}"] = other.results["test"][AFTER]
-        except Missing:
-            section.missing = "Runs that have not ended are left out."
-    section.rows = [[name, *map(percent, row.values())] for name, row in tested.items()]
+        except (KeyError, Missing):
+            section.missing = "Runs that have not ended, or were not tested, are left out."
+    section.rows = [[name, *(percent(row.get(figure)) for figure in FIGURES)] for name, row in tested.items()]
 
 
 def _convergence(section: Section, runs: list[Run]) -> None:
     run, best = runs[0], runs[0].best
-    histories = {}
+    histories, kept = {}, {}
     for name, each in zip(names(runs), runs, strict=True):
         try:
-            histories[name] = each.history
+            histories[name], kept[name] = each.history, each.best
         except Missing:
             if each is run:
                 raise
             section.missing = "Runs without a validation are left out."
+    if best.get("score") is None:
+        section.missing = "The run has no validation examples, and so no scores."
+    if not any(record.get(key) is not None for record in run.history for key in MEASURED):
+        raise Missing("Nothing was measured yet.")
+    why = "the last" if run.keeps_last or best.get("score") is None else "the best mean of NMI and R@1"
+    shaded = "; every other round over the unlabelled examples is shaded" if any(map(_round, run.history)) else ""
     section.text = (
-        f"A star marks the model that is kept: of validation {best['validation']}, the best mean of NMI and R@1. "
-        "Validation 0 is of the untrained network; every other round over the unlabelled examples is shaded."
+        f"A star marks the model that is kept: of validation {best['validation']}, {why}. "
+        f"Validation 0 is of the untrained network{shaded}."
     )
-    section.figures.append(("Loss and scores by validation", draw_convergence(histories)))
+    section.figures.append(("Loss and scores by validation", draw_convergence(histories, kept)))
 
 
 def _sensitivity(section: Section, runs: list[Run]) -> None:
     run = runs[0]
     series = [each for each in runs if _without(each, "alpha", "seed") == _without(run, "alpha", "seed")]
-    points = [(each.setting("alpha"), each.best["val_nmi"], each.best["val_recall@1"]) for each in series]
+    if not is_number(run.settings.get("alpha")):
+        raise Missing("The method of the run has no α.")
+    points = [
+        (each.setting("alpha"), each.best["val_nmi"], each.best["val_recall@1"])
+        for each in series
+        if is_number(each.setting("alpha"))
+        and all(each.best.get(key) is not None for key in ("val_nmi", "val_recall@1"))
+    ]
     if len({alpha for alpha, *_ in points}) < 2:
         raise Missing(
             "α shapes the loss, so each value needs a training of its own. Give the folders of runs that differ in "
@@ -124,21 +140,21 @@ def _maps(section: Section, runs: list[Run]) -> None:
     # A run that differs in alpha alone is no other method, but a point of the sensitivity to alpha.
     others = [each for each in others if _without(each, "alpha", "seed") != _without(run, "alpha", "seed")]
     own, *their = names([run, *others]) if others else ["trained"]
-    panels = {f"untrained\n{_scores(start)}": run.embedding_before, f"{own}\n{_scores(best)}": run.embedding}
+    panels = {_scored("untrained", start): run.embedding_before, _scored(own, best): run.embedding}
     for name, other in zip(their, others, strict=True):
         if len(panels) == 2 + COMPARED or not other.shares_data(run):
             section.missing = f"Besides this run, up to {COMPARED} are drawn that were given the same data and seed."
             continue
         try:
-            panels[f"{name}\n{_scores(other.best)}"] = other.embed(run)
+            panels[_scored(name, other.best)] = other.embed(run)
         except Missing as missing:
             section.missing = f"{name}: {missing}"
     some = np.sort(np.random.default_rng(0).permutation(len(labels))[:DRAWN])
     section.text = (
-        f"t-SNE of {len(some):,} validation examples, coloured by their true class; the scores, in percent, are of all "
+        f"t-SNE of {len(some):,} validation examples, coloured by their true class; scores, in percent, are of all "
         f"{len(labels):,}. Distances between clusters mean little in such maps."
     )
-    if not others and run.setting("metric_update") != "unconstrained":
+    if not others and run.settings.get("metric_update") not in (None, "unconstrained"):
         section.text += (
             " To see beside it what orthogonality is worth, train with --metric-update unconstrained too, and give "
             "that run's folder after this one."
@@ -150,6 +166,8 @@ def _maps(section: Section, runs: list[Run]) -> None:
 def _retrieval(section: Section, runs: list[Run]) -> None:
     run = runs[0]
     labels, classes = run.data.val_labels, run.data.classes
+    if len(labels) < 2:
+        raise Missing(f"There is nothing to look up among validation examples, of which there are {len(labels)}.")
     k = min(FOUND, len(labels) - 1)
     found = {
         name: knn_graph(embedding, k).indices
@@ -189,7 +207,9 @@ def _propagated(section: Section, runs: list[Run]) -> None:
     section.header = ["round", "unlabelled examples", "right", "most frequent mistake (share of the true class)"]
     present = np.unique(np.concatenate([truth, run.propagated[run.propagated >= 0]]))
     panels = {}
-    for number, labels in enumerate(run.propagated, 1):
+    rounds = np.flatnonzero((run.propagated >= 0).any(1)) + 1  # a method may propagate in some alone
+    for number in rounds:
+        labels = run.propagated[number - 1]
         known = labels >= 0
         rows, columns = (np.searchsorted(present, of[known]) for of in (truth, labels))
         cells, counts = np.unique(rows * len(present) + columns, return_counts=True)
@@ -200,7 +220,7 @@ def _propagated(section: Section, runs: list[Run]) -> None:
         worst = int(mistakes.argmax())
         most = f"{classes[present[of[worst]]]} → {classes[present[to[worst]]]} ({counts[worst] / sizes[of[worst]]:.1%})"
         section.rows.append([str(number), f"{known.sum():,}", f"{right:.1%}", most if mistakes[worst] else "none"])
-        if number in (1, len(run.propagated)) and len(present) <= CONFUSABLE:
+        if number in (rounds[0], rounds[-1]) and len(present) <= CONFUSABLE:
             matrix = np.zeros((len(present), len(present)), np.int64)
             matrix[of, to] = counts
             panels[f"round {number}: {right:.1%} right"] = matrix
@@ -213,19 +233,20 @@ def _propagated(section: Section, runs: list[Run]) -> None:
 
 def _times(section: Section, runs: list[Run]) -> None:
     history = runs[0].history
-    if not any(record.get("seconds") for record in history):
-        raise Missing("The run kept no times.")
     seconds: dict[str, float] = {}
     for record in history[1:] + history[:1]:  # the untrained network is only validated, which comes late in others
-        for stage, value in record["seconds"].items():
+        for stage, value in (record.get("seconds") or {}).items():
             seconds[stage] = seconds.get(stage, 0.0) + value
     seconds = dict(sorted(seconds.items(), key=lambda item: item[0] == "save"))  # the last, though of the record before
+    total = sum(seconds.values())
+    if not total:
+        raise Missing("The run kept no times.")
     section.text = (
-        f"{sum(seconds.values()):,.1f} s in all, wall time; of that, graph, propagation and mining "
-        f"{sum(seconds.get(stage, 0) for stage in PREPARING) / sum(seconds.values()):.1%}."
+        f"{total:,.1f} s in all, wall time; of that, graph, propagation and mining "
+        f"{sum(seconds.get(stage, 0) for stage in PREPARING) / total:.1%}."
     )
     if seconds.get("train"):
-        rate = sum(record.get("examples", 0) for record in history) / seconds["train"]
+        rate = sum(record.get("examples") or 0 for record in history) / seconds["train"]
         section.text += f" {rate:,.0f} examples a second while training."
     section.figures.append(("Wall time of each stage", draw_times(seconds)))
 
@@ -241,8 +262,15 @@ def _without(run: Run, *left_out: str) -> dict[str, Any]:
     return {name: value for name, value in run.settings.items() if name not in left_out}
 
 
-def _scores(record: dict[str, Any]) -> str:
-    return f"NMI {100 * record['val_nmi']:.1f}   R@1 {100 * record['val_recall@1']:.1f}"
+def _round(record: dict[str, Any]) -> int:
+    return record.get("round") or 0  # also of the warm-up
+
+
+def _scored(name: str, record: dict[str, Any]) -> str:
+    """Title of a panel: a name, and below it the scores, if there are any."""
+    if record.get("score") is None:
+        return name
+    return f"{name}\nNMI {percent(record.get('val_nmi'), 1)}   R@1 {percent(record.get('val_recall@1'), 1)}"
 
 
 _SECTIONS: dict[str, Callable[[Section, list[Run]], None]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from errno import EACCES
@@ -133,7 +133,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other trainings out of the folder, which is made if there is none.
+        """Keep other trainings out of the folder, which is made if there is none, and goes again if it stays empty.
 
         The system releases it when the process dies. Within one that this object holds, another does nothing.
 
@@ -147,7 +147,9 @@ class RunFolder:
             return
         with ExitStack() as stack:
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
+                if not self.path.is_dir():
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    stack.callback(self._remove_empty)
                 stack.enter_context(locked(self.path))
             except BlockingIOError:
                 raise RunError(f"run folder {self.path} is in use by another training") from None
@@ -223,8 +225,8 @@ class RunFolder:
         ----------
         checkpoint : dict
             Under ``best_model`` the tensors of the model to keep, by name, under ``propagated`` a list of (N,) tensors
-            of labels, one per round, and under ``history`` the records of the validations; what else it holds is the
-            training's own.
+            of labels, one per round, under ``history`` the records of the validations, and under ``fingerprint`` that
+            of the data, if it is known. What else it holds is the training's own.
         """
         import torch
         from safetensors.torch import save
@@ -266,6 +268,16 @@ class RunFolder:
         if wrong:
             raise RunError(f"{self._checkpoint} is damaged: {wrong}")
         return checkpoint
+
+    def read_fingerprint(self) -> dict[str, str]:
+        """Return what tells the data of the training from others, by part; empty where no checkpoint says it."""
+        import torch
+
+        try:
+            checkpoint = torch.load(self._checkpoint, map_location="cpu", mmap=True, weights_only=True)
+            return {str(part): str(digest) for part, digest in checkpoint["fingerprint"].items()}
+        except Exception:  # none, or one of a former version, or damaged: a run is evaluated without
+            return {}
 
     def read_history(self) -> list[dict[str, Any]]:
         """Return the records of the validations that :meth:`write_progress` saved last.
@@ -339,6 +351,10 @@ class RunFolder:
             ``stopped`` why the training ended, under ``best_validation`` which model was kept.
         """
         self._write_text(self._results, to_json(results, 2))
+
+    def _remove_empty(self) -> None:
+        with suppress(OSError):  # it is not empty
+            self.path.rmdir()
 
     def _is_left_over(self, path: Path) -> bool:
         """Whether a file of the folder is nothing that a training saved, and of no one else."""

@@ -38,7 +38,7 @@ def check_records(records: Any, path: Path) -> list[dict[str, Any]]:
 
 
 def best_of(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the record of the model that is kept, of at least one: the earliest of the highest score, or the last.
+    """Return the best of at least one record: the earliest of the highest score, or the last where none has one.
 
     Examples
     --------

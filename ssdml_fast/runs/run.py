@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,9 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..data.dataset import Dataset
+from ..data.examples import as_examples
 from ..data.load import absolute, load
 from ..models.metric import MetricModel
 from ..models.networks import Choice, choose
+from .fingerprint import difference, fingerprint
 from .folder import RunError, RunFolder
 from .records import best_of
 
@@ -99,7 +102,12 @@ class Run:
     @property
     def best(self) -> dict[str, Any]:
         """The record of the model that was kept."""
-        return best_of(self.history)
+        return self.history[-1] if self.keeps_last else best_of(self.history)
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether the last model was kept, rather than the best by validation."""
+        return self.stored.training.get("select") == "last"
 
     @cached_property
     def results(self) -> dict[str, Any]:
@@ -111,7 +119,11 @@ class Run:
     def examples(self) -> Dataset:
         """The data as they were decoded."""
         seed = self.setting("seed")
-        return _or_missing("The data cannot be loaded", lambda: load_examples(self.folder, seed, self.moved))
+        data = _or_missing("The data cannot be loaded", lambda: load_examples(self.folder, seed, self.moved))
+        different = _or_missing("The data cannot be compared", lambda: self._difference(data))
+        if different:
+            raise Missing(f"The data are not those that the run was trained on: {different}.")
+        return data
 
     @cached_property
     def choice(self) -> Choice:
@@ -138,7 +150,8 @@ class Run:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise Missing(f"The model in {self.folder.path} does not fit its config.json: {error}") from None
+            why = " ".join(" ".join(str(error).splitlines()[:2]).split())  # the first tensor; there may be hundreds
+            raise Missing(f"The model in {self.folder.path} does not fit its config.json: {why}") from None
         return model
 
     @cached_property
@@ -153,7 +166,10 @@ class Run:
 
     def embed(self, other: Run) -> np.ndarray:
         """Embed the validation examples of a run on the same data by the best model of this one."""
-        return self.trained(other.choice, other.data).embed(other.data.val_images)
+        embedding = self.trained(other.choice, other.data).embed(other.data.val_images)
+        if not np.isfinite(embedding).all():
+            raise Missing(f"The model in {self.folder.path} embeds validation examples by NaN or infinity.")
+        return embedding
 
     @cached_property
     def propagated(self) -> np.ndarray:
@@ -165,6 +181,24 @@ class Run:
         if propagated.size and propagated.max() >= len(self.data.classes):
             raise Missing("The data are not those that the run was trained on: they have fewer classes.")
         return propagated
+
+    def _difference(self, data: Dataset) -> str | None:
+        """Say how data differ from those of the training, as far as that can be told."""
+        was = self.folder.read_fingerprint()
+        if was:
+            images, val_images = (as_examples(part, "images") for part in (data.images, data.val_images))
+            now = fingerprint(images, data.labels, val_images, data.val_labels)
+            known = was.keys() & now.keys()
+            if data.images.dtype == np.uint8:  # prepared before they were given, by sums that differ between machines
+                known -= {"train", "val"}
+            what = difference({part: was[part] for part in known}, {part: now[part] for part in known})
+            if what:
+                return f"{what} differ"
+        if self.moved is not None:
+            with suppress(RunError):
+                if self.folder.read_propagated().shape[1] != len(data.labels):
+                    return "their number differs"
+        return None
 
     def shares_data(self, other: Run) -> bool:
         """Whether the runs saw the same examples, split alike."""

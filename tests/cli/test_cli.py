@@ -145,6 +145,9 @@ def test_a_bad_setting_is_one_clear_error(tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
+DIGITS = {"name": "digits", "labels_per_class": 10}
+
+
 def settings(dataset, **training):
     return json.dumps({"format": 1, "dataset": dataset, "training": training}).encode()
 
@@ -160,8 +163,12 @@ def damaged(name, content=b"{"):
     ("command", "damage", "message"),
     [
         (["evaluate"], damaged("config.json"), "config.json is damaged"),
-        (["evaluate"], damaged("config.json", settings({}, gamma=2)), "gamma must be"),
+        (["train", "--resume"], damaged("config.json", settings({}, gamma=2)), "gamma must be"),
+        (["evaluate"], damaged("config.json", settings(DIGITS, seed=0, metric_dim=0)), "metric_dim must be in"),
+        (["evaluate"], damaged("config.json", settings(DIGITS, seed=-1, metric_dim=8)), "seed must be at least 0"),
         (["evaluate"], damaged("config.json", settings({"name": "x"}, seed=0)), "unknown data set"),
+        (["evaluate"], damaged("config.json", settings(DIGITS | {"name": 5}, seed=0)), "unknown data set"),
+        (["evaluate"], damaged("config.json", settings(DIGITS | {"name": "images:~no-one/x"}, seed=0)), "no home"),
         (["evaluate"], damaged("config.json", b'{"format": 9}'), "format 9"),
         (["evaluate"], damaged("model.safetensors"), "model.safetensors is damaged"),
         (["evaluate"], lambda path: (path / "model.safetensors").unlink(), "has no model.safetensors"),

@@ -72,11 +72,18 @@ def record(number, **values):
 
 def test_charts_draw_what_they_are_given(tmp_path):
     history = [record(0), *(record(e, loss=1 / e, round=(e + 1) // 2) for e in (1, 2, 3, 4))]
-    figure = draw_convergence({"one": history, "untrained alone": history[:1]})
+    figure = draw_convergence(
+        {"one": history, "untrained alone": history[:1]}, {"one": history[4], "untrained alone": {}}
+    )
     loss, nmi, _ = figure.axes
     np.testing.assert_allclose(loss.lines[0].get_xydata(), [[1, 1], [2, 1 / 2], [3, 1 / 3], [4, 1 / 4]])
     np.testing.assert_allclose(nmi.lines[0].get_ydata(), [0, 10, 20, 30, 40])
     np.testing.assert_allclose(nmi.lines[1].get_xydata(), [[4, 40]])  # the star
+
+    unscored = [{"validation": i, "loss": 2.0 - i, "score": None, "val_nmi": None} for i in range(2)]
+    (loss,) = draw_convergence({"one": unscored}, {"one": unscored[1]}).axes  # what was not measured has no panel
+    np.testing.assert_allclose(loss.lines[0].get_xydata(), [[0, 2], [1, 1]])
+    np.testing.assert_allclose(loss.lines[1].get_xydata(), [[1, 1]])
 
     figure = draw_sensitivity([(30, 0.5, 0.8), (40, 0.6, 0.9), (30, 0.7, 0.8)], chosen=40)
     np.testing.assert_allclose(figure.axes[0].lines[1].get_xydata(), [[30, 60], [40, 60]])

@@ -10,18 +10,22 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from ssdml_fast.cli.app import app
+from ssdml_fast.data.examples import as_examples
+from ssdml_fast.data.load import load
 from ssdml_fast.report import sections as sections_module
 from ssdml_fast.report.names import names
 from ssdml_fast.report.sections import sections
+from ssdml_fast.runs.fingerprint import PARTS, fingerprint
 from ssdml_fast.runs.run import Missing, Run
 from ssdml_fast.train import loop
 
 TITLES = list(sections_module._SECTIONS)
-MAPS, RETRIEVAL, PROPAGATED = "Before and after", "Retrieval", "Propagated labels"
+FIGURES, MAPS, RETRIEVAL, PROPAGATED = "Figures on test examples", "Before and after", "Retrieval", "Propagated labels"
 
 
 def invoke(*arguments):
@@ -114,7 +118,7 @@ def test_a_report_is_one_file_with_every_section(runs, tmp_path):
     }  # fmt: skip
     assert 'class="missing"' not in text
     assert "3 runs that differ in α" in page.sections["Sensitivity to α"]["text"]
-    assert "not finished" not in text and "all rounds are done" in text
+    assert "not finished" not in text and "all that was planned is done" in text
     results = json.loads((runs[0] / "results.json").read_text())
     for row in results["test"].values():
         assert f"<td>{100 * row['map@r']:.2f}</td>" in text
@@ -207,6 +211,119 @@ def test_what_is_missing_or_damaged_is_said_where_it_would_be(runs, tmp_path, da
     assert sum(page.sections[title]["pictures"] > 0 for title in rest) >= min(2, len(rest))
 
 
+def rewrite_records(path, change):
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(change(record)) + "\n" for record in records))
+
+
+def change_config(path, **changes):
+    """Change settings wherever they are."""
+    content = json.loads((path / "config.json").read_text())
+    for part in ("settings", "training"):
+        content[part] |= {name: value for name, value in changes.items() if name in content[part] or part == "training"}
+    (path / "config.json").write_text(json.dumps(content))
+
+
+def test_a_run_without_validation_examples_is_reported(runs, tmp_path):
+    """One that keeps its last model: no record has a score."""
+    path = tmp_path / "run"
+    shutil.copytree(runs[0], path)
+    scores = ("score", "val_nmi", "val_recall@1", "triplets", "orthogonality_error")
+    rewrite_records(path, lambda record: {name: value for name, value in record.items() if name not in scores})
+    change_config(path, select="last")
+    page, text = report(path, *runs[1:], out=tmp_path / "report.html")
+    last = len((path / "metrics.jsonl").read_text().splitlines()) - 1
+    assert f">validation {last}<" in text and ">the last<" in text and ">validation NMI<" not in text
+    convergence = page.sections["Convergence"]
+    assert convergence["pictures"] == 1 and "no validation examples, and so no scores" in convergence["text"]
+    assert f"of validation {last}, the last." in convergence["text"]
+    assert page.sections[MAPS]["pictures"] == 1 and page.sections["Time"]["pictures"] == 1
+    rewrite_records(path, lambda record: {name: record[name] for name in ("validation", "planned")})
+    page, _ = report(path, out=tmp_path / "report.html")
+    assert "Nothing was measured yet" in page.sections["Convergence"]["text"]
+    assert "kept no times" in page.sections["Time"]["text"]
+
+
+def test_a_method_without_rounds_triplets_or_alpha_is_reported(runs, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(runs[0], path)
+    (path / "propagated.safetensors").unlink()
+    rewrite_records(path, lambda record: record | {"round": 0, "partition": 0, "inertia": 3.5})
+    content = json.loads((path / "config.json").read_text())
+    every = content["settings"] | content["training"]
+    content |= {"method": "clusters", "settings": {"clusters": 10}}
+    content["training"] = {name: every[name] for name in ("seed", "metric_dim", "learning_rate")}
+    (path / "config.json").write_text(json.dumps(content))
+    page, _ = report(path, runs[0], out=tmp_path / "report.html")
+    assert "no α" in page.sections["Sensitivity to α"]["text"]
+    assert page.sections[MAPS]["pictures"] == 1 and page.sections["Convergence"]["pictures"] == 1
+    assert "is shaded" not in page.sections["Convergence"]["text"]
+    settings = page.sections["Settings"]["text"]
+    assert "method clusters" in settings and "method ssdml" in settings  # the runs are named by what both have
+
+
+def test_rounds_in_which_nothing_was_propagated_are_left_out(runs, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(runs[0], path)
+    labels = load_file(path / "propagated.safetensors")["propagated"]
+    save_file({"propagated": np.stack([np.full_like(labels[0], -1), labels[1]])}, path / "propagated.safetensors")
+    (section,) = (each for each in sections([Run(path)]) if each.title == PROPAGATED)
+    assert [row[0] for row in section.rows] == ["2"] and len(section.figures) == 1
+
+
+def embed_by_nan(path):
+    model = load_file(path / "model.safetensors")
+    save_file({name: np.full_like(tensor, np.nan) for name, tensor in model.items()}, path / "model.safetensors")
+
+
+def propagate_a_class_too_many(path):
+    labels = load_file(path / "propagated.safetensors")["propagated"]
+    save_file({"propagated": np.full_like(labels, 2**40)}, path / "propagated.safetensors")
+
+
+def another_head(path):
+    content = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(
+        json.dumps(content | {"format": 2, "method": "x", "head": "Other", "settings": {}})
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost", "message"),
+    [
+        (embed_by_nan, [MAPS, RETRIEVAL], "embeds validation examples by NaN or infinity"),
+        (propagate_a_class_too_many, [PROPAGATED], "they have fewer classes"),
+        (another_head, [MAPS, RETRIEVAL], "a metric that is not known here, 'Other'"),
+        (lambda path: (path / "results.json").write_text("{}"), [FIGURES], "results.json is damaged"),
+        (lambda path: (path / "results.json").write_text('{"test": {}}'), [FIGURES], "was not tested"),
+        (lambda path: change_config(path, alpha="x"), ["Sensitivity to α"], "has no α"),
+        (lambda path: change_config(path, metric_dim="x"), [MAPS, RETRIEVAL], "metric_dim must be an integer"),
+        (lambda path: change_config(path, seed=None), [MAPS, RETRIEVAL, PROPAGATED], "seed must be an integer"),
+        (
+            lambda path: rewrite_records(path, lambda record: record | {"seconds": {"train": 0}}),
+            ["Time"], "kept no times",
+        ),
+    ],
+)  # fmt: skip
+def test_what_comes_from_elsewhere_is_judged(runs, tmp_path, damage, lost, message):
+    path = tmp_path / "run"
+    shutil.copytree(runs[0], path)
+    damage(path)
+    for title in lost:
+        with pytest.raises(Missing, match=message):
+            sections_module._SECTIONS[title](sections_module.Section(title), [Run(path)])
+
+
+def test_numbers_at_the_end_of_their_range_are_drawn(runs, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(runs[0], path)
+    rewrite_records(
+        path, lambda record: record | {"loss": 1e300, "val_nmi": -1e300, "score": 1e300, "seconds": {"train": 2**52}}
+    )
+    page, _ = report(path, out=tmp_path / "report.html")
+    assert page.sections["Convergence"]["pictures"] == 1 and page.sections["Time"]["pictures"] == 1
+
+
 def test_names_of_users_are_escaped(runs, tmp_path):
     path = tmp_path / "<b>run & co"
     shutil.copytree(runs[0], path)
@@ -238,6 +355,69 @@ def test_misuse_is_one_clear_error(runs, tmp_path):
         assert result.exit_code == 2
         assert message in re.sub(r"[\s│]+", " ", result.output) and "Traceback" not in result.output
     assert not (tmp_path / "no").exists()
+
+
+# ---- data that were moved since
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory, quick_maps):
+    """A run on features that were moved after it, and where they are now."""
+    folder = tmp_path_factory.mktemp("moved")
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = np.eye(3)[y] @ rng.normal(size=(3, 10)) + rng.normal(size=(120, 10))
+    np.savez(folder / "before.npz", x=x, y=y)
+    path = train(folder / "run", "--data", f"features:{folder}/before.npz", "--metric-dim", 4, "--rounds", 1)
+    (folder / "before.npz").rename(folder / "after.npz")
+    np.savez(folder / "fewer.npz", x=x[:-30], y=y[:-30])
+    return path, folder
+
+
+def test_moved_data_are_evaluated_and_reported_where_they_are(moved, tmp_path):
+    path, folder = moved
+    result = invoke("evaluate", path)
+    assert result.exit_code == 2 and "before.npz" in result.output
+    result = invoke("evaluate", path, "--data", f"features:{folder}/after.npz")
+    assert result.exit_code == 0, result.output
+    tested = json.loads((path / "results.json").read_text())["test"]
+    assert all(f"{100 * row['map@r']:.2f}" in result.output for row in tested.values())
+    out = tmp_path / "report.html"
+    shutil.copytree(path, tmp_path / "other")
+    change_config(tmp_path / "other", mining="neighborhood")
+    arguments = ("report", path, tmp_path / "other", "--out", out, "--data", f"features:{folder}/after.npz")
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    page = Page(out.read_text(encoding="utf-8"))
+    assert page.sections[MAPS]["pictures"] == 1 and "data cannot be loaded" not in page.sections[MAPS]["text"]
+    assert "same data and seed" not in page.sections[MAPS]["text"]  # the other's data are the same, and moved with them
+    assert f"features:{folder.resolve()}/after.npz" in page.sections["Settings"]["text"]
+    assert json.loads((path / "config.json").read_text())["dataset"]["name"].endswith("before.npz")
+
+
+def test_other_data_are_refused(moved):
+    path, folder = moved
+    result = invoke("evaluate", path, "--data", f"features:{folder}/fewer.npz")
+    assert result.exit_code == 2 and "The data are not those that the run was trained on" in result.output
+    result = invoke("evaluate", folder / "after.npz", "--data", "digits")
+    assert result.exit_code == 2 and "data must be given with a run folder alone" in result.output
+
+
+@pytest.mark.parametrize("part", ["train", "labels", "val", "val_labels"])
+def test_data_of_another_fingerprint_are_refused(moved, tmp_path, part):
+    path, folder = moved
+    shutil.copytree(path, tmp_path / "run")
+    data = load(f"features:{folder}/after.npz", 0, 10)
+    own = fingerprint(
+        as_examples(data.images, "images"), data.labels, as_examples(data.val_images, "images"), data.val_labels
+    )
+    name = f"features:{folder}/after.npz"
+    checkpoint = torch.load(path / "checkpoint.pt", weights_only=True)
+    torch.save(checkpoint | {"fingerprint": own}, tmp_path / "run" / "checkpoint.pt")
+    assert len(Run(tmp_path / "run", name).data.images) == len(data.images)
+    torch.save(checkpoint | {"fingerprint": own | {part: "0"}}, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(Missing, match=f"not those that the run was trained on: {PARTS[part]} differ"):
+        Run(tmp_path / "run", name).data  # noqa: B018
 
 
 # ---- what the sections hold
