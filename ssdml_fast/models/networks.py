@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.dataset import DataError, Dataset
+from ..nn import OrthogonalMetric
 from .digits import DigitsNet
 from .metric import MetricModel, untrained
 from .paper import Cifar10Net, MnistNet
@@ -40,9 +41,11 @@ class Choice:
         preparation = self.preparation(torch.from_numpy(data.images))
         return data.map(lambda part: apply(preparation, torch.from_numpy(part)).numpy())
 
-    def untrained(self, images: np.ndarray, metric_dim: int, seed: int) -> MetricModel:
+    def untrained(
+        self, images: np.ndarray, metric_dim: int, seed: int, head: type[nn.Module] = OrthogonalMetric
+    ) -> MetricModel:
         """Make the model that a training starts from; see :func:`ssdml_fast.models.metric.untrained`."""
-        return untrained(seeded(self.network, seed), images, metric_dim, seed)
+        return untrained(seeded(self.network, seed), images, metric_dim, seed, head)
 
 
 class Normalize(nn.Module):

@@ -263,7 +263,8 @@ class RunFolder:
                 f"{self._checkpoint} is of format {checkpoint['format']!r:.60}, not {FORMAT}: continue the training "
                 "with the version of ssdml-fast that began it"
             )
-        check_records(checkpoint.get("history"), self._checkpoint)
+        if not check_records(checkpoint.get("history"), self._checkpoint):
+            raise RunError(f"{self._checkpoint} is damaged: it has no validation")
         wrong = wrong_tensors(checkpoint)
         if wrong:
             raise RunError(f"{self._checkpoint} is damaged: {wrong}")

@@ -13,13 +13,11 @@ import numpy as np
 from ..data.dataset import Dataset
 from ..data.examples import as_examples
 from ..data.load import absolute, load
-from ..models.metric import MetricModel
+from ..models.metric import HEADS, MetricModel
 from ..models.networks import Choice, choose
 from .fingerprint import difference, fingerprint
 from .folder import RunError, RunFolder
 from .records import best_of
-
-HEADS = ("OrthogonalMetric",)  # metrics on top of a network, by name
 
 T = TypeVar("T")
 
@@ -141,7 +139,8 @@ class Run:
         dim, seed = self.setting("metric_dim"), self.setting("seed")
         if self.stored.head not in HEADS:
             raise Missing(f"The run has a metric that is not known here, {self.stored.head!r:.60}.")
-        return _or_missing("The model cannot be made", lambda: choice.untrained(data.images, dim, seed))
+        head = HEADS[self.stored.head]
+        return _or_missing("The model cannot be made", lambda: choice.untrained(data.images, dim, seed, head))
 
     def trained(self, choice: Choice, data: Dataset) -> MetricModel:
         """Load the best model of the run, for data and the network that goes with them."""

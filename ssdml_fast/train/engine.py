@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import _arrays as arrays
+from .. import _scalars as scalars
 from ..data.examples import Examples
 from ..evaluate import score_embedding
 from ..models.metric import BATCH, MetricModel
+from ..runs.fingerprint import difference, fingerprint
 from ..runs.folder import RunError, RunFolder
+from ..runs.records import best_of
 from .aid import Aid
 from .config import ELSEWHERE, Config
 from .device import kernel_device
@@ -33,12 +35,6 @@ MOMENTUM = 0.9  # of SGD
 COLLAPSE_DROP = 0.1  # below the best validation score so far; on digits, good trainings vary by 0.03
 EMBEDDED_ON_DEVICE = 1024  # examples at once, where there are no caches to fit
 TOLD_ON_DEVICE = 25  # mini-batches between two losses that are read from a device, which waits for them
-PARTS = {  # of the data, as the caller of fit knows them
-    "train": "the training examples",
-    "labels": "their labels",
-    "val": "the validation examples",
-    "val_labels": "the labels of the validation examples",
-}
 Told = Callable[[dict[str, Any]], None] | None  # someone who wants to know
 
 
@@ -329,9 +325,7 @@ class Engine:
     @property
     def best(self) -> dict[str, Any]:
         """The record of the model that is kept: of equal scores the earliest."""
-        if self.config.select == "last":
-            return self.history[-1]
-        return max(self.history, key=lambda record: record["score"])
+        return self.history[-1] if self.config.select == "last" else best_of(self.history)
 
     def validate(self, record: dict[str, Any]) -> None:
         """Score the model, keep it if it is the best so far, and see whether to stop."""
@@ -371,10 +365,8 @@ class Engine:
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """What tells the data of this training from others."""
-        found = {"train": self.feed.examples.fingerprint(), "labels": _digest(self.data.labels)}
-        if self.val_feed is not None and self.val_labels is not None:
-            found |= {"val": self.val_feed.examples.fingerprint(), "val_labels": _digest(self.val_labels)}
-        return found
+        val = None if self.val_feed is None else self.val_feed.examples
+        return fingerprint(self.feed.examples, self.data.labels, val, self.val_labels)
 
     def save(self, run: RunFolder) -> None:
         """Write all that resuming needs, once for all processes."""
@@ -414,9 +406,12 @@ class Engine:
                 if was != now:
                     differ = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
                     raise ValueError(f"it was trained with other settings: {', '.join(differ)}")
-            for part, digest in self.fingerprint.items():
-                if checkpoint["fingerprint"].get(part) != digest:
-                    raise ValueError(f"it was trained on other data: {PARTS[part]} differ")
+            different = difference(checkpoint["fingerprint"], self.fingerprint)
+            if different:
+                raise ValueError(f"it was trained on other data: {different} differ")
+            if checkpoint["stopped"] not in (None, FINISHED, PATIENCE, COLLAPSED, DIVERGED):
+                raise ValueError(f"it stopped for a reason that is none, {checkpoint['stopped']!r:.60}")
+            self.model.load_state_dict(checkpoint["best_model"])  # to see that it fits
             self.model.load_state_dict(checkpoint["model"])
             self.average.load_state_dict(checkpoint["average"])
             self.method.load_state_dict(checkpoint["method"])
@@ -424,13 +419,15 @@ class Engine:
                 if optimizer is not None:
                     optimizer.load_state_dict(state)
             self.scaler.load_state_dict(checkpoint["scaler"])
-            self.done = checkpoint["done"]
-            self.steps = checkpoint["steps"]
+            self.done = scalars.as_int(checkpoint["done"], "done", 0, len(self.plan))
+            self.steps = scalars.as_int(checkpoint["steps"], "steps", 0)
             self.history = checkpoint["history"]
             self.propagated = checkpoint["propagated"]
+            if any(len(labels) != len(self.data) for labels in self.propagated):
+                raise ValueError("it has propagated labels of another number of examples")
             self.best_model = checkpoint["best_model"]
             self.stopped = checkpoint["stopped"]
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(f"the checkpoint in {run.path} does not fit: {error}") from None
 
     def result(self) -> Fitted:
@@ -465,10 +462,6 @@ def _reached_by(config: Config) -> dict[str, Any]:
 
 def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
     return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-
-
-def _digest(labels: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(labels, np.int64).tobytes(), digest_size=16).hexdigest()
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from ssdml_fast.report.names import names
 from ssdml_fast.report.sections import sections
 from ssdml_fast.runs.fingerprint import PARTS, fingerprint
 from ssdml_fast.runs.run import Missing, Run
-from ssdml_fast.train import loop
+from ssdml_fast.train.engine import Engine
 
 TITLES = list(sections_module._SECTIONS)
 FIGURES, MAPS, RETRIEVAL, PROPAGATED = "Figures on test examples", "Before and after", "Retrieval", "Propagated labels"
@@ -39,6 +39,14 @@ def train(path, *arguments, code=0):
     return path
 
 
+def change_config(path, **changes):
+    """Change settings, of the method or the training."""
+    content = json.loads((path / "config.json").read_text())
+    for name, value in changes.items():
+        content["settings" if name in content["settings"] else "training"][name] = value
+    (path / "config.json").write_text(json.dumps(content))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, quick_maps):
     """A run on the digits, and as if there were others: of another alpha, alpha and seed, and way of mining."""
@@ -47,9 +55,7 @@ def runs(tmp_path_factory, quick_maps):
     for other in ({"alpha": 30.0}, {"alpha": 30.0, "seed": 1}, {"mining": "neighborhood"}):
         path = folder / f"other {len(made)}"
         shutil.copytree(made[0], path)
-        content = json.loads((path / "config.json").read_text())
-        content["training"] |= other
-        (path / "config.json").write_text(json.dumps(content))
+        change_config(path, **other)
         made.append(path)
     return made
 
@@ -139,15 +145,15 @@ def test_one_run_is_reported_into_its_folder_and_what_would_need_others_is_said(
 
 @pytest.mark.parametrize("stop_at", [0, 1, 3])
 def test_an_interrupted_run_is_reported(tmp_path, monkeypatch, quick_maps, stop_at):
-    validate = loop._Training.validate
+    saved, save = [], Engine.save
 
-    def interrupted(training, **record):
-        validate(training, **record)
-        if record["validation"] == stop_at:
+    def interrupted(training, run):
+        if len(saved) == stop_at:
             raise KeyboardInterrupt
+        saved.append(save(training, run))
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Training, "validate", interrupted)
+        patch.setattr(Engine, "save", interrupted)
         path = train(tmp_path / "run", "--rounds", 2, code=130)
     page, text = report(path, out=tmp_path / "report.html")
     assert "measured once, when a training ends" in page.sections["Figures on test examples"]["text"]
@@ -216,14 +222,6 @@ def rewrite_records(path, change):
     (path / "metrics.jsonl").write_text("".join(json.dumps(change(record)) + "\n" for record in records))
 
 
-def change_config(path, **changes):
-    """Change settings wherever they are."""
-    content = json.loads((path / "config.json").read_text())
-    for part in ("settings", "training"):
-        content[part] |= {name: value for name, value in changes.items() if name in content[part] or part == "training"}
-    (path / "config.json").write_text(json.dumps(content))
-
-
 def test_a_run_without_validation_examples_is_reported(runs, tmp_path):
     """One that keeps its last model: no record has a score."""
     path = tmp_path / "run"
@@ -283,9 +281,7 @@ def propagate_a_class_too_many(path):
 
 def another_head(path):
     content = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(
-        json.dumps(content | {"format": 2, "method": "x", "head": "Other", "settings": {}})
-    )
+    (path / "config.json").write_text(json.dumps(content | {"head": "Other"}))
 
 
 @pytest.mark.parametrize(
@@ -442,7 +438,7 @@ def test_propagated_labels_are_counted_against_the_truth(runs):
 
 def test_runs_are_named_by_what_differs(runs, tmp_path):
     assert names([Run(path) for path in runs[:2]]) == ["alpha 40", "alpha 30"]
-    assert names([Run(path) for path in runs[:3]]) == ["seed 0, alpha 40", "seed 0, alpha 30", "seed 1, alpha 30"]
+    assert names([Run(path) for path in runs[:3]]) == ["alpha 40, seed 0", "alpha 30, seed 0", "alpha 30, seed 1"]
     shutil.copytree(runs[0], tmp_path / "main")
     shutil.copytree(runs[0], tmp_path / "copy")
     assert names([Run(runs[0]), Run(tmp_path / "copy")]) == ["main", "copy"]

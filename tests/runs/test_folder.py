@@ -298,6 +298,7 @@ def nest(depth):
         ({"history": [{"validation": "0", "planned": 1}]}, "record 0 has a validation that is no count: '0'"),
         ({"history": [{"validation": 0}]}, "record 0 has a planned that is no count: None"),
         ({"history": [{"validation": 0, "planned": 1, "score": float("nan")}]}, "a score that is no finite number"),
+        ({"history": []}, "it has no validation"),
         ({"history": None}, "must hold a list of records"),
         ({"best_model": None}, "best_model is no table of tensors"),
         ({"best_model": {"L": [1.0]}}, "best_model is no table of tensors"),
