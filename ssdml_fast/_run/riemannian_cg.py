@@ -10,7 +10,7 @@ from .stiefel import check_drift
 
 
 def riemannian_cg(L, z, triplets, alpha, iterations, reduction, weight, num_threads):
-    """Return the fields of CgResult."""
+    """Return the fields of CgResult; its numbers stay on a device, as arrays, where values there are trusted."""
     L = arrays.as_floats(L, "L", ndim=2)
     if not 1 <= L.shape[1] <= L.shape[0]:
         raise ValueError(f"L must have shape (d, l) with 1 <= l <= d, found {tuple(L.shape)}")
