@@ -1,20 +1,24 @@
-"""The commands ``ssdml-fast train``, ``ssdml-fast evaluate`` and ``ssdml-fast report`` under one name."""
+"""The commands of ``ssdml-fast`` under one name."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from .. import __version__
 from .evaluate import evaluate
+from .flags import TrainCommand, train_by
+from .methods import methods
 from .report import report
-from .train import train
+from .train import METHOD
 
 app = typer.Typer(
     help="Semi-supervised deep metric learning.", no_args_is_help=True, add_completion=False, rich_markup_mode="rich"
 )
-for command in (train, evaluate, report):
+app.command(cls=TrainCommand)(train_by(METHOD))
+for command in (evaluate, report, methods):
     app.command()(command)
 
 
@@ -30,4 +34,5 @@ def _main(
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    pass
+    if "" not in sys.path:
+        sys.path.append("")  # the folder where a method of one's own may lie; last, so that it hides no other module

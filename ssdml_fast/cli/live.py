@@ -62,11 +62,12 @@ class Live:
         """Print the validation's line; `on_validation` of :func:`ssdml_fast.train.fit`."""
         where, rate = f"{'untrained':<36}", ""
         if record["validation"]:
-            of = f"round {record['round']}  partition {record['partition']}" if record["round"] else "warm-up"
-            where = f"{of:<20}  loss {record['loss']:.4f}  "
+            where = f"{_place(record):<20}  loss {record['loss']:.4f}  "
             rate = f"  {record['examples'] / max(record['seconds']['train'], 1e-9):,.0f} examples/s"
-        figures = f"NMI {100 * record['val_nmi']:5.1f}  R@1 {100 * record['val_recall@1']:5.1f}{rate}"
-        line = f"validation {record['validation']:>2} of {record['planned']}  {where}{figures}"
+        figures = ""
+        if "score" in record:
+            figures = f"NMI {100 * record['val_nmi']:5.1f}  R@1 {100 * record['val_recall@1']:5.1f}"
+        line = f"validation {record['validation']:>2} of {record['planned']}  {where}{figures}{rate}".rstrip()
         left = self._left(record["validation"], record)
         self._console.print(f"{line}  {left}".rstrip(), highlight=False, soft_wrap=True)
 
@@ -78,3 +79,10 @@ class Live:
             return ""
         each = (self._clock() - self._began) / (position - self._first)
         return f"{timedelta(seconds=round(each * (record['planned'] - position)))} left"
+
+
+def _place(record: dict[str, Any]) -> str:
+    """Where in the training a validation is."""
+    if not record["round"]:
+        return "warm-up"
+    return f"round {record['round']}" + (f"  partition {record['partition']}" if record.get("partition") else "")

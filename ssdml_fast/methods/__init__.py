@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import inspect
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -42,14 +44,18 @@ def load_method(name: str | type[Method]) -> type[Method]:
     >>> load_method("ssdml").__name__
     'SSDML'
     """
-    from ..train.method import Method
-
     found = _find(f"{__name__}.{METHODS[name].method}") if name in METHODS else name
     if isinstance(found, str):
         if ":" not in found:
-            known = ", ".join(METHODS)
-            raise ValueError(f"method must be one of {known}, or of the form package.module:Class, found {found!r}")
+            known, near = ", ".join(METHODS), difflib.get_close_matches(found, METHODS, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"method must be one of {known}, or of the form package.module:Class, found {found!r}{meant}"
+            )
         found = _find(found)
+
+    from ..train.method import Method
+
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise TypeError(f"method must be a subclass of ssdml_fast.train.Method, found {found!r}")
     return found
@@ -75,12 +81,25 @@ def name_of(method: type[Method]) -> str:
     return next(names, home)
 
 
+def about(method: type[Method]) -> tuple[str, str]:
+    """Return the first line of a method's docstring, and what its paragraph ``Source: ...`` says; empty where missing.
+
+    Examples
+    --------
+    >>> about(load_method("ssdml"))[1]
+    'Dutta, Harandi, Sekhar, "Semi-Supervised Metric Learning: A Deep Resurrection", AAAI 2021.'
+    """
+    paragraphs = [" ".join(each.split()) for each in inspect.cleandoc(method.__doc__ or "").split("\n\n")]
+    sources = (each.removeprefix("Source: ") for each in paragraphs if each.startswith("Source: "))
+    return paragraphs[0], next(sources, "")
+
+
 def _find(home: str) -> type:
     module, _, name = home.partition(":")
     try:
         found = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"method {home} cannot be found: {error}") from error
+    except Exception as error:  # whatever a user's module raises
+        raise ValueError(f"method {home} cannot be loaded: {type(error).__name__}: {error}") from error
     return found  # type: ignore[return-value]

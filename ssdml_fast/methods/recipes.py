@@ -1,4 +1,4 @@
-"""Settings by name: the recipe that measures best, and the paper's."""
+"""Settings by name: for each method the recipe that measures best, and the paper's where it has one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from .. import _scalars as scalars
 
 RECIPES = ("default", "paper")
 
-PAPER: dict[str, Any] = {
+Shape = tuple[int, ...]
+FEATURES: Shape = (0,)  # stands for any (d,)
+
+_EVERY: dict[Shape, dict[str, Any]] = {  # of the training, whatever the method
+    (1, 28, 28): {"batch_size": 250, "augment": "affine"},
+    (3, 32, 32): {"metric_dim": 32, "augment": "strong"},
+}
+
+_SSDML_PAPER: dict[str, Any] = {
     "mining": "neighborhood",
     "warmup": 0,
     "warmup_rate": 1e-2,  # on CIFAR-10, where there is one
@@ -30,37 +38,42 @@ PAPER: dict[str, Any] = {
     "average": 0.0,
     "metric_update": "partition",  # the paper's, per mini-batch, fits L to 100 triplets and validates worse
 }
-_PAPER_BY_SHAPE: dict[tuple[int, ...], dict[str, Any]] = {(3, 32, 32): {"metric_dim": 32, "warmup": 300}}
-
-_PARTITION = {"partition_size": 9000, "neighbors": 10, "gamma": 0.99}
+_PARTITION: dict[str, Any] = {"partition_size": 9000, "neighbors": 10, "gamma": 0.99}
 _LARGE = _PARTITION | {"rounds": 1, "patience": 100}
-_CIFAR10 = _LARGE | {
-    "metric_dim": 32,
-    "warmup": 2500,
-    "warmup_rate": 2e-3,
-    "augment": "strong",
-    "mixup": 0.35,
-    "softmax_weight": 1.0,
-    "confident": 0.3,
-    "confident_last": 0.3,
-    "epochs": 1,
-    "learning_rate": 5e-4,
-    "weight_decay": 0.05,
+_PAPER: dict[str, dict[Shape, dict[str, Any]]] = {  # by method; () is what holds for any shape
+    "ssdml": {(): _SSDML_PAPER, (3, 32, 32): {"metric_dim": 32, "warmup": 300}},
 }
-_BY_SHAPE: dict[tuple[int, ...], dict[str, Any]] = {
-    (1, 28, 28): _LARGE | {"batch_size": 250, "warmup": 500, "augment": "affine"},
-    (3, 32, 32): _CIFAR10,
+_DEFAULT: dict[str, dict[Shape, dict[str, Any]]] = {
+    "ssdml": {
+        (1, 28, 28): _LARGE | {"warmup": 500},
+        (3, 32, 32): _LARGE
+        | {
+            "warmup": 2500,
+            "warmup_rate": 2e-3,
+            "mixup": 0.35,
+            "softmax_weight": 1.0,
+            "confident": 0.3,
+            "confident_last": 0.3,
+            "epochs": 1,
+            "learning_rate": 5e-4,
+            "weight_decay": 0.05,
+        },
+        FEATURES: _PARTITION,
+    },
 }
 
 
-def settings(recipe: str, shape: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Return the settings of a recipe for examples of one shape, in place of the defaults.
+def settings(method: str, recipe: str, shape: Shape = ()) -> dict[str, Any]:
+    """Return the settings of a method's recipe for examples of one shape, in place of the defaults.
 
     Parameters
     ----------
+    method : str
+        Its name; one that does not come with the package is given what holds for every method.
     recipe : {"default", "paper"}
-        ``"paper"`` is that of Dutta, Harandi, Sekhar, AAAI 2021, with its settings for MNIST and, for 32x32 images,
-        CIFAR-10; for other examples those of MNIST.
+        ``"paper"`` is that of the method's paper, which not every method has. SSDML's is that of Dutta, Harandi,
+        Sekhar, AAAI 2021, with its settings for MNIST and, for 32x32 images, CIFAR-10; for other examples those of
+        MNIST.
     shape : tuple of int
         Of one example: (channels, height, width), or (d,) for features; without, what the recipe sets for any.
 
@@ -76,11 +89,14 @@ def settings(recipe: str, shape: tuple[int, ...] = ()) -> dict[str, Any]:
 
     Examples
     --------
-    >>> settings("paper", (3, 32, 32))["metric_dim"]
+    >>> settings("ssdml", "paper", (3, 32, 32))["metric_dim"]
     32
     """
     scalars.as_choice(recipe, "recipe", RECIPES)
-    dim = {"metric_dim": min(64, (shape[0] + 1) // 2)} if len(shape) == 1 else {}
+    features = {"metric_dim": min(64, (shape[0] + 1) // 2)} if len(shape) == 1 else {}
     if recipe == "paper":
-        return PAPER | _PAPER_BY_SHAPE.get(shape, dim)
-    return _BY_SHAPE.get(shape, _PARTITION | dim if dim else {}).copy()
+        if method not in _PAPER:
+            raise ValueError(f"recipe must be 'default' for the method {method}, which has no other, found 'paper'")
+        return _PAPER[method][()] | _PAPER[method].get(shape, features)
+    own = _DEFAULT.get(method, {}).get(FEATURES if features else shape, {})
+    return features | _EVERY.get(shape, {}) | own

@@ -37,6 +37,7 @@ class Config(Settings):
         "Where the network learns: 'cpu', 'cuda', 'cuda:1' and so on, 'mps'; 'auto': an accelerator where there is "
         "one.",
         pattern=r"auto|cpu|mps|cuda(:\d+)?",
+        form="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'",
     )
     precision: str = setting(
         "float32",

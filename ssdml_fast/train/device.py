@@ -38,6 +38,24 @@ def kernel_device(device: torch.device) -> torch.device:
     return device if device.type == "cpu" or (device.type == "cuda" and _core.has_cuda()) else torch.device("cpu")
 
 
+def described(device: torch.device) -> str:
+    """Say where a network is trained, and why its kernels work elsewhere where they do.
+
+    Examples
+    --------
+    >>> described(torch.device("cpu"))
+    'cpu'
+    """
+    text = device.type
+    if text == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        text = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+    if kernel_device(device).type == device.type:
+        return text
+    why = _core.lib.cuda_build.removeprefix("not built: ") if device.type == "cuda" else f"none for {device.type}"
+    return f"{text}, kernels on the CPU: {why}"
+
+
 def _best() -> str:
     if torch.cuda.is_available():
         return "cuda"

@@ -15,7 +15,14 @@ _INTERVAL = re.compile(r"([\[(])([^,]+), ([^\])]+)([\])])")
 
 
 def setting(
-    default: Any, help: str, *, least: int = 0, within: str = "", choices: tuple[str, ...] = (), pattern: str = ""
+    default: Any,
+    help: str,
+    *,
+    least: int = 0,
+    within: str = "",
+    choices: tuple[str, ...] = (),
+    pattern: str = "",
+    form: str = "",
 ) -> Any:
     """Declare a field of :class:`Settings`.
 
@@ -33,12 +40,15 @@ def setting(
         The texts that there are.
     pattern : str
         Regular expression of a text that is no choice among few.
+    form : str
+        What `pattern` says, in words, for pages and errors.
 
     Returns
     -------
     dataclasses.Field
     """
-    limits = {"least": least, "within": within, "choices": choices, "pattern": pattern}
+    form = form or (f"of the form {pattern}" if pattern else "a text")
+    limits = {"least": least, "within": within, "choices": choices, "pattern": pattern or "(?s:.*)", "form": form}
     return field(default=default, metadata={"help": help, **limits})
 
 
@@ -86,10 +96,71 @@ def divided(settings: dict[str, Any], first: type[Settings], second: type[Settin
     return parts
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a user is told of a setting.
+
+    Attributes
+    ----------
+    name : str
+        Of the field.
+    kind : type
+        int, float, str or bool.
+    default : int, float, str or bool
+        As declared.
+    limits : str
+        What it may be, in words.
+    help : str
+        What it means.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    limits: str
+    help: str
+
+
+def told(kind: type[Settings]) -> list[Told]:
+    """Describe the settings of a class, in the order of their declaration.
+
+    Examples
+    --------
+    >>> @dataclass(frozen=True)
+    ... class Margin(Settings):
+    ...     margin: float = setting(0.5, "Distance that is far enough.", within="(0, 2]")
+    >>> told(Margin)[0].limits
+    'in (0, 2]'
+    """
+    defaults = {each.name: each.default for each in dataclasses.fields(kind)}
+    return [
+        Told(name, of, defaults[name], _limits(of, limits), limits["help"])
+        for name, (of, limits) in _fields(kind).items()
+    ]
+
+
+def _limits(kind: type, limits: Any) -> str:
+    """What a setting may be, in words."""
+    if kind is bool:
+        return "true or false"
+    if kind is int:
+        return f"at least {limits['least']}"
+    if kind is float:
+        return f"in {limits['within']}" if limits["within"] else "any number"
+    return ", ".join(map(repr, limits["choices"])) or limits["form"]
+
+
 def _fields(kind: type[Settings]) -> dict[str, tuple[type, Any]]:
     """The type and the limits of each field."""
     types = typing.get_type_hints(kind)
-    return {each.name: (types[each.name], each.metadata) for each in dataclasses.fields(kind)}
+    fields = {each.name: (types[each.name], each.metadata) for each in dataclasses.fields(kind)}
+    for name, (of, limits) in fields.items():
+        if of not in (bool, int, float, str) or "help" not in limits:
+            raise TypeError(
+                f"{kind.__name__}.{name} must be an int, float, str or bool that is declared by "
+                "ssdml_fast.train.setting"
+            )
+    return fields
 
 
 def _checked(value: Any, name: str, kind: type, limits: Any) -> Any:
@@ -105,7 +176,7 @@ def _checked(value: Any, name: str, kind: type, limits: Any) -> Any:
     if limits["choices"]:
         return scalars.as_choice(value, name, limits["choices"])
     if not isinstance(value, str) or not re.fullmatch(limits["pattern"], value):
-        raise ValueError(f"{name} must be of the form {limits['pattern']}, found {value!r}")
+        raise ValueError(f"{name} must be {limits['form']}, found {value!r}")
     return value
 
 

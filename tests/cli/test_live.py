@@ -16,7 +16,8 @@ from ssdml_fast.cli.live import Live
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.models.digits import DigitsNet
 from ssdml_fast.models.seeded import seeded
-from ssdml_fast.train import Config, fit
+from ssdml_fast.train.config import Config
+from ssdml_fast.train.fit import fit
 from ssdml_fast.train.tensorboard import TensorBoard
 
 TINY = ["--rounds", "1", "--epochs", "1", "--metric-dim", "16", "--batch-size", "500"]
@@ -31,6 +32,7 @@ def record(number, **values):
     return {
         "validation": number,
         "planned": 4,
+        "score": 0.625,
         "val_nmi": 0.5,
         "val_recall@1": 0.75,
         "seconds": {"train": 2.0},
@@ -109,8 +111,8 @@ def test_batches_and_stages_are_told(monkeypatch):
     data = load_digits()
     batches, records = [], []
     fit(
-        seeded(DigitsNet, 0), data.images, data.labels, data.val_images, data.val_labels,
-        Config(rounds=1, epochs=1, partition_size=920, batch_size=200, warmup=0),
+        seeded(DigitsNet, 0), data, settings={"rounds": 1, "epochs": 1, "partition_size": 920},
+        config=Config(batch_size=200), device="cpu",
         on_validation=records.append, on_batch=batches.append,
     )  # fmt: skip
     (start, end) = records
