@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
@@ -36,7 +37,7 @@ def fit(
     *,
     device: str | None = None,
     prepare: nn.Module | None = None,
-    run: RunFolder | None = None,
+    run: str | os.PathLike[str] | RunFolder | None = None,
     resume: bool = False,
     on_validation: Callable[[dict[str, Any]], None] | None = None,
     on_batch: Callable[[dict[str, Any]], None] | None = None,
@@ -67,9 +68,9 @@ def fit(
         In place of that setting of `config`.
     prepare : torch.nn.Module, optional
         Makes of examples what the network takes, on the device, as of bytes that a Dataset decodes.
-    run : RunFolder, optional
-        Where to write metrics, the best model, and after every leg of the training (a partition, or 250 mini-batches of
-        a warm-up) a checkpoint.
+    run : str, path or RunFolder, optional
+        Folder to write to: metrics, the best model, and after every leg of the training (a partition, or 250
+        mini-batches of a warm-up) a checkpoint.
     resume : bool
         Continue from the checkpoint in `run`; `method`, `settings` and `config` are the run's if not given. The result
         is the same as without the interruption. The device, `workers` and `cache_gb` may be others.
@@ -110,10 +111,11 @@ def fit(
     >>> fitted.best["score"] > fitted.history[0]["score"]
     True
     """
+    run = RunFolder(run) if isinstance(run, str | os.PathLike) else run
     if resume:
         if run is None:
             raise ValueError("run must be given to resume from")
-        was = read_run(run)
+        was = read_run(run, method)
         method = was.method if method is None else method
         settings = was.settings if settings is None else settings
         config = was.config if config is None else config

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..methods import settings_of
 from ..runs.folder import RunError, RunFolder
 from .config import Config
 from .settings import Settings, divided
+
+if TYPE_CHECKING:
+    from .method import Method
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,15 @@ class StoredTraining:
     config: Config
 
 
-def read_run(run: RunFolder) -> StoredTraining:
+def read_run(run: RunFolder, method: str | type[Method] | None = None) -> StoredTraining:
     """Return what the training in a run folder was, or is to be.
+
+    Parameters
+    ----------
+    run : RunFolder
+        Its folder.
+    method : str or type, optional
+        Its method, where the caller has it; else it is found by its name.
 
     Raises
     ------
@@ -30,7 +40,7 @@ def read_run(run: RunFolder) -> StoredTraining:
     """
     stored = run.read_stored()
     try:
-        kind = settings_of(stored.method)
+        kind = settings_of(stored.method if method is None else method)
         everything: dict[str, Any] = stored.settings | stored.training  # in one, in folders of the first format
         own, engines = divided(everything, kind, Config)
         return StoredTraining(stored.method, kind(**own), Config(**engines))
