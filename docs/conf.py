@@ -72,8 +72,9 @@ copybutton_prompt_is_regexp = True
 
 
 def skip_field(app, what, name, obj, skip, options):
-    """Leave out the fields of named tuples and data classes, which the docstring of the class describes."""
-    return True if type(obj).__name__ in ("_tuplegetter", "member_descriptor") else skip
+    """Leave out what the docstring of a class describes: fields of tuples and data classes, classes that it names."""
+    is_field = type(obj).__name__ in ("_tuplegetter", "member_descriptor")
+    return True if is_field or (what == "class" and isinstance(obj, type)) else skip
 
 
 def setup(app):

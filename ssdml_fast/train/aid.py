@@ -46,6 +46,14 @@ class Aid:
         are seeded likewise, so that what draws without a generator repeats too.
     through : float
         How far the legs of this kind are, in [0, 1].
+
+    Examples
+    --------
+    What a method's ``loss`` does with it, for a mini-batch whose `extra` are targets of the embedding:
+
+    >>> def loss(self, batch, aid):
+    ...     y = aid.head(aid.embed(batch.rows))
+    ...     return (y - aid.send(batch.extra)).square().sum(1).mean()
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -72,6 +80,11 @@ class Aid:
         average : bool
             By the running mean of the weights, or by the weights of now.
 
+        Returns
+        -------
+        (N, d) float32 tensor on `device`
+            Without a gradient.
+
         Raises
         ------
         Diverged
@@ -85,15 +98,49 @@ class Aid:
         return z
 
     def images(self, rows: Tensor) -> Tensor:
-        """Examples as the network takes them, (B,) rows to (B, ...), on the network's device."""
+        """Examples as the network takes them, (B,) rows to (B, ...), on the network's device.
+
+        Parameters
+        ----------
+        rows : (B,) int64 tensor on the CPU
+            Which examples; those of the mini-batch at hand have been fetched ahead.
+
+        Returns
+        -------
+        (B, ...) tensor
+            As `prepare` makes them, not augmented.
+        """
         return self._engine.feed.images(rows)
 
     def augment(self, images: Tensor) -> Tensor:
-        """Change images at random, as the setting says."""
+        """Change images at random, as the setting `augment` says.
+
+        Parameters
+        ----------
+        images : (B, channels, height, width) float32 tensor
+            Anything where the setting is ``"none"``.
+
+        Returns
+        -------
+        tensor
+            Of the same shape; the images themselves where the setting is ``"none"``.
+        """
         return AUGMENTATION[self.config.augment](images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images by the network in training mode, at the precision that is set: (B, ...) to (B, d), float32.
+
+        For methods of several views of an example; :meth:`embed` serves the others.
+
+        Parameters
+        ----------
+        images : (B, ...) tensor on the network's device
+            As the network takes them.
+
+        Returns
+        -------
+        (B, d) float32 tensor on `device`
+            With a gradient.
 
         Raises
         ------
@@ -103,23 +150,76 @@ class Aid:
         return self._engine.learnt(images)
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Embed a mini-batch of examples, augmented, to learn from: (B,) rows to (B, d)."""
+        """Embed a mini-batch of examples, augmented, to learn from: (B,) rows to (B, d).
+
+        Parameters
+        ----------
+        rows : (B,) int64 tensor on the CPU
+            The batch's `rows` or `beside`.
+
+        Returns
+        -------
+        (B, d) float32 tensor on `device`
+            With a gradient.
+
+        Raises
+        ------
+        Diverged
+            As :meth:`forward`.
+        """
         return self.forward(self.augment(self.images(rows)))
 
     def move_head(self, gradients: Iterable[Tensor]) -> None:
-        """Take one step of the head's optimiser along gradients of its parameters."""
+        """Take one step of the head's optimiser along gradients of its parameters.
+
+        Parameters
+        ----------
+        gradients : iterable of tensors
+            One per parameter of the head, in their order.
+
+        Raises
+        ------
+        TypeError
+            If the head has no parameters.
+        """
         self._engine.move_head(gradients)
 
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Drop what the optimiser remembers of parameters, as of a head that begins anew."""
+        """Drop what the optimiser remembers of parameters, as of a classifier that begins anew.
+
+        Parameters
+        ----------
+        parameters : iterable of torch.nn.Parameter
+            Of the network or of the method.
+        """
         if self._engine.optimizer is not None:
             for parameter in parameters:
                 self._engine.optimizer.state.pop(parameter, None)
 
     def send(self, tensor: Tensor) -> Tensor:
-        """Bring a tensor of the host to the device, without waiting for it."""
+        """Bring a tensor of the host to the device, without waiting for it.
+
+        Parameters
+        ----------
+        tensor : tensor on the CPU
+            Not to be changed afterwards.
+
+        Returns
+        -------
+        tensor on `device`
+        """
         return tensor.to(self.device, non_blocking=True)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """Time a block as a stage of the record; see ``ssdml_fast.train.timing``."""
+        """Time a block as a stage of the record: its seconds join those of that name.
+
+        Parameters
+        ----------
+        name : str
+            ``"embed"``, ``"graph"``, ``"propagate"``, ``"mine"``, ``"train"``, or one of the method's own.
+
+        Returns
+        -------
+        context manager
+        """
         return self._engine.times.stage(name)

@@ -55,6 +55,18 @@ class Fitted:
         Why the training ended: ``"finished"`` all its legs; ``"patience"``: no better score for that many
         validations; ``"collapsed"``: the validation score fell by more than 0.1 below its best; ``"diverged"``: the
         embedding became infinite or NaN.
+
+    Examples
+    --------
+    >>> from ssdml_fast.data import load
+    >>> from ssdml_fast.train import fit
+    >>> data = load("digits")
+    >>> network = nn.Sequential(nn.Flatten(), nn.LayerNorm(64, elementwise_affine=False))  # L alone is trained
+    >>> fitted = fit(network, data, settings={"rounds": 1, "epochs": 1}, device="cpu")
+    >>> fitted.stopped, fitted.best["validation"] == fitted.history[fitted.best["validation"]]["validation"]
+    ('finished', True)
+    >>> fitted.model.embed(data.test_images).shape
+    (599, 64)
     """
 
     model: MetricModel

@@ -75,8 +75,11 @@ def fit(
         Continue from the checkpoint in `run`; `method`, `settings` and `config` are the run's if not given. The result
         is the same as without the interruption. The device, `workers` and `cache_gb` may be others.
     on_validation : callable, optional
-        Called after each validation with its record (:class:`~ssdml_fast.train.records.Record`): of the untrained
-        model, then after each pass or, where the setting `validations` is more than 1, each such part of it.
+        Called after each validation with its record: a dict of its number ``validation`` and of how many are
+        ``planned``; ``epoch``, ``round`` and ``partition``; ``loss`` (mean since the one before), ``examples`` (trained
+        on since), ``score``, ``val_nmi``, ``val_recall@1``, ``seconds`` (by stage), and what the method and the head
+        add. The first is of the untrained model, then there is one after each pass or, where the setting `validations`
+        is more than 1, each such part of it.
     on_batch : callable, optional
         Called after mini-batches with ``validation`` (number of the next), ``planned``, ``done`` (mini-batches since
         the one before), ``batches`` (between the two), ``examples`` (since the one before), ``loss`` (of the

@@ -39,7 +39,13 @@ class TrainingSet:
     labels : (N,) int64 array
         -1 = unlabelled.
     shape : tuple of int
-        Of one example, as the network takes it.
+        Of one example, before any `prepare`.
+
+    Examples
+    --------
+    >>> data = TrainingSet(np.array([4, -1, 2, 4]), shape=(1, 8, 8))
+    >>> len(data), data.labelled, data.classes
+    (4, array([0, 2, 3]), array([2, 4]))
     """
 
     labels: np.ndarray
@@ -79,12 +85,13 @@ class Leg:
     kind : str
         Legs of a kind share one schedule of the step.
     position : tuple of int
-        Where it is in the training; with the seed it decides every random choice of the leg.
+        Where it is in the training, no two legs alike, none negative; with the seed it decides every random choice of
+        the leg.
     passes : int
-        How often its mini-batches are gone through.
+        How often its mini-batches are gone through, at least 1.
     round, partition : int
         For the record and for telling; counted from 1. Round 0 is before the first: neither patience nor the number of
-        passes counts it.
+        passes counts it. Partition 0: the round is not divided.
     rate : float, optional
         Step on the network in place of the setting `learning_rate`.
     weight : float
@@ -93,6 +100,11 @@ class Leg:
         Weight at the beginning of its kind over which the step grows to its size.
     validations : int, optional
         Validations per pass, in place of the setting.
+
+    Examples
+    --------
+    >>> [str(leg) for leg in (Leg("pairs", (0,)), Leg("partition", (1, 2), round=2, partition=3))]
+    ['round 1', 'partition 3 of round 2']
     """
 
     kind: str
@@ -123,6 +135,16 @@ class Batch:
         What else the loss needs to know of it.
     beside : (B',) int64 tensor on the CPU, optional
         More examples that it will ask for.
+
+    Notes
+    -----
+    The examples of both are fetched ahead, and found again by the tensor: the loss is to ask for `rows` or `beside`
+    themselves, not for equal ones.
+
+    Examples
+    --------
+    >>> Batch(torch.tensor([3, 1]), extra="a pair").rows
+    tensor([3, 1])
     """
 
     rows: Tensor
@@ -137,15 +159,24 @@ class Work:
     Attributes
     ----------
     batches : callable
-        Given a random generator, yields the mini-batches of one pass.
+        Given a random generator (`rng` of :class:`Aid`), yields the mini-batches of one pass.
     n_batches : int
-        How many it yields.
+        How many it yields; by it parts of a pass are validated and the step is scheduled.
     record : dict
         What joins the records of the leg's validations: numbers and texts.
     propagated : (rows, labels), optional
         Labels that examples got, two int64 arrays; kept for reports, nothing is trained on them.
     state : any
-        What :meth:`Method.begin_pass` and :meth:`Method.loss` need to know.
+        What :meth:`Method.begin_pass` needs to know.
+
+    Examples
+    --------
+    >>> def batches(rng):
+    ...     for rows in torch.from_numpy(rng.permutation(6)).split(2):
+    ...         yield Batch(rows)
+    >>> work = Work(batches, n_batches=3)
+    >>> [len(batch.rows) for batch in work.batches(np.random.default_rng(0))]
+    [2, 2, 2]
     """
 
     batches: Callable[[np.random.Generator], Iterator[Batch]]
@@ -161,6 +192,12 @@ class Method(nn.Module):
     Its parameters and buffers (heads, memories, proxies) are optimised with the network's, moved to the device and
     saved by the engine. The model that is trained is not among them: a method works on it through :class:`Aid`.
 
+    Two attributes of the class belong to it. `Settings` is the dataclass of its settings, a subclass of
+    :class:`Settings`: they become flags, keys of the table ``[method]`` of a TOML file, and a page's table; no name is
+    one of :class:`Config`'s. `Head` maps the network's (B, d) output to the embedding, by default with an orthogonal L;
+    it is made by ``Head(d, l, generator=...)`` with l the setting `metric_dim`, and its ``diagnostics()``, where it has
+    such, join the records.
+
     Parameters
     ----------
     settings : Settings
@@ -172,19 +209,38 @@ class Method(nn.Module):
     seed : int
         Decides the parameters to begin with.
 
-    Attributes
-    ----------
-    Settings : type
-        Dataclass of its settings: they become flags, keys of a TOML file's table ``[method]``, and a page's table.
-        No name is one of :class:`Config`'s.
-    Head : type
-        What maps the network's (B, d) output to the embedding, made by ``Head(d, l, generator=...)`` with l the setting
-        `metric_dim`; its ``diagnostics()`` join the records.
-
     Raises
     ------
     ValueError
         If the data are not such as it can learn from.
+
+    Examples
+    --------
+    A softmax on the embeddings of the labelled examples, all at once, twenty times:
+
+    >>> class Softmax(Method):
+    ...     def __init__(self, settings, model, data, seed):
+    ...         super().__init__(settings, model, data, seed)
+    ...         self.directions = nn.Parameter(torch.eye(model.dim, len(data.classes)))
+    ...
+    ...     def legs(self):
+    ...         return [Leg("softmax", (0,), passes=20)]
+    ...
+    ...     def prepare(self, leg, aid):
+    ...         rows = torch.from_numpy(self.data.labelled)
+    ...         batch = Batch(rows, torch.from_numpy(self.data.labels)[rows])
+    ...         return Work(lambda rng: iter([batch]), n_batches=1)
+    ...
+    ...     def loss(self, batch, aid):
+    ...         y = aid.head(aid.embed(batch.rows))
+    ...         return nn.functional.cross_entropy(y @ self.directions, aid.send(batch.extra))
+    >>> from ssdml_fast.data import load
+    >>> from ssdml_fast.models.digits import DigitsNet
+    >>> from ssdml_fast.models.seeded import seeded
+    >>> from ssdml_fast.train import fit
+    >>> fitted = fit(seeded(DigitsNet, 0), load("digits"), method=Softmax, device="cpu")
+    >>> fitted.best["score"] > fitted.history[0]["score"]
+    True
     """
 
     Settings: ClassVar[type[Settings]] = Settings
@@ -195,27 +251,85 @@ class Method(nn.Module):
         self.settings, self.data, self.seed = settings, data, seed
 
     def stages(self) -> Sequence[Method]:
-        """Methods whose legs are gone through one after another: by default, itself alone."""
+        """Methods whose legs are gone through one after another: by default, itself alone.
+
+        Returns
+        -------
+        sequence of Method
+            Each prepares its own legs and takes their loss. Their parameters are optimised as far as they are this
+            method's too, as those of an attribute are.
+        """
         return (self,)
 
     def head_optimizer(self, head: nn.Module, config: Config) -> torch.optim.Optimizer | None:
-        """Make what moves the head along a gradient: by default Cayley steps; None where it has no parameters."""
+        """Make what moves the head along a gradient: by default Cayley steps; None where it has no parameters.
+
+        Parameters
+        ----------
+        head : torch.nn.Module
+            An instance of `Head`.
+        config : Config
+            The engine's settings; `metric_step` is the step.
+
+        Returns
+        -------
+        torch.optim.Optimizer or None
+        """
         return CayleySGD(head.parameters(), config.metric_step) if any(True for _ in head.parameters()) else None
 
     def legs(self) -> Sequence[Leg]:
-        """Return the whole plan, which depends on settings and labels alone."""
+        """Return the whole plan, which depends on settings and labels alone.
+
+        Returns
+        -------
+        sequence of Leg
+            In the order that they are gone through.
+        """
         raise NotImplementedError
 
     def prepare(self, leg: Leg, aid: Aid) -> Work:
-        """Do what a leg begins with: embed, build graphs, cluster, mine."""
+        """Do what a leg begins with: embed, build graphs, cluster, mine.
+
+        Parameters
+        ----------
+        leg : Leg
+            One of :meth:`legs`.
+        aid : Aid
+            Just seeded by the leg's position.
+
+        Returns
+        -------
+        Work
+        """
         raise NotImplementedError
 
     def begin_pass(self, work: Work, aid: Aid) -> None:
-        """Do what a pass begins with, as solving for the head on all its examples; by default nothing."""
+        """Do what a pass begins with, as solving for the head on all its examples; by default nothing.
+
+        Parameters
+        ----------
+        work : Work
+            What :meth:`prepare` returned.
+        aid : Aid
+            As it went on since.
+        """
 
     def loss(self, batch: Batch, aid: Aid) -> Tensor | None:
-        """Return the loss of a mini-batch, a scalar on the device, or None where there is nothing to learn from.
+        """Return the loss of a mini-batch.
 
         It may move the head first, by :meth:`Aid.move_head`; whatever has a gradient afterwards is moved by the engine.
+
+        Parameters
+        ----------
+        batch : Batch
+            One that the leg's work yielded.
+        aid : Aid
+            :meth:`Aid.embed` gives the batch's embeddings, to learn from.
+
+        Returns
+        -------
+        () float32 tensor on `aid.device`, or None
+            None where there is nothing to learn from. The mean over the mini-batch, so that the step's size does not
+            depend on how much it holds.
         """
         raise NotImplementedError

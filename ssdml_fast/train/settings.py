@@ -46,6 +46,15 @@ def setting(
     Returns
     -------
     dataclasses.Field
+
+    Examples
+    --------
+    >>> @dataclass(frozen=True)
+    ... class Mining(Settings):
+    ...     neighbors: int = setting(4, "Neighbours of each example.", least=2)
+    >>> Mining(neighbors=1)
+    Traceback (most recent call last):
+    ValueError: neighbors must be at least 2, found 1
     """
     form = form or (f"of the form {pattern}" if pattern else "a text")
     limits = {"least": least, "within": within, "choices": choices, "pattern": pattern or "(?s:.*)", "form": form}
