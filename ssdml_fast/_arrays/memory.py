@@ -140,7 +140,7 @@ def from_numpy(x: np.ndarray, like: Any) -> Any:
         return x
     if is_torch(like):
         tensor = sys.modules["torch"].from_numpy(x)
-        return tensor.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else tensor
+        return (tensor.pin_memory() if like.is_cuda else tensor).to(like.device, non_blocking=True)
     with like.device:
         return sys.modules["cupy"].asarray(x)
 

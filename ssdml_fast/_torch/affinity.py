@@ -7,7 +7,7 @@ import torch
 from .. import _arrays as arrays
 from .._run import affinity as run
 from ..graph import KnnGraph
-from .library import KEY, fake_number, library, number
+from .library import KEY, library
 
 library.define(
     "propagate_affinity(Tensor indices, Tensor? distances, Tensor? ptr, Tensor? weights, Tensor labels, float gamma, "
@@ -21,7 +21,7 @@ def _propagate_affinity(indices, distances, ptr, weights, labels, gamma, tol, nu
     values, mass, classes, iterations, bound = run.propagate_affinity(
         graph.indices, graph.distances, graph.weights, labels, gamma, tol, num_threads
     )
-    return values, mass, classes, number(iterations, torch.int64), number(bound, torch.float64)
+    return values, mass, classes, torch.tensor(iterations), torch.tensor(bound, dtype=torch.float64)
 
 
 def _propagate_affinity_fake(indices, distances, ptr, weights, labels, gamma, tol, num_threads):
@@ -31,8 +31,8 @@ def _propagate_affinity_fake(indices, distances, ptr, weights, labels, gamma, to
         indices.new_empty(indices.shape, dtype=dtype),
         indices.new_empty((indices.shape[0], classes), dtype=dtype),
         indices.new_empty((classes,), dtype=torch.int64),
-        fake_number(torch.int64),
-        fake_number(torch.float64),
+        torch.empty((), dtype=torch.int64),
+        torch.empty((), dtype=torch.float64),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from .. import _arrays as arrays
 from .._run import propagate_labels as run
 from ..graph import KnnGraph
-from .library import KEY, fake_number, library, number
+from .library import KEY, library
 
 library.define(
     "propagate_labels(Tensor indices, Tensor? distances, Tensor? ptr, Tensor? weights, Tensor labels, float gamma, "
@@ -20,7 +20,7 @@ def _propagate_labels(indices, distances, ptr, weights, labels, gamma, tol, num_
     posteriors, classes, iterations, bound = run.propagate_labels(
         graph.indices, graph.distances, graph.ptr, graph.weights, labels, gamma, tol, num_threads
     )
-    return posteriors, classes, number(iterations, torch.int64), number(bound, torch.float64)
+    return posteriors, classes, torch.tensor(iterations), torch.tensor(bound, dtype=torch.float64)
 
 
 def _propagate_labels_fake(indices, distances, ptr, weights, labels, gamma, tol, num_threads):
@@ -29,8 +29,8 @@ def _propagate_labels_fake(indices, distances, ptr, weights, labels, gamma, tol,
     return (
         indices.new_empty((indices.shape[0], classes), dtype=dtype),
         indices.new_empty((classes,), dtype=torch.int64),
-        fake_number(torch.int64),
-        fake_number(torch.float64),
+        torch.empty((), dtype=torch.int64),
+        torch.empty((), dtype=torch.float64),
     )
 
 

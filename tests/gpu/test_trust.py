@@ -1,18 +1,18 @@
 """Values on a device that the caller has looked at are not looked at again, and then nothing waits for the device."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
 import torch
 from on_device import DEVICE, OPERATIONS, gpu, on
-from stand_in import installed
+from stand_in import installed, replace_arrays
 from strategies import random_stiefel
 from waits import waits
 
 import ssdml_fast as sf
-from ssdml_fast import EdgeAffinity, KnnGraph
+from ssdml_fast import EdgeAffinity, KnnGraph, _core
 from ssdml_fast import _arrays as arrays
 from ssdml_fast._run import mine_class_triplets as mining
 from ssdml_fast.data.augment import cut_out, mix_channels, mix_up, random_affine
@@ -181,6 +181,42 @@ def test_a_step_of_trusted_values_waits_for_nothing(on_stand_in, kind):
             assert set(found) <= adam
     for doubted, trusted in zip(*taken, strict=True):
         assert torch.equal(doubted, trusted)
+
+
+class Kernels:
+    """Answer no values, and ask for little memory."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: 256 if name.endswith("_workspace") else None
+
+
+@pytest.fixture
+def nowhere():
+    """The meta device as one with kernels: no value can be looked at there, and nothing mixed with others' memory."""
+
+    @contextmanager
+    def on_device(x):
+        assert x.is_meta
+        yield 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        replace_arrays(patch, "is_cuda", lambda x: arrays.is_torch(x) and x.is_meta)
+        replace_arrays(patch, "namespace", lambda x, name: torch if arrays.is_torch(x) else np)
+        replace_arrays(patch, "address", lambda x: 0)
+        replace_arrays(patch, "on_device", on_device)
+        patch.setattr(_core, "cuda", Kernels)
+        patch.setattr("ssdml_fast.optim.base.orthogonality_error", lambda L: 0.0)
+        yield "meta"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STEPS if kind != "autocast"])  # which that device has not
+def test_all_of_a_step_stays_on_its_device(nowhere, kind):
+    step, parameters = step_of(kind, nowhere)
+    with arrays.trusted():
+        losses = [step(seed) for seed in range(2)]
+    assert all(value.is_meta for value in (*losses, *parameters))
+    with pytest.raises((RuntimeError, NotImplementedError)):  # looks at values that are doubted
+        step(2)
 
 
 @gpu
