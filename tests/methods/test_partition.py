@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssdml_fast.train.partition import count, partitions
+from ssdml_fast.methods.partition import count, partitions
 
 
 @given(st.lists(st.integers(-1, 3), min_size=1, max_size=80), st.integers(1, 30), st.integers(0, 99))

@@ -1,0 +1,137 @@
+"""What SSDML mines a partition for, the mini-batches that it is trained by, and what moves L."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from trainings import TINY, Pixels, SmallNet, assert_same, digits, engine, train
+
+import ssdml_fast as sf
+from ssdml_fast.data.digits import load_digits
+from ssdml_fast.methods.ssdml import SSDML, most_confident
+from ssdml_fast.models.metric import untrained
+from ssdml_fast.models.seeded import seeded
+from ssdml_fast.runs.folder import RunFolder
+
+
+def posterior_matrices():
+    return st.tuples(st.integers(1, 60), st.integers(1, 6), st.integers(0, 2**31)).map(
+        lambda s: np.random.default_rng(s[2]).dirichlet(np.full(s[1], 0.3), s[0])
+    )
+
+
+@given(posterior_matrices(), st.floats(0.01, 1))
+def test_the_most_confident_of_each_class_are_chosen(posteriors, share):
+    chosen = most_confident(posteriors, share)
+    assert (np.diff(chosen) > 0).all()
+    classes, confidence = posteriors.argmax(1), posteriors.max(1)
+    for c in range(posteriors.shape[1]):
+        members, kept = np.flatnonzero(classes == c), chosen[classes[chosen] == c]
+        assert len(kept) == np.ceil(share * len(members))
+        left = np.setdiff1d(members, kept)
+        assert not len(left) or confidence[left].max() <= confidence[kept].min()
+
+
+def partition(mining, **settings):
+    """What 200 digits are mined for by their pixels, beside those, their labels, and how triplets are drawn."""
+    data = load_digits(0)
+    images, labels = data.images[:200], data.labels[:200]
+    settings = {"mining": mining, "neighbors": 6, "batch_size": 30, "confident": 0.5, "confident_last": 0.5} | settings
+    made = engine(settings, Pixels(), ((images, labels), (images, np.abs(labels))))
+    (_, leg), *_ = made.plan
+    work = made.method.prepare(leg, made.aid)
+    z, members = F.normalize(torch.from_numpy(images).flatten(1)), torch.from_numpy(made.method.members(leg))
+    batches = list(work.batches(np.random.default_rng(0)))
+    assert len(batches) == work.n_batches
+    drawn = [made.method.triplets(batch.extra, z[batch.rows], made.aid) for batch in batches]
+    assert sorted(members.tolist()) == list(range(200))
+    return z[members], labels[members], members, work, [batch.rows for batch in batches], drawn
+
+
+def test_neighborhood_mining_is_the_papers():
+    z, labels, members, work, batches, drawn = partition("neighborhood")
+    graph = sf.knn_graph(z, 6)
+    paper = sf.mine_triplets(graph, sf.propagate_affinity(graph, torch.from_numpy(labels), gamma=0.9))
+    assert work.record == {"triplets": len(paper)}
+    seen = []
+    for rows, triplets in zip(batches, drawn, strict=True):
+        assert len(rows.unique()) == len(rows)
+        assert len(triplets) == 30 or rows is batches[-1]
+        seen += rows[triplets].tolist()
+    paper = members[paper].tolist()
+    assert seen != paper and sorted(seen) == sorted(paper)
+
+
+@pytest.mark.parametrize("hard", [0, 1])
+def test_class_mining_draws_among_confident_examples_of_a_batch(hard):
+    z, labels, members, work, batches, drawn = partition("class", triplets_per_example=4, hard_negatives=hard)
+    graph = sf.knn_graph(z, 6)
+    posteriors = sf.propagate_labels(graph, torch.from_numpy(labels), gamma=0.9, tol=1e-4).posteriors.numpy()
+    posteriors[labels >= 0] = labels[labels >= 0, None] == np.unique(labels[labels >= 0])
+    chosen = most_confident(posteriors, 0.5)
+    assert work.record == {"triplets": 4 * len(chosen)}
+    np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.sort(members[chosen]))
+    place = torch.empty(200, dtype=torch.int64)
+    place[members] = torch.arange(200)
+    rows, triplets = place[batches[0]], drawn[0]
+    assert len(triplets) == 4 * 30
+    classes = torch.from_numpy(posteriors.argmax(1))[rows]
+    anchor, positive, negative = classes[triplets.T]
+    assert (anchor == positive).all() and (anchor != negative).all()
+    if hard:
+        distances = torch.cdist(z[rows], z[rows])
+        distances[classes[:, None] == classes] = torch.inf
+        nearest = distances[triplets[:, 0], triplets[:, 2]]
+        np.testing.assert_allclose(nearest, distances[triplets[:, 0]].min(1).values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mining", ["class", "neighborhood"])
+def test_labels_that_are_known_are_propagated_as_they_are(mining):
+    _, labels, members, work, *_ = partition(mining)
+    rows, propagated = work.propagated
+    np.testing.assert_array_equal(rows, members)
+    np.testing.assert_array_equal(propagated[labels >= 0], labels[labels >= 0])
+    assert (propagated >= 0).all() and propagated.dtype == np.int64
+
+
+# --- what moves L -----------------------------------------------------------------------------------------------------
+
+
+def test_what_moves_L_decides_whether_it_stays_orthogonal():
+    for update in ("conjugate", "unconstrained"):
+        result = train(TINY | {"rounds": 1, "metric_update": update})
+        errors = [record["orthogonality_error"] for record in result.history]
+        assert result.best["score"] > result.history[0]["score"]
+        assert max(errors) <= 1e-5 if update == "conjugate" else errors[-1] > 1e-3
+
+
+def test_L_of_a_pass_is_solved_on_all_its_triplets(monkeypatch):
+    solved, solve = [], SSDML.solve
+    monkeypatch.setattr(
+        SSDML, "solve", lambda self, z, t, aid: solved.append((len(z), len(t))) or solve(self, z, t, aid)
+    )
+    settings = {"mining": "neighborhood", "metric_update": "partition", "rounds": 1, "metric_dim": 16, "max_epochs": 2}
+    result = train(settings | {"average": 0.0, "epochs": 2, "neighbors": 10, "learning_rate": 1e-9})
+    assert solved == [(400, 2000)] * 2
+    start = untrained(seeded(SmallNet, 0), digits()[0][0], 16, 0).metric.L
+    assert result.history[-1]["orthogonality_error"] <= 1e-5 and (result.model.metric.L - start).abs().max() > 1e-2
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_labels_beyond_31_bits_stay_themselves(tmp_path):
+    """In what is propagated and stored; and only their order counts."""
+    (images, labels), (val_images, val_labels) = digits()
+    far = np.where(labels < 0, -1, labels + 2**40)
+    near, large = RunFolder(tmp_path / "near"), RunFolder(tmp_path / "far")
+    once = TINY | {"rounds": 1}
+    one = train(once, run=near)
+    other = train(once, data=((images, far), (val_images, val_labels + 2**40)), run=large)
+    assert_same(one, other)
+    few = near.read_propagated()
+    np.testing.assert_array_equal(large.read_propagated(), np.where(few < 0, -1, few.astype(np.int64) + 2**40))

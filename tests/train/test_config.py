@@ -1,0 +1,83 @@
+"""Settings of the engine and of SSDML: a bad one is named, and each says what it means."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ssdml_fast.methods.settings import SSDMLSettings
+from ssdml_fast.train import Config, Settings, setting
+from ssdml_fast.train.settings import divided
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("seed", -1), ("mining", "best"), ("rounds", -1), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
+        ("validations", 0), ("patience", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0),
+        ("gamma", float("nan")), ("alpha", 90.0),
+        ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
+        ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
+        ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
+        ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
+        ("precision", "half"), ("compile", 1), ("tf32", None), ("select", "first"), ("device", "gpu"),
+        ("device", "cuda:x"), ("device", 0), ("workers", -1), ("cache_gb", -1.0), ("cache_gb", float("inf")),
+        ("mixup", 0.6), ("mixup", -0.1), ("softmax_weight", -1.0), ("softmax_weight", 1000.0),
+        ("metric_update", "partition"),  # with the default mining, whose triplets are not known before
+    ],
+)  # fmt: skip
+def test_a_bad_setting_is_named(setting, value):
+    own, engines = divided({setting: value}, SSDMLSettings, Config)
+    with pytest.raises((TypeError, ValueError), match=f"^{setting} must be"):
+        SSDMLSettings(**own), Config(**engines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample(Settings):
+    """One setting of each kind."""
+
+    count: int = setting(1, "An integer.", least=1)
+    share: float = setting(0.5, "A number.", within="[0, 1)")
+    free: float = setting(0.0, "Any number.")
+    flag: bool = setting(False, "Yes or no.")
+    kind: str = setting("a", "A choice.", choices=("a", "b"))
+    form: str = setting("x1", "A text.", pattern=r"x\d")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"count": 0}, r"^count must be at least 1, found 0"),
+        ({"count": 1.5}, r"^count must be an integer, found 1\.5"),
+        ({"count": True}, r"^count must be an integer, found True"),
+        ({"share": 1}, r"^share must be in \[0, 1\), found 1\.0"),
+        ({"share": "half"}, r"^share must be .*, found 'half'"),
+        ({"free": float("nan")}, r"^free must be .*, found nan"),
+        ({"flag": 1}, r"^flag must be True or False, found 1"),
+        ({"kind": "c"}, r"^kind must be one of 'a', 'b', found 'c'"),
+        ({"form": "x12"}, r"^form must be .*, found 'x12'"),
+    ],
+)
+def test_a_setting_is_checked_by_its_type_and_limits(given, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Sample(**given)
+
+
+def test_settings_become_their_types_and_stay():
+    sample = Sample(share=0, free=2)
+    assert [type(value) for value in (sample.share, sample.free)] == [float, float]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sample.share = 0.1
+
+
+def test_settings_are_divided_by_name():
+    assert divided({"seed": 1, "share": 0.1}, Sample, Config) == ({"share": 0.1}, {"seed": 1})
+    with pytest.raises(ValueError, match=r"^unknown settings: colour, shape"):
+        divided({"shape": 1, "colour": 2, "seed": 3}, Sample, Config)
+
+
+@pytest.mark.parametrize("kind", [Config, SSDMLSettings])
+def test_every_setting_says_what_it_means(kind):
+    for field in dataclasses.fields(kind):
+        assert field.metadata["help"].endswith("."), field.name
