@@ -17,6 +17,7 @@ from ..graph import KnnGraph
 from ..nn import OrthogonalMetric
 from ..optim import CayleySGD
 from ..train.aid import Aid
+from ..train.batches import batch_sizes
 from ..train.config import Config
 from ..train.method import Batch, Leg, Work
 from .graph import GraphMethod
@@ -83,8 +84,9 @@ class SSDML(GraphMethod):
         classes = np.unique(labels[labels >= 0])
         posteriors[labels >= 0] = labels[labels >= 0, None] == classes  # a label is certain
         chosen = most_confident(posteriors, self.share(leg))
-        n_batches = -(-len(chosen) // size)
-        batches = partial(class_batches, members, chosen, torch.from_numpy(posteriors.argmax(1)), size)
+        sizes = batch_sizes(len(chosen), size)
+        n_batches = len(sizes)
+        batches = partial(class_batches, members, chosen, torch.from_numpy(posteriors.argmax(1)), sizes)
         return Work(
             self.beside_softmax(batches, n_batches, size), n_batches,
             {"triplets": len(chosen) * settings.triplets_per_example}, (members, classes[posteriors.argmax(1)]),
@@ -203,9 +205,9 @@ def neighborhood_batches(members: np.ndarray, triplets: Tensor, size: int, rng: 
 
 
 def class_batches(
-    members: np.ndarray, chosen: np.ndarray, classes: Tensor, size: int, rng: np.random.Generator
+    members: np.ndarray, chosen: np.ndarray, classes: Tensor, sizes: list[int], rng: np.random.Generator
 ) -> Iterator[Batch]:
     """Yield mini-batches of a partition's chosen examples in random order, with the class of each."""
     of_all = torch.from_numpy(members)
-    for rows in torch.from_numpy(rng.permutation(chosen)).split(size):
+    for rows in torch.from_numpy(rng.permutation(chosen)).split(sizes):
         yield Batch(of_all[rows], Mined(classes=classes[rows], seed=int(rng.integers(2**63))))

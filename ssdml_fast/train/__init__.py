@@ -14,6 +14,7 @@ require("training", "safetensors", "sklearn", "threadpoolctl")
 
 if TYPE_CHECKING:
     from .aid import Aid
+    from .batches import batch_sizes
     from .config import Config
     from .engine import Fitted
     from .fit import fit
@@ -30,6 +31,7 @@ _HOME = {
     "Settings": "settings",
     "TrainingSet": "method",
     "Work": "method",
+    "batch_sizes": "batches",
     "fit": "fit",
     "setting": "settings",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "Settings",
     "TrainingSet",
     "Work",
+    "batch_sizes",
     "fit",
     "setting",
 ]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 from trainings import TINY, Pixels, SmallNet, assert_same, digits, engine, train
 
@@ -135,3 +136,32 @@ def test_labels_beyond_31_bits_stay_themselves(tmp_path):
     assert_same(one, other)
     few = near.read_propagated()
     np.testing.assert_array_equal(large.read_propagated(), np.where(few < 0, -1, few.astype(np.int64) + 2**40))
+
+
+# --- mini-batches of one ----------------------------------------------------------------------------------------------
+
+
+class Normalising(nn.Module):
+    """Batch normalisation refuses a mini-batch of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16))
+        self.seen = []
+
+    def forward(self, images):
+        self.seen += [len(images)] * self.training
+        return self.layers(images)
+
+
+@pytest.mark.parametrize("mining", ["class", "neighborhood"])
+def test_no_single_example_is_left_to_a_mini_batch(mining):
+    (images, labels), val = digits()
+    everything = {"rounds": 1, "metric_dim": 4, "mining": mining, "confident": 1.0, "confident_last": 1.0, "epochs": 1}
+    data = (images[:201], labels[:201]), val
+    network = seeded(Normalising, 0)
+    settings = everything | {"batch_size": 100, "warmup": 2, "softmax_weight": 0.5}
+    assert train(settings, network, data).stopped == "finished"
+    assert min(network.seen) > 1
+    if mining == "class":
+        assert network.seen == [100, 100, 100, 100, 101, 100]  # the warm-up; mini-batches and their labelled ones
