@@ -176,17 +176,23 @@ def _train(
 
 def _as_settings(kind: type[Method], settings: Settings | dict[str, Any] | None) -> Settings:
     """The settings of a method, from whatever form the caller gave."""
+    own = kind.Settings
+    if not (isinstance(own, type) and issubclass(own, Settings)):
+        raise TypeError(f"{kind.__name__}.Settings must be a dataclass made from Settings, found {own!r}")
+    taken = sorted(own.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys())
+    if taken:
+        raise TypeError(f"{own.__name__} must have no setting of Config's, found {', '.join(taken)}")
     if settings is None or isinstance(settings, dict):
         try:
-            return kind.Settings(**(settings or {}))
+            return own(**(settings or {}))
         except TypeError as error:
             if "unexpected keyword" not in str(error):
                 raise
-            unknown = sorted((settings or {}).keys() - kind.Settings.__dataclass_fields__.keys())
+            unknown = sorted((settings or {}).keys() - own.__dataclass_fields__.keys())
             raise ValueError(f"settings must be those of {kind.__name__}, found also {', '.join(unknown)}") from None
-    if type(settings) is not kind.Settings:
+    if type(settings) is not own:
         raise TypeError(
-            f"settings must be a dict or {kind.Settings.__name__} for {kind.__name__}, found {type(settings).__name__}"
+            f"settings must be a dict or {own.__name__} for {kind.__name__}, found {type(settings).__name__}"
         )
     return settings
 

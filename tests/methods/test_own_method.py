@@ -1,0 +1,224 @@
+"""A method of one's own is trained, saved and resumed as those that come with the package; and errors name it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from trainings import SmallNet, assert_same, digits, engine, interrupt, train
+
+from ssdml_fast.methods import load_method, name_of
+from ssdml_fast.models.metric import Identity
+from ssdml_fast.models.seeded import seeded
+from ssdml_fast.nn import OrthogonalMetric
+from ssdml_fast.runs.folder import RunError, RunFolder
+from ssdml_fast.train import Config, Leg, Method, Settings, fit, setting
+
+SMALL = {"metric_dim": 16, "batch_size": 33, "learning_rate": 3e-3}  # the 100th labelled example joins the third batch
+
+NARROW = Config(metric_dim=16, device="cpu")
+
+sys.path.insert(0, str(Path(__file__).parent))
+from contrastive import Contrastive, ContrastiveSettings, WithoutHead  # noqa: E402
+
+
+@pytest.mark.parametrize("kind", [Contrastive, WithoutHead])
+def test_it_trains_what_is_its_own_too(kind, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    result = train(SMALL, method=kind, run=run)
+    assert result.stopped == "finished" and len(result.history) == 5
+    assert result.best["score"] > result.history[0]["score"]
+    assert [record.get("kind") for record in result.history] == [None] + 4 * ["pairs"]
+    own = run.read_checkpoint()["method"]
+    assert own.keys() == {"margin", "seen"} and own["seen"] == 4 * 100 and own["margin"] != 0.5
+    head = result.model.metric
+    assert type(head) is kind.Head and result.model.dim == (16 if kind is Contrastive else 32)
+    start = engine(SMALL, method=kind).model
+    moved = (head.state_dict()[name] - L for name, L in start.metric.state_dict().items())
+    assert [(change.abs().max() > 1e-4).item() for change in moved] == [True] * (kind is Contrastive)
+    errors = [record.get("orthogonality_error") for record in result.history]
+    assert errors == [None] * 5 if kind is WithoutHead else max(errors) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [Contrastive, WithoutHead])
+@pytest.mark.parametrize("done", [None, 2])
+def test_it_resumes_to_the_same(kind, done, tmp_path):
+    run, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    result = train(SMALL, method=kind, run=whole)
+    stop = {"on_batch" if done else "on_validation": interrupt(3, done)}
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, method=kind, run=run, **stop)
+    assert_same(fit(seeded(SmallNet, 0), *digits(), run=run, resume=True), result)
+    once, again = (each.read_checkpoint()["method"] for each in (whole, run))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_it_may_be_given_by_the_name_of_its_module(tmp_path, monkeypatch):
+    source = Path(__file__).with_name("contrastive.py").read_text()
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "of_mine.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    run = RunFolder(tmp_path / "run")
+    named = {"method": "of_mine:Contrastive", "settings": {"margin": 0.25}, "config": NARROW}
+    with pytest.raises(KeyboardInterrupt):
+        fit(seeded(SmallNet, 0), *digits(), run=run, on_validation=interrupt(2), **named)
+    stored = run.read_stored()
+    assert (stored.method, stored.settings) == ("of_mine:Contrastive", {"parts": 2, "margin": 0.25})
+    resumed = fit(seeded(SmallNet, 0), *digits(), run=run, resume=True)
+    assert_same(resumed, fit(seeded(SmallNet, 0), *digits(), **named))
+    with pytest.raises(RunError, match=r"other settings: margin"):
+        fit(seeded(SmallNet, 0), *digits(), run=run, resume=True, settings={"margin": 0.5})
+    assert name_of(load_method("of_mine:Contrastive")) == "of_mine:Contrastive"
+    assert name_of(Contrastive) == "contrastive:Contrastive"
+
+
+class Counting(Contrastive):
+    """Has a loss for every other mini-batch, and forgets its margin at the beginning of each leg."""
+
+    def prepare(self, leg, aid):
+        state = self.margin_state = aid._engine.optimizer.state
+        self.remembered = [*getattr(self, "remembered", []), self.margin in state]
+        aid.forget([self.margin])
+        assert self.margin not in state and (leg.position == (0,) or len(state) > 0)
+        return super().prepare(leg, aid)
+
+    def loss(self, batch, aid):
+        self.calls = getattr(self, "calls", 0) + 1
+        return None if self.calls % 2 else super().loss(batch, aid)
+
+
+def test_what_has_no_loss_moves_nothing_and_is_told_of_to_no_one():
+    told = []
+    made = engine(SMALL, method=Counting)
+    before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    work = made.method.prepare(made.plan[0][1], made.aid)
+    first, second = list(work.batches(np.random.default_rng(0)))[:2]
+    assert made.step(made.method, first, 0.1) is None and made.steps == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.model.state_dict().items())
+    assert made.step(made.method, second, 0.1) > 0 and made.steps == 1
+    assert not any(torch.equal(tensor, before[name]) for name, tensor in made.model.state_dict().items())
+    result = train(SMALL | {"parts": 1}, method=Counting, on_batch=told.append)
+    assert [record["done"] for record in told] == [2, 1, 3]  # of three mini-batches a pass
+    assert result.history[1]["loss"] == pytest.approx(told[0]["loss"])
+
+
+def test_it_forgets_what_the_optimiser_remembers():
+    made = engine(SMALL, method=Counting)
+    made.validate({"validation": 0})
+    for stage, leg in made.plan:
+        made.one_leg(stage, leg, None, None)
+    assert made.method.remembered == [False, True]
+
+
+class Moving(Contrastive):
+    """Moves the head first, by a gradient of its own."""
+
+    def loss(self, batch, aid):
+        if not hasattr(self, "straight"):
+            before = aid.head.L.detach().clone()
+            aid.move_head([torch.ones_like(before)])
+            self.straight = (aid.head.L - before).abs().max().item(), aid.head.diagnostics()["orthogonality_error"]
+            assert all(parameter.grad is None for parameter in aid.head.parameters())
+        return super().loss(batch, aid)
+
+
+def test_it_may_move_the_head_which_stays_on_its_manifold():
+    made = engine(SMALL, method=Moving)
+    made.validate({"validation": 0})
+    made.one_leg(*made.plan[0], None, None)
+    moved, error = made.method.straight
+    assert moved > 1e-3 and error < 1e-5
+
+    class Headless(Moving):
+        Head = Identity
+
+        def loss(self, batch, aid):
+            aid.move_head([])
+
+    with pytest.raises(TypeError, match=r"^head must have parameters to be moved, found Identity"):
+        train(SMALL, method=Headless)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+class NoMethod(nn.Module):
+    pass
+
+
+@dataclass(frozen=True)
+class Taken(Settings):
+    seed: int = setting(0, "One of the engine's.")
+
+
+class TakesASettingOfTheEngine(Contrastive):
+    Settings = Taken
+
+
+class SettingsOfAnotherKind(Contrastive):
+    Settings = dict
+
+
+class NeedsMore(Contrastive):
+    def __init__(self, settings, model, data, seed):
+        raise ValueError("labels must be of ten classes at least")
+
+
+class TwiceInOnePlace(Contrastive):
+    def legs(self):
+        return [Leg("pairs", (0,)), Leg("pairs", (0,))]
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "message"),
+    [
+        ("smdl", ValueError, r"^method must be one of ssdml, or of the form package\.module:Class, found 'smdl'"),
+        ("no_such_module:Class", ValueError, r"^method no_such_module:Class cannot be .*no_such_module"),
+        ("contrastive:None", ValueError, r"^method contrastive:None cannot be .*None"),
+        ("contrastive:batch_sizes", TypeError, r"^method must be a subclass of ssdml_fast\.train\.Method, found <func"),
+        (NoMethod, TypeError, r"^method must be a subclass of ssdml_fast\.train\.Method, found .*NoMethod"),
+        (3, TypeError, r"^method must be a subclass of ssdml_fast\.train\.Method, found 3"),
+        ({"rounds": 1}, TypeError, r"^method must be a subclass of ssdml_fast\.train\.Method, found \{'rounds'"),
+        (TakesASettingOfTheEngine, TypeError, r"^Taken must have no setting of Config's, found seed"),
+        (SettingsOfAnotherKind, TypeError, r"^SettingsOfAnotherKind\.Settings must be a dataclass made from Settings"),
+        (NeedsMore, ValueError, r"^labels must be of ten classes at least"),
+        (TwiceInOnePlace, ValueError, r"^position must be another for each leg"),
+    ],
+)
+def test_what_is_no_method_is_named_before_anything_is_written(method, error, message, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    network = seeded(SmallNet, 0)
+    with pytest.raises(error, match=message):
+        fit(network, *digits(), method=method, config=NARROW, run=run)
+    assert not run.path.exists()
+    fresh = seeded(SmallNet, 0).state_dict()
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in network.state_dict().items())
+
+
+def test_wrong_settings_are_named():
+    for settings, message in [
+        ({"margin": 3}, r"^margin must be in \(0, 2\], found 3\.0"),
+        ({"colour": 1}, r"^settings must be those of Contrastive, found also colour"),
+        (Taken(), r"^settings must be a dict or ContrastiveSettings for Contrastive, found Taken"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            fit(SmallNet(), *digits(), method=Contrastive, settings=settings)
+    as_instance, as_dict = (
+        fit(seeded(SmallNet, 0), *digits(), method=Contrastive, settings=settings, config=NARROW)
+        for settings in (ContrastiveSettings(parts=1), {"parts": 1})
+    )
+    assert_same(as_instance, as_dict)
+
+
+class Bare(Method):
+    Head = OrthogonalMetric
+
+
+def test_a_method_must_say_what_it_is():
+    with pytest.raises(NotImplementedError):
+        engine({"metric_dim": 16}, method=Bare)
