@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ..train.method import Method
@@ -44,15 +44,15 @@ def load_method(name: str | type[Method]) -> type[Method]:
     >>> load_method("ssdml").__name__
     'SSDML'
     """
-    found = _find(f"{__name__}.{METHODS[name].method}") if name in METHODS else name
-    if isinstance(found, str):
-        if ":" not in found:
-            known, near = ", ".join(METHODS), difflib.get_close_matches(found, METHODS, 1)
+    found: Any = name
+    if isinstance(name, str):
+        if name not in METHODS and ":" not in name:
+            known, near = ", ".join(METHODS), difflib.get_close_matches(name, METHODS, 1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"method must be one of {known}, or of the form package.module:Class, found {found!r}{meant}"
+                f"method must be one of {known}, or of the form package.module:Class, found {name!r}{meant}"
             )
-        found = _find(found)
+        found = _find(f"{__name__}.{METHODS[name].method}" if name in METHODS else name)
 
     from ..train.method import Method
 
@@ -63,7 +63,7 @@ def load_method(name: str | type[Method]) -> type[Method]:
 
 def settings_of(name: str | type[Method]) -> type[Settings]:
     """Return the dataclass of a method's settings; see :func:`load_method`. Torch is not imported for those here."""
-    if name in METHODS:
+    if isinstance(name, str) and name in METHODS:
         return _find(f"{__name__}.{METHODS[name].settings}")
     return load_method(name).Settings
 

@@ -1,4 +1,4 @@
-"""Settings of the engine and of SSDML: a bad one is named, and each says what it means."""
+"""Settings are checked by their types and limits, and each says what it means."""
 
 from __future__ import annotations
 
@@ -9,28 +9,6 @@ import pytest
 from ssdml_fast.methods.settings import SSDMLSettings
 from ssdml_fast.train import Config, Settings, setting
 from ssdml_fast.train.settings import divided
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("seed", -1), ("mining", "best"), ("rounds", -1), ("rounds", 1.5), ("partition_size", 0), ("epochs", 0),
-        ("validations", 0), ("patience", 0), ("batch_size", 0), ("neighbors", 1), ("gamma", 1.0),
-        ("gamma", float("nan")), ("alpha", 90.0),
-        ("confident", 0.0), ("confident", 1.1), ("triplets_per_example", 0), ("learning_rate", 0.0),
-        ("metric_step", -1.0), ("learning_rate", 1e6), ("metric_dim", 0), ("gamma", "much"), ("warmup", -1),
-        ("warmup_rate", 0.0), ("max_epochs", -1), ("confident_last", 1.1), ("hard_negatives", -1), ("augment", "all"),
-        ("optimizer", "lbfgs"), ("weight_decay", -0.1), ("schedule", "step"), ("average", 1.0), ("metric_update", "qr"),
-        ("precision", "half"), ("compile", 1), ("tf32", None), ("select", "first"), ("device", "gpu"),
-        ("device", "cuda:x"), ("device", 0), ("workers", -1), ("cache_gb", -1.0), ("cache_gb", float("inf")),
-        ("mixup", 0.6), ("mixup", -0.1), ("softmax_weight", -1.0), ("softmax_weight", 1000.0),
-        ("metric_update", "partition"),  # with the default mining, whose triplets are not known before
-    ],
-)  # fmt: skip
-def test_a_bad_setting_is_named(setting, value):
-    own, engines = divided({setting: value}, SSDMLSettings, Config)
-    with pytest.raises((TypeError, ValueError), match=f"^{setting} must be"):
-        SSDMLSettings(**own), Config(**engines)
 
 
 @dataclasses.dataclass(frozen=True)
