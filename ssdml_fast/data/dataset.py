@@ -36,6 +36,9 @@ class Dataset:
         All labels of the training examples, hidden ones included: for measuring propagated labels, never for training.
     classes : tuple of str
         Name of each class.
+    decoded : Dataset, optional
+        The same as it was decoded, where its examples were mapped since. By it the data are told from others: what is
+        computed from them may be rounded otherwise on another machine, or by another number of threads.
     """
 
     images: np.ndarray
@@ -46,6 +49,7 @@ class Dataset:
     test_labels: np.ndarray
     truth: np.ndarray
     classes: tuple[str, ...]
+    decoded: Dataset | None = None
 
     def map(self, prepare: Callable[[np.ndarray], np.ndarray]) -> Dataset:
         """Apply a function to the examples of each part, and return the data set of its results."""
@@ -54,6 +58,7 @@ class Dataset:
             images=prepare(self.images),
             val_images=prepare(self.val_images),
             test_images=prepare(self.test_images),
+            decoded=self.decoded or self,
         )
 
 

@@ -185,11 +185,10 @@ class Run:
         """Say how data differ from those of the training, as far as that can be told."""
         was = self.folder.read_fingerprint()
         if was:
-            images, val_images = (as_examples(part, "images") for part in (data.images, data.val_images))
+            decoded = data.decoded or data
+            images, val_images = (as_examples(part, "images") for part in (decoded.images, decoded.val_images))
             now = fingerprint(images, data.labels, val_images, data.val_labels)
             known = was.keys() & now.keys()
-            if data.images.dtype == np.uint8:  # prepared before they were given, by sums that differ between machines
-                known -= {"train", "val"}
             what = difference({part: was[part] for part in known}, {part: now[part] for part in known})
             if what:
                 return f"{what} differ"

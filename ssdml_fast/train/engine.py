@@ -94,6 +94,8 @@ class Engine:
         Settings.
     device : torch.device
         Where the network learns.
+    decoded : (Examples, Examples or None), optional
+        What `examples` and `val_examples` were computed from; the fingerprint is of these in their place.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Engine:
         val_labels: np.ndarray | None,
         config: Config,
         device: torch.device,
+        decoded: tuple[Examples, Examples | None] | None = None,
     ) -> None:
         self.world, self.config, self.data = World.here(), config, data
         self.network_device, self.device = device, kernel_device(device)
@@ -117,6 +120,7 @@ class Engine:
         self.feed = Feed(examples, device, model.prepare)
         self.val_feed = None if val_examples is None else Feed(val_examples, device, model.prepare)
         self.val_labels = val_labels
+        self.decoded = decoded or (examples, val_examples)
         self.optimizer = self._optimizer([*model.network.parameters(), *method.parameters()])
         self.head_optimizer = method.head_optimizer(model.metric, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
@@ -377,8 +381,8 @@ class Engine:
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """What tells the data of this training from others."""
-        val = None if self.val_feed is None else self.val_feed.examples
-        return fingerprint(self.feed.examples, self.data.labels, val, self.val_labels)
+        train, val = self.decoded
+        return fingerprint(train, self.data.labels, val, self.val_labels)
 
     def save(self, run: RunFolder) -> None:
         """Write all that resuming needs, once for all processes."""

@@ -130,7 +130,10 @@ def fit(
     where = network_device(config)
     if run and not resume:
         run.refuse_used()  # before any work
+    decoded = None
     if isinstance(train, Dataset) and val is None:
+        if train.decoded is not None:
+            decoded = as_examples(train.decoded.images, "images"), as_examples(train.decoded.val_images, "images")
         train, val = (train.images, train.labels), (train.val_images, train.val_labels)
     with surroundings(where, config.tf32), ExitStack() as opened:
         examples, labels = _part(train, "train", config)
@@ -143,9 +146,8 @@ def fit(
         try:
             model = untrained(network, one, config.metric_dim, config.seed, kind.Head, prepare)
             data = TrainingSet(labels, examples.shape)
-            engine = Engine(
-                model, kind(settings, model, data, config.seed), examples, data, val_examples, val_labels, config, where
-            )
+            trained = kind(settings, model, data, config.seed)
+            engine = Engine(model, trained, examples, data, val_examples, val_labels, config, where, decoded)
             stored = Stored(name_of(kind), kind.Head.__name__, asdict(settings), asdict(config))
             _train(engine, run, stored, resume, on_validation, on_batch)
             return engine.result()
