@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .dataset import DataError, Dataset, Source, hide_labels, stratified_split
+from .images import image_folder
 from .load import load
 
-__all__ = ["DataError", "Dataset", "Source", "hide_labels", "load", "stratified_split"]
+if TYPE_CHECKING:
+    from .image_dataset import ImageFileDataset
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "ImageFileDataset",
+    "Source",
+    "hide_labels",
+    "image_folder",
+    "load",
+    "stratified_split",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is asked for: the rest does without."""
+    if name == "ImageFileDataset":
+        from .image_dataset import ImageFileDataset
+
+        return ImageFileDataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,8 @@ from .example import Form, read_example
 from .workers import Job, Workers
 
 CACHE_GB = 1.0  # of decoded examples of a Dataset, in 10⁹ bytes, unless asked for more or less
-AHEAD = 3  # mini-batches that workers are asked for before they are
+AHEAD = 64 << 20  # bytes of mini-batches that workers are asked for before they are, where those are no fewer than
+LEAST_AHEAD, MOST_AHEAD = 2, 16  # mini-batches, nor more: enough for a step of the training, and for a busy machine
 HASHED = 256  # examples of a Dataset whose bytes are in its fingerprint
 HASHED_WHOLE = 256 << 20  # bytes of an array up to which all of them are
 
@@ -146,8 +147,8 @@ class DatasetExamples:
     Notes
     -----
     In memory, beside the mini-batch that was asked for last: the examples that are kept; where there are workers, up to
-    AHEAD mini-batches, and up to 64 MiB (or two examples of each worker, if that is more) that these share with this
-    process.
+    64 MiB of mini-batches and one more (two, if these are larger; at most 16), and up to 64 MiB (or two examples of
+    each worker, if that is more) that these share with this process.
     """
 
     def __init__(self, dataset: torch_data.Dataset, name: str, workers: int = 0, cache_gb: float = CACHE_GB) -> None:
@@ -172,7 +173,7 @@ class DatasetExamples:
         try:
             for rows in batches:
                 begun.append(self._begin(rows, pin))
-                if len(begun) > (AHEAD if self.n_workers else 0):
+                while self._are_enough(begun):
                     yield self._finish(begun.popleft())
             while begun:
                 yield self._finish(begun.popleft())
@@ -188,6 +189,12 @@ class DatasetExamples:
         if self.workers:
             self.workers.close()
             self.workers = None
+
+    def _are_enough(self, begun: Sequence[_Reading]) -> bool:
+        """Whether these are as many as may be begun, the one that is wanted now among them."""
+        ahead = len(begun) - 1
+        n_bytes = sum(len(reading.rows) for reading in begun) * self.form.n_bytes
+        return ahead >= (LEAST_AHEAD if n_bytes >= AHEAD else MOST_AHEAD) or (ahead >= 0 and not self.n_workers)
 
     def _begin(self, rows: Tensor, pin: bool) -> _Reading:
         """Order what is not kept."""

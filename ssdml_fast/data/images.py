@@ -139,20 +139,11 @@ def decode_images(
     if grey is None:  # a grey photograph among coloured ones does not take their colours
         grey = all(_is_grey(file, name) for file, name in zip(files, names, strict=True))
     shape = (size, size) if isinstance(size, int) else size or (first.height, first.width)
-    mode, resize = "L" if grey else "RGB", isinstance(size, int)
     images = np.empty((len(files), 1 if grey else 3, *shape), np.uint8)
 
     def decode(rows: Iterable[int]) -> None:
         for i in rows:
-            image = open_image(files[i], names[i], mode)
-            if resize:
-                image = _square(image, shape[0])
-            elif (image.height, image.width) != tuple(shape):
-                raise DataError(
-                    f"all images must be of {shape[1]}x{shape[0]} pixels as the first, or be resized, found "
-                    f"{image.width}x{image.height} in {names[i]}"
-                )
-            images[i] = planes(image)
+            images[i] = decode_image(files[i], names[i], size if isinstance(size, int) else tuple(shape), grey)
 
     n_threads = os.cpu_count() or 1
     with ThreadPoolExecutor(n_threads) as pool:  # Pillow decodes without holding the interpreter's lock
@@ -161,8 +152,61 @@ def decode_images(
     return images
 
 
-def open_image(file: File, name: str, mode: str | None = None) -> Image.Image:
-    """Open an image; with `mode`, decode it to that.
+def decode_image(
+    file: File, name: str, size: int | tuple[int, ...], grey: bool = False, draft: bool = False
+) -> np.ndarray:
+    """Decode an image.
+
+    Parameters
+    ----------
+    file : path or bytes
+        The image.
+    name : str
+        What to call it in an error message.
+    size : int or (height, width)
+        A number: the largest central square, resized (bicubic) to that many pixels a side. A pair: the size that it
+        must have.
+    grey : bool
+        One channel rather than three (red, green, blue).
+    draft : bool
+        Whether a JPEG file that is to be resized may be decoded to a half, a quarter or an eighth of its size at once,
+        as long as that leaves twice the pixels a side that are asked for: much quicker for photographs, and hardly
+        another picture.
+
+    Returns
+    -------
+    (channels, height, width) uint8 array
+
+    Raises
+    ------
+    DataError
+        If the image is damaged, of another size, or of numbers that are no shades of 8 or 16 bits.
+    ImportError
+        If Pillow is not installed.
+
+    Examples
+    --------
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (60, 40), "red").save(file, "jpeg")
+    >>> decode_image(file.getvalue(), "red", 8, draft=True)[:, 0, 0]
+    array([254,   0,   0], dtype=uint8)
+    """
+    mode = "L" if grey else "RGB"
+    if isinstance(size, int):
+        return planes(_square(open_image(file, name, mode, 2 * size if draft else None), size))
+    image = open_image(file, name, mode)
+    if (image.height, image.width) != size:
+        raise DataError(
+            f"all images must be of {size[1]}x{size[0]} pixels as the first, or be resized, found "
+            f"{image.width}x{image.height} in {name}"
+        )
+    return planes(image)
+
+
+def open_image(file: File, name: str, mode: str | None = None, draft: int | None = None) -> Image.Image:
+    """Open an image; with `mode`, decode it to that, a JPEG file to as little as `draft` pixels a side.
 
     Raises
     ------
@@ -176,7 +220,12 @@ def open_image(file: File, name: str, mode: str | None = None) -> Image.Image:
 
     try:
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-        return image if mode is None else _of_bytes(image).convert(mode)
+        if mode is None:
+            return image
+        if draft and min(image.size) >= 2 * draft:
+            image.draft(None, (draft, draft))
+        image.load()
+        return image if image.mode == mode else _of_bytes(image).convert(mode)
     except FileNotFoundError:
         raise DataError(f"expected an image at {file!s}, found nothing") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises of bad files
@@ -201,8 +250,14 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def planes(image: Image.Image) -> np.ndarray:
-    """View an image of mode L or RGB as a (channels, height, width) array."""
-    return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+    """View an image of mode L or RGB as a (channels, height, width) array.
+
+    Pillow writes a colour's row at a time, so that copying the array moves rows, not bytes: three times as quick.
+    """
+    if image.mode == "L":
+        return np.asarray(image)[None]
+    rows = np.frombuffer(image.tobytes("raw", "RGB;L"), np.uint8)
+    return rows.reshape(image.height, 3, image.width).transpose(1, 0, 2)
 
 
 def _is_grey(file: File, name: str) -> bool:

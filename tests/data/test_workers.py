@@ -14,10 +14,11 @@ from datasets import Broken, Counted, Dying, Held, Items, octets
 from torch.utils.data import TensorDataset
 
 from ssdml_fast.data import DataError
+from ssdml_fast.data import examples as examples_module
 from ssdml_fast.data import workers as module
 from ssdml_fast.data.cache import Cache
 from ssdml_fast.data.example import Form
-from ssdml_fast.data.examples import AHEAD, DatasetExamples
+from ssdml_fast.data.examples import DatasetExamples
 
 TESTS = Path(__file__).resolve().parents[1]
 N = 400
@@ -128,15 +129,17 @@ def test_a_cache_keeps_within_its_bytes(n_bytes):
     assert (cache.examples[places[places >= 0]] == ARRAY[places >= 0]).all()
 
 
-def test_no_more_is_read_ahead_than_is_said(made, tmp_path):
+@pytest.mark.parametrize(("n_bytes", "ahead"), [(64 << 20, 16), (0, 2), (6 * 10 * BYTES, 5)])
+def test_no_more_is_read_ahead_than_is_said(made, tmp_path, monkeypatch, n_bytes, ahead):
+    monkeypatch.setattr(examples_module, "AHEAD", n_bytes)
     path = tmp_path / "count"
     examples = made(Counted(list(ARRAY), path), 2)
     asked = []
     stream = examples.stream(asked.append(i) or rows for i, rows in enumerate(torch.arange(N).split(10)))
     for n in range(1, 5):
         next(stream)
-        assert len(asked) == n + AHEAD
-        assert path.stat().st_size <= 1 + 10 * (n + AHEAD)
+        assert len(asked) == n + ahead
+        assert path.stat().st_size <= 1 + 10 * (n + ahead)
 
 
 @pytest.mark.parametrize("n_bytes", [1, 3072, 150_528, 30_000_000])

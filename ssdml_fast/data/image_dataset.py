@@ -1,0 +1,104 @@
+"""A map-style Dataset of image files, decoded when they are asked for."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .. import _scalars as scalars
+from .dataset import DataError
+from .images import ImageFiles, decode_image, open_image
+
+
+class ImageFileDataset(Dataset):
+    """Image files as a map-style Dataset of torch, one decoded at a time.
+
+    Parameters
+    ----------
+    files : ImageFiles
+        The images, as :func:`~ssdml_fast.data.images.image_folder` finds them.
+    size : int or (height, width), optional
+        A number: the largest central square of each image, resized (bicubic) to that many pixels a side. A pair: the
+        size that they must all have; by default that of the first image.
+    test : bool
+        Whether to take the test part.
+    grey : bool
+        One channel rather than three (red, green, blue).
+
+    Attributes
+    ----------
+    labels : (N,) int64 array
+        Class of each image.
+    classes : tuple of str
+        Name of each class.
+
+    Raises
+    ------
+    DataError
+        If the part holds no images. And where one is asked for: if it is missing or damaged, of another size, or of
+        numbers that are no shades of 8 or 16 bits.
+    TypeError, ValueError
+        If `size` is not made of integers of at least 1.
+    ImportError
+        If Pillow is not installed.
+
+    Notes
+    -----
+    Takes about the length of its path for each file, in each process that reads it; images in a tar lie in memory as
+    they are encoded, and are copied to each worker: better unpack a large one.
+
+    Where `size` is a number, JPEG files that are at least four times as large are decoded to a half, a quarter or an
+    eighth of their size at once, to no less than twice `size`: several times as quick, and hardly another picture.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from ssdml_fast.data.images import image_folder
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat", "dog"):
+    ...         (pathlib.Path(folder) / name).mkdir()
+    ...         Image.new("RGB", (60, 40)).save(pathlib.Path(folder) / name / "1.jpg")
+    ...     dataset = ImageFileDataset(image_folder(folder), size=32)
+    ...     image, label = dataset[1]
+    >>> image.shape, dataset.classes[label], len(dataset)
+    (torch.Size([3, 32, 32]), 'dog', 2)
+    """
+
+    def __init__(
+        self,
+        files: ImageFiles,
+        size: int | tuple[int, int] | None = None,
+        test: bool = False,
+        grey: bool = False,
+    ) -> None:
+        found, names = (files.test_files, files.test_names) if test else (files.files, files.names)
+        if not found:
+            raise DataError(f"files must hold images of the {'test' if test else 'training'} part, found none")
+        self.size: int | tuple[int, ...]
+        if size is None:
+            with open_image(found[0], names[0]) as first:
+                self.size = first.height, first.width
+        elif isinstance(size, tuple | list):
+            self.size = tuple(scalars.as_int(side, "size", 1) for side in size)
+        else:
+            self.size = scalars.as_int(size, "size", 1)
+        self.grey = grey
+        self.classes = files.classes
+        self.labels = files.test_labels if test else files.labels
+        self._encoded = [file for file in found if isinstance(file, bytes)]
+        self._paths = np.array([] if self._encoded else [os.fsencode(file) for file in found], np.bytes_)
+        self._names = names if self._encoded else []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        file = self._encoded[i] if self._encoded else os.fsdecode(self._paths[i])
+        name = file if isinstance(file, str) else self._names[i]
+        image = decode_image(file, name, self.size, self.grey, draft=True)
+        return torch.from_numpy(np.ascontiguousarray(image)), int(self.labels[i])

@@ -1,0 +1,113 @@
+"""A Dataset of image files gives the pixels and labels that decoding them all would."""
+
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Subset
+
+from ssdml_fast.data import DataError, ImageFileDataset, image_folder
+from ssdml_fast.data.examples import DatasetExamples, labels_of
+from ssdml_fast.data.images import decode_image, decode_images, planes
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def smooth(width, height, seed=0):
+    colours = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for part in ("train", "test"):
+        for c, name in enumerate(("bee", "öl", "x y")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(2 + c):
+                suffix = ("jpg", "png")[i % 2]
+                smooth(40, 30, seed=10 * c + i).save(root / part / name / f"{i}.{suffix}")
+    return root
+
+
+@pytest.fixture(params=["folder", "tar"])
+def files(request, folder, tmp_path):
+    if request.param == "folder":
+        return image_folder(folder)
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        tar.add(folder, ".")
+    return image_folder(tmp_path / "images.tar")
+
+
+@pytest.mark.parametrize("size", [None, (30, 40), 24])
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("grey", [False, True])
+def test_images_are_those_of_decoding_them_all(files, size, test, grey):
+    part = (files.test_files, files.test_names) if test else (files.files, files.names)
+    expected = decode_images(*part, size, grey)
+    dataset = pickle.loads(pickle.dumps(ImageFileDataset(files, size, test, grey)))
+    assert dataset.classes == ("bee", "x y", "öl") and len(dataset) == 9
+    images, labels = zip(*(dataset[i] for i in range(9)), strict=True)
+    assert torch.equal(torch.stack(images), torch.from_numpy(expected))
+    assert labels == (0, 0, 1, 1, 1, 1, 2, 2, 2) == tuple(labels_of(dataset))
+    assert labels_of(Subset(dataset, [8, 0])).tolist() == [2, 0]
+
+
+def test_workers_read_image_files(files):
+    examples = DatasetExamples(ImageFileDataset(files, 16), "images", workers=2)
+    found = examples.take(torch.arange(9).flip(0))
+    examples.close()
+    assert torch.equal(found, torch.from_numpy(decode_images(files.files, files.names, 16)).flip(0))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_planes_are_those_of_the_image(mode):
+    image = smooth(7, 5).convert(mode)
+    expected = np.asarray(image).reshape(5, 7, -1).transpose(2, 0, 1)
+    np.testing.assert_array_equal(planes(image), expected)
+
+
+@pytest.mark.parametrize(("size", "reduced"), [(61, False), (60, True), (15, True)])
+def test_a_draft_is_of_twice_the_size_at_least_and_hardly_differs(size, reduced, monkeypatch):
+    file = io.BytesIO()
+    smooth(320, 240).save(file, "jpeg", quality=95)
+    resized = []
+
+    def resize(image, *args, _resize=Image.Image.resize):
+        resized.append(min(image.size))
+        return _resize(image, *args)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    exact, draft = (decode_image(file.getvalue(), "image", size, draft=draft) for draft in (False, True))
+    assert resized[0] == 240 and 2 * size <= resized[1] and (resized[1] < 240) == reduced
+    assert np.abs(exact.astype(int) - draft).max() <= 6 * reduced
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [(0, "size must be at least 1"), ((3, 2.5), "size must"), ("3", "size must")]
+)
+def test_sizes_that_are_none_are_refused(folder, size, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        ImageFileDataset(image_folder(folder), size)
+
+
+def test_bad_files_are_named(tmp_path):
+    (tmp_path / "cat").mkdir()
+    smooth(8, 8).save(tmp_path / "cat" / "0.png")
+    smooth(9, 8).save(tmp_path / "cat" / "1.png")
+    (tmp_path / "cat" / "2.png").write_bytes(b"none")
+    files = image_folder(tmp_path)
+    with pytest.raises(DataError, match="files must hold images of the test part"):
+        ImageFileDataset(files, test=True)
+    dataset = ImageFileDataset(files)
+    assert dataset[0][0].shape == (3, 8, 8)
+    with pytest.raises(DataError, match=r"must be of 8x8 pixels as the first, .* found 9x8 in .*cat.1\.png"):
+        dataset[1]
+    with pytest.raises(DataError, match=r"cat.2\.png cannot be decoded"):
+        dataset[2]
+    (tmp_path / "cat" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"expected an image at .*cat.0\.png, found nothing"):
+        dataset[0]
