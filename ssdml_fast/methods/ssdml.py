@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import ssdml_fast as sf
 
+from .._run.mine_class_triplets import draw
 from ..graph import KnnGraph
 from ..nn import OrthogonalMetric
 from ..optim import CayleySGD
@@ -139,12 +140,8 @@ class SSDML(GraphMethod):
         if mined.triplets is not None:
             return aid.send(mined.triplets)
         assert mined.classes is not None
-        certain = torch.nn.functional.one_hot(mined.classes).float()
-        hard = self.settings.hard_negatives
         n_triplets = self.settings.triplets_per_example * len(z)
-        return sf.mine_class_triplets(
-            certain, n_triplets, seed=mined.seed, z=z if hard else None, n_nearest=max(hard, 1)
-        )
+        return draw(mined.classes, n_triplets, mined.seed, z, self.settings.hard_negatives)
 
     def move_metric(self, z: Tensor, triplets: Tensor, aid: Aid) -> None:
         """Move L along the loss of a mini-batch, as `metric_update` says."""
