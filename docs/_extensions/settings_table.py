@@ -1,16 +1,21 @@
-"""The directive ``settings``: a table of the training's settings, from where they are declared."""
+"""The directive ``settings``: a table of settings from where they are declared, of every method's or, named, of one's.
 
-import dataclasses
+``.. settings::`` is of :class:`ssdml_fast.train.Config`, ``.. settings:: ssdml`` of that method.
+"""
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
+from ssdml_fast.methods import settings_of
 from ssdml_fast.train import Config
+from ssdml_fast.train.settings import told
 
-COLUMNS = (("Setting", 22), ("Default", 14), ("Meaning", 64))
+COLUMNS = (("Setting", 20), ("Default", 12), ("Limits", 18), ("Meaning", 50))
 
 
-class Settings(Directive):
+class SettingsTable(Directive):
+    optional_arguments = 1
+
     def run(self):
         table, group = nodes.table(classes=["settings"]), nodes.tgroup(cols=len(COLUMNS))
         table += group
@@ -18,10 +23,10 @@ class Settings(Directive):
         head, body = nodes.thead(), nodes.tbody()
         group += [head, body]
         head += row([nodes.paragraph(text=title) for title, _ in COLUMNS])
-        for field in dataclasses.fields(Config):
-            name, default = (nodes.literal(text=text) for text in (field.name, str(field.default)))
-            meaning = nodes.paragraph(text=field.metadata["help"])
-            body += row([nodes.paragraph("", "", name), nodes.paragraph("", "", default), meaning])
+        for each in told(settings_of(self.arguments[0]) if self.arguments else Config):
+            name, default = (nodes.literal(text=text) for text in (each.name, str(each.default)))
+            told_of = (nodes.paragraph(text=text) for text in (each.limits, each.help))
+            body += row([nodes.paragraph("", "", name), nodes.paragraph("", "", default), *told_of])
         return [table]
 
 
@@ -31,5 +36,5 @@ def row(cells):
 
 
 def setup(app):
-    app.add_directive("settings", Settings)
+    app.add_directive("settings", SettingsTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,6 +10,7 @@ import typer
 
 import ssdml_fast as sf
 from ssdml_fast.cli.app import app
+from ssdml_fast.methods import METHODS, about, load_method
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -23,7 +24,9 @@ API = {
     "evaluate": "ssdml_fast.evaluate",
     "integrations": "ssdml_fast.integrations.pytorch_metric_learning",
 }
-GUIDE = [page for page in sorted((DOCS / "guide").glob("*.md")) if page.stem not in ("index", "arrays", "command_line")]
+GUIDE = [
+    page for page in sorted((DOCS / "guide").rglob("*.md")) if page.stem not in ("index", "arrays", "command_line")
+]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 
@@ -44,6 +47,16 @@ def test_a_page_of_the_guide_has_every_section(page):
     assert {"Example", "Examples"} & set(sections)
     if page.stem not in ("data", "estimator", "trainer"):  # whose mathematics is that of other pages
         assert "Mathematics" in sections
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_page_with_its_settings(name):
+    text = (DOCS / f"guide/methods/{name}.md").read_text(encoding="utf-8")
+    assert f"```{{eval-rst}}\n.. settings:: {name}\n```" in text and f"--method {name}" in text
+    authors, title = re.fullmatch(r"(.*?), \"(.*?),?\".*", about(load_method(name))[1]).groups()
+    assert f'{authors}, "{title}"' in " ".join(text.split())
+    overview = (DOCS / "guide/methods/index.md").read_text(encoding="utf-8")
+    assert f"| [`{name}`]({name}.md) |" in overview and re.search(rf"^{name}$", overview, re.MULTILINE)
 
 
 def test_the_version_is_the_same_everywhere():
