@@ -147,10 +147,11 @@ class RunFolder:
             return
         with ExitStack() as stack:
             try:
-                if not self.path.is_dir():
-                    self.path.mkdir(parents=True, exist_ok=True)
-                    stack.callback(self._remove_empty)
+                is_new = not self.path.is_dir()
+                self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.path))
+                if is_new:
+                    stack.callback(self._remove_empty)
             except BlockingIOError:
                 raise RunError(f"run folder {self.path} is in use by another training") from None
             except OSError as error:

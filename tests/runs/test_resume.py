@@ -1,8 +1,9 @@
-"""A training goes on with its own data alone, on whatever machine they were prepared."""
+"""A training goes on once at a time, and with its own data alone, on whatever machine they were prepared."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -84,3 +85,30 @@ def test_a_training_does_not_go_on_with_other_data(data, interrupted, part):
     what = dict(zip(("images", "labels", "val_images", "val_labels"), PARTS.values(), strict=True))[part]
     with pytest.raises(RunError, match=f"it was trained on other data: {what} differ"):
         fit(Normalize(), prepared(dataclasses.replace(data, **{part: array})), run=interrupted, resume=True)
+
+
+@pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="folders have no locks here")
+def test_a_training_that_goes_on_is_not_resumed_besides(data, interrupted):
+    files = {path.name: path.read_bytes() for path in interrupted.path.iterdir()}
+    with RunFolder(interrupted.path).lock(), pytest.raises(RunError, match="is in use by another training"):
+        fit(Normalize(), prepared(data), run=interrupted, resume=True)
+    assert {path.name: path.read_bytes() for path in interrupted.path.iterdir()} == files
+    assert fit(Normalize(), prepared(data), run=interrupted, resume=True).stopped == "finished"
+
+
+@pytest.mark.parametrize("refused", ["nothing saved", "not begun"])
+def test_a_folder_of_a_training_that_came_to_nothing_is_used_again(data, tmp_path, monkeypatch, refused):
+    def stop(self, *arguments):
+        raise KeyboardInterrupt
+
+    run, options = RunFolder(tmp_path / "run"), {"settings": SETTINGS, "config": Config(metric_dim=3), "device": "cpu"}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if refused == "nothing saved":
+            patch.setattr(RunFolder, "write_progress", stop)
+        else:
+            patch.setattr(RunFolder, "create", stop)
+        fit(Normalize(), prepared(data), run=run, **options)
+    assert run.path.exists() == (refused == "nothing saved")  # a folder that stays empty goes again
+    assert fit(Normalize(), prepared(data), run=run, **options).stopped == "finished"
+    with pytest.raises(RunError, match="must be new or empty"):
+        fit(Normalize(), prepared(data), run=run, **options)
