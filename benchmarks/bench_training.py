@@ -27,17 +27,22 @@ import torch
 
 from ssdml_fast.data import Dataset, load
 from ssdml_fast.evaluate import score_embedding
+from ssdml_fast.methods.partition import partitions
+from ssdml_fast.methods.recipes import settings as recipe_settings
+from ssdml_fast.methods.settings import SSDMLSettings
+from ssdml_fast.methods.warmup import PART, RAMP, CosineSoftmax, labelled_batches
 from ssdml_fast.models.metric import MetricModel
 from ssdml_fast.models.networks import Choice, choose
 from ssdml_fast.models.seeded import seeded
-from ssdml_fast.train import Config, fit, loop
-from ssdml_fast.train.partition import partitions
-from ssdml_fast.train.recipes import settings
+from ssdml_fast.train import Config, fit
+from ssdml_fast.train.aid import AUGMENTATION
+from ssdml_fast.train.settings import divided
 from ssdml_fast.train.timing import StageTimes
-from ssdml_fast.train.warmup import CosineSoftmax, warmup_batches
 
 
-def ours(choice: Choice, data: Dataset, config: Config) -> tuple[MetricModel, dict[str, float]]:
+def ours(
+    choice: Choice, data: Dataset, settings: SSDMLSettings, config: Config
+) -> tuple[MetricModel, dict[str, float]]:
     """Train by the library; returns the model, and seconds by stage."""
     seconds: dict[str, float] = defaultdict(float)
 
@@ -46,15 +51,15 @@ def ours(choice: Choice, data: Dataset, config: Config) -> tuple[MetricModel, di
             seconds["warm-up" if stage == "train" and record["round"] == 0 else stage] += took
 
     network = seeded(choice.network, config.seed)
-    fitted = fit(network, data.images, data.labels, data.val_images, data.val_labels, config, on_validation=add)
+    fitted = fit(network, data, settings=settings, config=config, device="cpu", on_validation=add)
     return fitted.model, seconds
 
 
 class Plain:
     """The recipe as a user of PyTorch, faiss and NumPy would write it."""
 
-    def __init__(self, choice: Choice, data: Dataset, config: Config) -> None:
-        self.data, self.config = data, config
+    def __init__(self, choice: Choice, data: Dataset, settings: SSDMLSettings, config: Config) -> None:
+        self.data, self.settings, self.config = data, settings, config
         self.model = choice.untrained(data.images, config.metric_dim, config.seed)
         network = self.model.network
         network.to(memory_format=torch.contiguous_format)  # as PyTorch makes it
@@ -67,31 +72,34 @@ class Plain:
         self.times = StageTimes()
 
     def train(self) -> MetricModel:
-        config, data, stage = self.config, self.data, self.times.stage
+        data, settings, config, stage = self.data, self.settings, self.config, self.times.stage
         rng = np.random.default_rng(config.seed)
         torch.manual_seed(config.seed)
         self.validate()
-        for i, rows in enumerate(warmup_batches(data.labels, config.batch_size, config.warmup, rng)):
+        labelled = np.flatnonzero(data.labels >= 0)
+        for i, rows in enumerate(labelled_batches(labelled, config.batch_size, settings.warmup, rng)):
             with stage("warm-up"):
                 y = self.embed(rows) @ self.model.metric.L
                 classes = torch.from_numpy(data.labels[rows.numpy()])
-                rate = config.warmup_rate * min(1, (i + 1) / loop.RAMP) * _cosine(i / config.warmup)
+                rate = settings.warmup_rate * min(1, (i + 1) / RAMP) * _cosine(i / settings.warmup)
                 self.step(self.softmax(y, classes), rate)
-            if (i + 1) % loop.WARMUP_PART == 0:
+            if (i + 1) % PART == 0:
                 self.validate()
-        parts = [part for _ in range(config.rounds) for part in partitions(data.labels, config.partition_size, rng)]
+        size = settings.partition_size
+        parts = [part for _ in range(settings.rounds) for part in partitions(data.labels, size, rng)]
         n_partitions = len(parts)
-        if config.max_epochs:
-            parts = parts[: config.max_epochs // config.epochs]
+        if settings.max_epochs:
+            parts = parts[: settings.max_epochs // settings.epochs]
         for done, members in enumerate(parts):
-            share = config.confident + (config.confident_last - config.confident) * done / max(n_partitions - 1, 1)
+            through = done / max(n_partitions - 1, 1)
+            share = settings.confident + (settings.confident_last - settings.confident) * through
             classes, chosen = self.propagate(members, share)
-            for epoch in range(config.epochs):
+            for epoch in range(settings.epochs):
                 with stage("train"):
                     anchors = rng.permutation(chosen)
                     for first in range(0, len(anchors), config.batch_size):
                         rows = anchors[first : first + config.batch_size]
-                        through = (done + (epoch + first / len(anchors)) / config.epochs) / len(parts)
+                        through = (done + (epoch + first / len(anchors)) / settings.epochs) / len(parts)
                         loss = self.loss(members[rows], classes[rows], rng)
                         self.step(loss, config.learning_rate * _cosine(through))
                 self.validate()
@@ -100,7 +108,7 @@ class Plain:
 
     def embed(self, rows: Any) -> torch.Tensor:
         self.model.network.train()
-        return self.model.network(loop.AUGMENTATION[self.config.augment](self.images[rows]))
+        return self.model.network(AUGMENTATION[self.config.augment](self.images[rows]))
 
     def loss(self, rows: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         """Loss of triplets that are drawn among the examples `rows`, in three passes."""
@@ -109,18 +117,18 @@ class Plain:
             anchors, positives, negatives = self.draw(z.detach().numpy(), classes, rng)
         passes = z[anchors], self.embed(rows[positives]), self.embed(rows[negatives])
         y, near, far = (z @ self.model.metric.L for z in passes)
-        margin = 4 * math.tan(math.radians(self.config.alpha)) ** 2 * (far - (y + near) / 2).square().sum(1)
+        margin = 4 * math.tan(math.radians(self.settings.alpha)) ** 2 * (far - (y + near) / 2).square().sum(1)
         return torch.nn.functional.softplus((y - near).square().sum(1) - margin).mean()
 
     def draw(self, z: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Triplets of a mini-batch, negatives among the nearest of other classes."""
         same = classes[:, None] == classes
         distances = np.where(same, np.inf, ((z * z).sum(1) - 2 * z @ z.T))
-        hard = min(self.config.hard_negatives, int((~same).sum(1).min()))
+        hard = min(self.settings.hard_negatives, int((~same).sum(1).min()))
         nearest = np.argpartition(distances, hard - 1, 1)[:, :hard]
         np.fill_diagonal(same, False)
         others = np.argsort(~same, 1, kind="stable")  # of the class come first
-        anchors = rng.choice(np.flatnonzero(same.any(1)), self.config.triplets_per_example * len(z))
+        anchors = rng.choice(np.flatnonzero(same.any(1)), self.settings.triplets_per_example * len(z))
         positives = others[anchors, rng.integers(0, same.sum(1)[anchors])]
         negatives = nearest[anchors, rng.integers(0, hard, len(anchors))]
         return anchors, positives, negatives
@@ -145,12 +153,11 @@ class Plain:
 
     def propagate(self, members: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
         """Classes by the dense closed form on the symmetrised graph, and the most confident of each."""
-        config, labels = self.config, self.data.labels[members]
-        n = len(members)
+        labels, n = self.data.labels[members], len(members)
         with self.times.stage("embed"):
             z = self.features(self.images[members]).numpy()
         with self.times.stage("graph"):
-            _, neighbours = faiss.knn(z, z, config.neighbors + 1)
+            _, neighbours = faiss.knn(z, z, self.settings.neighbors + 1)
         with self.times.stage("propagate"):
             walk = torch.zeros(n, n)
             walk.scatter_(1, torch.from_numpy(neighbours), 1.0)
@@ -158,7 +165,7 @@ class Plain:
             walk = walk + walk.T
             walk /= walk.sum(1, keepdim=True)
             onehot = torch.from_numpy(labels[:, None] == np.arange(10)).float()
-            mass = torch.linalg.inv(torch.eye(n) - config.gamma * walk) @ onehot
+            mass = torch.linalg.inv(torch.eye(n) - self.settings.gamma * walk) @ onehot
             posteriors = mass / mass.sum(0)
             posteriors = (posteriors / posteriors.sum(1, keepdim=True)).numpy()
             posteriors[labels >= 0] = onehot[labels >= 0]
@@ -199,18 +206,19 @@ def main() -> None:
     shape = examples.images.shape[1:]
     choice = choose(shape)
     data = choice.prepared(examples)
-    own = settings("default", shape) | {"seed": arguments.seed}
-    config = Config(**own | {"patience": 10**6})  # the plain training does not stop early
-    config = replace(config, max_epochs=arguments.partitions * config.epochs)
-    peers = config.triplets_per_example if arguments.peer_triplets is None else arguments.peer_triplets
-    print(f"{torch.get_num_threads()} threads, {arguments.data}; triplets per example: {config.triplets_per_example}")
+    own = recipe_settings("default", shape) | {"seed": arguments.seed, "patience": 10**6}  # the plain one does not stop
+    of_method, of_engine = divided(own, SSDMLSettings, Config)
+    settings, config = SSDMLSettings(**of_method), Config(**of_engine)
+    settings = replace(settings, max_epochs=arguments.partitions * settings.epochs)
+    peers = settings.triplets_per_example if arguments.peer_triplets is None else arguments.peer_triplets
+    print(f"{torch.get_num_threads()} threads, {arguments.data}; triplets per example: {settings.triplets_per_example}")
     totals = []
     for name in ("ssdml_fast", "plain PyTorch"):
         began = time.perf_counter()
         if name == "ssdml_fast":
-            model, stages = ours(choice, data, replace(config, precision=arguments.precision))
+            model, stages = ours(choice, data, settings, replace(config, precision=arguments.precision))
         else:
-            plain = Plain(choice, data, replace(config, triplets_per_example=peers))
+            plain = Plain(choice, data, replace(settings, triplets_per_example=peers), config)
             model, stages = plain.train(), plain.times.take()
         totals.append(time.perf_counter() - began)
         figures = score_embedding(model.embed(data.test_images), data.test_labels, ks=(1,))

@@ -19,11 +19,13 @@ from scipy.optimize import minimize
 import ssdml_fast as sf
 from ssdml_fast.data import load
 from ssdml_fast.evaluate import score_embedding
+from ssdml_fast.methods.partition import partitions
+from ssdml_fast.methods.recipes import settings as recipe_settings
+from ssdml_fast.methods.settings import SSDMLSettings
 from ssdml_fast.models.networks import choose
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.train import Config, fit
-from ssdml_fast.train.partition import partitions
-from ssdml_fast.train.recipes import settings
+from ssdml_fast.train.settings import divided
 
 
 def compare(data: str, seed: int, iterations: int) -> None:
@@ -33,26 +35,27 @@ def compare(data: str, seed: int, iterations: int) -> None:
     shape = examples.images.shape[1:]
     choice = choose(shape)
     dataset = choice.prepared(examples)
-    config = Config(**settings("paper", shape) | {"seed": seed, "rounds": 0})  # the warm-up alone, if there is one
-    network = seeded(choice.network, seed)
-    model = fit(network, dataset.images, dataset.labels, dataset.val_images, dataset.val_labels, config).model
-    members = partitions(dataset.labels, config.partition_size, np.random.default_rng([seed, 0]))[0]
+    own = recipe_settings("paper", shape) | {"seed": seed, "rounds": 0}  # the warm-up alone, if there is one
+    of_method, of_engine = divided(own, SSDMLSettings, Config)
+    settings, config = SSDMLSettings(**of_method), Config(**of_engine)
+    model = fit(seeded(choice.network, seed), dataset, settings=settings, config=config, device="cpu").model
+    members = partitions(dataset.labels, settings.partition_size, np.random.default_rng([seed, 0]))[0]
     z = model.features(torch.from_numpy(dataset.images[members]))
-    graph = sf.knn_graph(z, config.neighbors)
-    affinity = sf.propagate_affinity(graph, torch.from_numpy(dataset.labels[members]), gamma=config.gamma)
+    graph = sf.knn_graph(z, settings.neighbors)
+    affinity = sf.propagate_affinity(graph, torch.from_numpy(dataset.labels[members]), gamma=settings.gamma)
     triplets = sf.mine_triplets(graph, affinity)
     start = model.metric.L.detach().clone()
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         L = torch.from_numpy(flat.reshape(start.shape)).float()
-        loss, _, gradient = sf.angular_loss_and_grad(z, triplets, L, config.alpha, reduction="mean")
+        loss, _, gradient = sf.angular_loss_and_grad(z, triplets, L, settings.alpha, reduction="mean")
         return float(loss), gradient.double().numpy().ravel()
 
     flat = start.double().numpy().ravel()
     free = minimize(objective, flat, jac=True, method="CG", options={"maxiter": iterations}).x
     metrics = {
         "start": start,
-        "orthogonal": sf.riemannian_cg(start, z, triplets, config.alpha, iterations, reduction="mean").L,
+        "orthogonal": sf.riemannian_cg(start, z, triplets, settings.alpha, iterations, reduction="mean").L,
         "unconstrained": torch.from_numpy(free.reshape(start.shape)).float(),
     }
     test = model.features(torch.from_numpy(dataset.test_images))

@@ -24,12 +24,15 @@ from typing import Any
 
 from ssdml_fast.data import load
 from ssdml_fast.evaluate import score_embedding
+from ssdml_fast.methods.recipes import RECIPES
+from ssdml_fast.methods.recipes import settings as recipe_settings
+from ssdml_fast.methods.settings import SSDMLSettings
 from ssdml_fast.models.metric import untrained
 from ssdml_fast.models.networks import choose
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train import Config, fit
-from ssdml_fast.train.recipes import RECIPES, settings
+from ssdml_fast.train.settings import divided
 
 LABELS_PER_CLASS = {"mnist": 10, "fashion-mnist": 10, "cifar10": 100}
 METHODS = ("initial", "warmup", "ssdml", "unconstrained")
@@ -56,8 +59,10 @@ def train(data: str, recipe: str, method: str, seed: int, folder: Path) -> dict[
     choice = choose(examples.images.shape[1:])
     dataset = choice.prepared(examples)
     own = {"warmup": {"rounds": 0}, "unconstrained": {"metric_update": "unconstrained"}}.get(method, {})
-    config = Config(**settings(recipe, dataset.images.shape[1:]) | own | {"seed": seed})
-    if method == "warmup" and not config.warmup:
+    own = recipe_settings(recipe, dataset.images.shape[1:]) | own | {"seed": seed}
+    of_method, of_engine = divided(own, SSDMLSettings, Config)
+    settings, config = SSDMLSettings(**of_method), Config(**of_engine)
+    if method == "warmup" and not settings.warmup:
         return None
     network = seeded(choice.network, seed)
     if method == "initial":
@@ -67,8 +72,8 @@ def train(data: str, recipe: str, method: str, seed: int, folder: Path) -> dict[
         if not run.resumable:  # cut off before its first checkpoint, if it was begun at all: nothing to go on with
             shutil.rmtree(folder, ignore_errors=True)
         fitted = fit(
-            network, dataset.images, dataset.labels, dataset.val_images, dataset.val_labels, config, run, run.resumable,
-            lambda record: print(f"  validation {record['validation']}: {100 * record['score']:.1f}", flush=True),
+            network, dataset, settings=settings, config=config, run=run, resume=run.resumable,
+            on_validation=lambda r: print(f"  validation {r['validation']}: {100 * r['score']:.1f}", flush=True),
         )  # fmt: skip
         model = fitted.model
         seconds = sum(sum(record["seconds"].values()) for record in fitted.history)
