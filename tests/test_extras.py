@@ -1,4 +1,4 @@
-"""Without the extra `train` the kernels work, and everything else says in one line what is missing."""
+"""Without the extra `train` the kernels work, and a training that needs none of it; what does says so in one line."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ class Without:  # finds what there is, but for the modules of the extra
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 """
 
+TRAIN = """
+import numpy
+from torch import nn
+from ssdml_fast.runs.folder import RunFolder
+from ssdml_fast.train import Config, fit
+network, last = nn.Identity(), Config(metric_dim=2, select="last")
+data = numpy.random.default_rng(0).random((40, 4), numpy.float32), numpy.arange(40) % 2
+"""
+
 
 def bare(code):
     command = [sys.executable, "-c", BARE + code]
@@ -38,11 +47,17 @@ def test_every_kernel_works_without_the_extra():
     assert result.returncode == 0, result.stderr
 
 
+def test_a_training_without_validation_or_run_folder_works_without_the_extra():
+    result = bare(TRAIN + "print(fit(network, data, settings={'rounds': 2}, config=last, device='cpu').stopped)")
+    assert (result.returncode, result.stdout) == (0, "finished\n"), result.stderr
+
+
 @pytest.mark.parametrize(
     ("code", "needs"),
     [
         ("import ssdml_fast; ssdml_fast.SSDML", "an estimator needs safetensors, scikit-learn, threadpoolctl"),
-        ("from ssdml_fast.train import fit", "training needs safetensors, scikit-learn, threadpoolctl"),
+        (f"{TRAIN}fit(network, data, data)", "validation needs scikit-learn, threadpoolctl"),
+        (f"{TRAIN}fit(network, data, config=last, run=RunFolder('run'))", "a run folder needs safetensors"),
         ("from ssdml_fast.report.page import write_report", "a report needs jinja2, matplotlib, safetensors, "),
         ("from ssdml_fast.data import load; load('digits')", "load_digits needs scikit-learn"),
         ("from ssdml_fast.data.images import decode_images; decode_images([b''], ['a'])", "image files needs Pillow"),

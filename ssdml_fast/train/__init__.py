@@ -8,10 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .._extras import require
-
-require("training", "safetensors", "sklearn", "threadpoolctl")
-
 if TYPE_CHECKING:
     from .aid import Aid
     from .batches import batch_sizes

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils import data as torch_data
 
 from .. import _arrays as arrays
+from .._extras import require
 from ..data.dataset import Dataset
 from ..data.examples import Examples, as_examples, labels_of
 from ..methods import load_method, name_of
@@ -97,6 +98,8 @@ def fit(
     RunError
         If the folder of `run` holds files already; if `resume` is set and the checkpoint is missing, damaged, or of
         other settings or data.
+    ImportError
+        If the extra ``train`` is not installed, which validation and run folders need.
     MemoryError
         If the device has too little memory; a run can go on from its last checkpoint.
 
@@ -115,6 +118,10 @@ def fit(
     True
     """
     run = RunFolder(run) if isinstance(run, str | os.PathLike) else run
+    if val is not None or isinstance(train, Dataset):
+        require("validation", "sklearn", "threadpoolctl")
+    if run is not None:
+        require("a run folder", "safetensors")
     if resume:
         if run is None:
             raise ValueError("run must be given to resume from")
