@@ -206,7 +206,8 @@ def main() -> None:
     shape = examples.images.shape[1:]
     choice = choose(shape)
     data = choice.prepared(examples)
-    own = recipe_settings("default", shape) | {"seed": arguments.seed, "patience": 10**6}  # the plain one does not stop
+    own = {"seed": arguments.seed, "patience": 10**6}  # the plain training does not stop early
+    own = recipe_settings("ssdml", "default", shape) | own
     of_method, of_engine = divided(own, SSDMLSettings, Config)
     settings, config = SSDMLSettings(**of_method), Config(**of_engine)
     settings = replace(settings, max_epochs=arguments.partitions * settings.epochs)

@@ -35,7 +35,7 @@ def compare(data: str, seed: int, iterations: int) -> None:
     shape = examples.images.shape[1:]
     choice = choose(shape)
     dataset = choice.prepared(examples)
-    own = recipe_settings("paper", shape) | {"seed": seed, "rounds": 0}  # the warm-up alone, if there is one
+    own = recipe_settings("ssdml", "paper", shape) | {"seed": seed, "rounds": 0}  # the warm-up alone, if there is one
     of_method, of_engine = divided(own, SSDMLSettings, Config)
     settings, config = SSDMLSettings(**of_method), Config(**of_engine)
     model = fit(seeded(choice.network, seed), dataset, settings=settings, config=config, device="cpu").model

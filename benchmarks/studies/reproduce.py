@@ -59,7 +59,7 @@ def train(data: str, recipe: str, method: str, seed: int, folder: Path) -> dict[
     choice = choose(examples.images.shape[1:])
     dataset = choice.prepared(examples)
     own = {"warmup": {"rounds": 0}, "unconstrained": {"metric_update": "unconstrained"}}.get(method, {})
-    own = recipe_settings(recipe, dataset.images.shape[1:]) | own | {"seed": seed}
+    own = recipe_settings("ssdml", recipe, dataset.images.shape[1:]) | own | {"seed": seed}
     of_method, of_engine = divided(own, SSDMLSettings, Config)
     settings, config = SSDMLSettings(**of_method), Config(**of_engine)
     if method == "warmup" and not settings.warmup:

@@ -122,7 +122,7 @@ def compare(data: str, seed: int, n_steps: int, warmup: int) -> None:
     shape = examples.images.shape[1:]
     choice = choose(shape)
     dataset = choice.prepared(examples)
-    own = recipe_settings("default", shape) | {"seed": seed, "warmup": warmup, "patience": 10**6}
+    own = recipe_settings("ssdml", "default", shape) | {"seed": seed, "warmup": warmup, "patience": 10**6}
     of_method, of_engine = divided(own, SSDMLSettings, Config)
     settings, config = SSDMLSettings(**of_method), Config(**of_engine)
     bare = Bare(choice, dataset, settings, config)

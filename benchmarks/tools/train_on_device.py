@@ -139,7 +139,7 @@ def speed(images: Images, device: str, batch_sizes: tuple[int, ...]) -> None:
     """Print a table of examples per second, in steps of the default recipe for CIFAR-10 after those of a first pass."""
     print("examples/s  " + "".join(f"{size:>10}" for size in batch_sizes) + "  per mini-batch")
     settings = {"rounds": 1, "partition_size": len(images[0]), "epochs": 4, "confident": 1.0, "warmup": 0}
-    recipe = recipe_settings("default", images[0].shape[1:]) | settings
+    recipe = recipe_settings("ssdml", "default", images[0].shape[1:]) | settings
     engine = {name: recipe[name] for name in Config.__dataclass_fields__ if name in recipe}
     for name, precision in PRECISIONS.items():
         if device == "cpu" and name not in ("float32", "bfloat16"):
