@@ -125,5 +125,7 @@ def _nearest_outside(z, points, starts, n_anchor_groups, width, num_threads):
         others = arrays.of_native(arrays.sort(xp.concatenate([points[:low], points[high:]])), like=z)
         own = arrays.of_native(points[low:high], like=z)
         found, _ = knn_search(z[own], z[others], min(width, len(others)), "sqeuclidean", num_threads)
+        if arrays.is_trusted(z):  # the CUDA kernel finds no neighbour at all for a point that is not finite
+            found = xp.clip(found, 0, len(others) - 1) if arrays.is_cupy(z) else found.clamp(0, len(others) - 1)
         nearest[low:high, : found.shape[1]] = others[found]
     return nearest

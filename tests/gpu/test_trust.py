@@ -249,6 +249,17 @@ def test_a_step_returns_while_its_stream_is_busy(kind):
     torch.cuda.synchronize()
 
 
+def test_triplets_of_a_trusted_embedding_that_is_not_finite_are_of_its_points(on_stand_in):
+    classes, z = np.arange(30) % 3, torch.randn(30, 4)
+    z[7] = torch.nan
+    for wrong in (z, torch.full_like(z, torch.nan)):
+        with arrays.trusted():
+            triplets = mining.draw(classes, 500, 0, wrong, 5)
+        assert (triplets >= 0).all() and (triplets < 30).all()
+        anchors, positives, negatives = classes[triplets.T.numpy()]
+        assert (anchors == positives).all() and (anchors != negatives).all()
+
+
 # --- the gate ---------------------------------------------------------------------------------------------------------
 
 
