@@ -101,4 +101,4 @@ class ImageFileDataset(Dataset):
         file = self._encoded[i] if self._encoded else os.fsdecode(self._paths[i])
         name = file if isinstance(file, str) else self._names[i]
         image = decode_image(file, name, self.size, self.grey, draft=True)
-        return torch.from_numpy(np.ascontiguousarray(image)), int(self.labels[i])
+        return torch.from_numpy(np.array(image, order="C")), int(self.labels[i])

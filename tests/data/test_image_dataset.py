@@ -1,8 +1,14 @@
-"""A Dataset of image files gives the pixels and labels that decoding them all would."""
+"""A Dataset of image files gives the pixels and labels that decoding them all would, in memory that is bounded."""
 
 import io
+import json
+import os
 import pickle
+import subprocess
+import sys
 import tarfile
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,3 +117,61 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "cat" / "0.png").unlink()
     with pytest.raises(DataError, match=r"expected an image at .*cat.0\.png, found nothing"):
         dataset[0]
+
+
+# --- larger than memory -----------------------------------------------------------------------------------------------
+
+FILES, DISTINCT, SIDE, CACHE = 200_000, 3000, 32, 50e6
+
+PROGRAM = """
+import json, resource, sys
+import numpy as np, torch
+from ssdml_fast.data import ImageFileDataset, image_folder
+from ssdml_fast.data.examples import DatasetExamples
+
+if __name__ == "__main__":
+    path, side, cache = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    dataset = ImageFileDataset(image_folder(path), side)
+    examples = DatasetExamples(dataset, "images", workers=2, cache_gb=cache / 1e9)
+    total = np.zeros((), np.int64)
+    rows = torch.from_numpy(np.random.default_rng(0).permutation(len(dataset)))
+    for batch in examples.stream(rows.split(128)):
+        total += batch.numpy().sum(dtype=np.int64)
+    peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
+    for process in examples.workers.processes:
+        status = dict(line.split(":", 1) for line in open(f"/proc/{process.pid}/status"))
+        peaks.append(int(status["VmHWM"].split()[0]))
+    print(json.dumps({"n": len(dataset), "total": int(total), "peaks": peaks, "kept": examples.cache.used}))
+    examples.close()
+"""
+
+
+def streamed(path):
+    command = [sys.executable, "-c", PROGRAM, str(path), str(SIDE), str(CACHE)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peaks of processes from /proc")
+def test_a_folder_larger_than_its_bound_is_streamed_within_it():
+    """All pixels would take 614 MB; the peaks are compared with those of the same processes for a few files."""
+    with tempfile.TemporaryDirectory() as root:
+        sources = [Path(root) / f"{i}.jpg" for i in range(DISTINCT)]
+        for i, source in enumerate(sources):
+            smooth(48, 40, seed=i).save(source, quality=85)
+        for part, n in (("few", 200), ("many", FILES)):
+            for c in range(100):
+                (Path(root) / part / f"class {c}").mkdir(parents=True)
+            for i in range(n):
+                os.link(sources[i % DISTINCT], f"{root}/{part}/class {i % 100}/{i:06}.jpg")
+        few, many = (streamed(Path(root) / part) for part in ("few", "many"))
+        sums = [int(decode_image(source, source.name, SIDE).sum(dtype=np.int64)) for source in sources]
+    assert many["n"] == FILES and many["total"] == sum(sums[i % DISTINCT] for i in range(FILES))
+    assert many["kept"] == (CACHE - 8 * FILES) // (3 * SIDE**2)
+    more = [1024 * (peak - base) for peak, base in zip(many["peaks"], few["peaks"], strict=True)]
+    files, ahead = 300 * FILES, 2 * 16 * 128 * 3 * SIDE**2  # bytes of paths and names; of what is decoded ahead
+    assert more[0] <= CACHE + files + ahead
+    assert max(more[1:]) <= files + ahead
