@@ -69,7 +69,7 @@ def engine(settings, network=None, data=None, method="ssdml"):
     device = torch.device("cpu")
     with surroundings(device, tf32=False):
         network = seeded(SmallNet, 0) if network is None else network
-        model = untrained(network, images, config.metric_dim, config.seed, method.Head)
+        model = untrained(network, images[:1].copy(), config.metric_dim, config.seed, method.Head)
         known = TrainingSet(np.asarray(labels), images.shape[1:])
         made = method(method.Settings(**own), model, known, config.seed)
         val = as_examples(val_images, "val")
