@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ssdml_fast.methods import METHODS
+
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = [*sorted((ROOT / "benchmarks/studies").glob("*.py")), ROOT / "benchmarks/bench_training.py"]
 SMALL = "2000x128 or 10x900 or n300 or iris or 9100x64 or 9100-C10 or clustered-200- or 128x64 or float32"
@@ -31,6 +33,20 @@ def test_a_small_shape_of_each_is_right():
     """Answers are compared with the peers' before the clock runs, which here it does not."""
     pytest.importorskip("pytest_benchmark")
     run("-m", "pytest", "benchmarks", "-q", "-x", "--benchmark-disable", "-k", f"ssdml_fast and ({SMALL})")
+
+
+def test_what_is_trained_on_a_device_agrees_with_itself_on_the_cpu():
+    found = run(ROOT / "benchmarks/tools/train_on_device.py", "--device", "cpu", "--tiny").splitlines()
+    for method in METHODS:
+        assert [line for line in found if line.startswith(f"agrees, coloured, {method}") and " 0.0e+00 apart" in line]
+        assert [line for line in found if line.startswith(f"moves, {method}: R@1")]
+    assert {"float32", "bfloat16"} <= {line.split()[0] for line in found}
+
+
+def test_a_bare_loop_takes_the_steps_of_the_engine():
+    """Which the study says of each loss before it says what the steps cost."""
+    found = run(ROOT / "benchmarks/studies/step_overhead.py", "digits", "--steps", 8, "--warmup", 4, "--threads", 1)
+    assert "8 steps of the partition" in found and "3 steps of the warm-up" in found
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)

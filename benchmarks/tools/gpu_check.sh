@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Builds the package with its CUDA kernels, tests them and times them, on a machine with a CUDA device: within ten minutes.
+# Builds the package with its CUDA kernels, tests and times them, and trains by every method, on a machine with a CUDA
+# device: within ten minutes.
 #
 #   benchmarks/tools/gpu_check.sh [FOLDER]
 #
-# Needs no network: Python (PYTHON in the environment names another than python3) with torch, NumPy, pybind11, pytest,
-# hypothesis and pytest-benchmark, and CuPy, without which its tests are skipped; nvcc, a C++ compiler, CMake and ninja.
+# Needs no network: Python (PYTHON in the environment names another than python3) with torch, NumPy, SciPy, pybind11,
+# pytest, hypothesis and pytest-benchmark, and CuPy, without which its tests are skipped; nvcc, a C++ compiler, CMake and
+# ninja. Where scikit-learn or safetensors are missing, training leaves out digits or checkpoints and says so.
 # Full output goes to FOLDER (build/gpu_check unless given). What is printed last, in less than 12,000 characters, is what
 # failed, the figures, and how each stage ended. Fails if any stage does.
 set -uo pipefail
@@ -76,12 +78,17 @@ sanitizer() {
     -p no:cacheprovider -k "test_runs_on_the_current_stream and not propagate_affinity"
 }
 
-export -f build tests bench sanitizer
+train() {
+  "$python" benchmarks/tools/train_on_device.py --device cuda
+}
+
+export -f build tests bench sanitizer train
 export out python isa architecture PYTHONPATH="$PWD:$PWD/benchmarks/tools"
 
 stage build 180 bash -c build
 if [ $failed -eq 0 ]; then
   stage tests 150 bash -c tests
+  stage train 130 bash -c train
   stage small 120 bash -c 'bench -k "loss or cayley or riemannian"'
   stage graphs 45 bash -c 'bench -k knn'
   stage partitions 40 bash -c 'bench -k "affinity or labels or partition"'
@@ -90,7 +97,7 @@ if [ $failed -eq 0 ]; then
 fi
 
 {
-  for name in build tests small graphs partitions large sanitizer; do
+  for name in build tests train small graphs partitions large sanitizer; do
     log="$out/$name.log"
     [ -f "$log" ] || continue
     case $name in
@@ -102,6 +109,7 @@ fi
           sed 's/^/HUNG /'
         tail -1 "$log"
         ;;
+      train) grep -vE '^(Traceback| )' "$log" | head -60 ;;
       sanitizer)
         grep -E "^(FAILED|ERROR)|Invalid|at .*cuda::|ERROR SUMMARY" "$log" | sort | uniq -c | sort -rn | head -8
         ;;

@@ -137,8 +137,8 @@ def does_not_wait(images: Images, method: str, settings: dict[str, Any], device:
 
 def speed(images: Images, device: str, batch_sizes: tuple[int, ...]) -> None:
     """Print a table of examples per second, in steps of the default recipe for CIFAR-10 after those of a first pass."""
-    print("examples/s  " + "".join(f"{size:>10}" for size in batch_sizes) + "  per mini-batch")
-    settings = {"rounds": 1, "partition_size": len(images[0]), "epochs": 4, "confident": 1.0, "warmup": 0}
+    print("examples/s" + "".join(f"{size:>10}" for size in batch_sizes) + "  per mini-batch")
+    settings = {"rounds": 1, "partition_size": len(images[0]), "epochs": 3, "confident": 1.0, "warmup": 0}
     recipe = recipe_settings("ssdml", "default", images[0].shape[1:]) | settings
     engine = {name: recipe[name] for name in Config.__dataclass_fields__ if name in recipe}
     for name, precision in PRECISIONS.items():
@@ -150,7 +150,7 @@ def speed(images: Images, device: str, batch_sizes: tuple[int, ...]) -> None:
             history = train(images, "ssdml", recipe, device, **changed).history[2:]
             seconds = sum(record["seconds"]["train"] + record["seconds"]["mine"] for record in history)
             rates.append(sum(record["examples"] for record in history) / seconds)
-        print(f"  {name:10}" + "".join(f"{rate:10.0f}" for rate in rates), flush=True)
+        print(f"{name:10}" + "".join(f"{rate:10.0f}" for rate in rates), flush=True)
 
 
 def too_little_memory(images: Images, device: str) -> str:
@@ -224,8 +224,9 @@ def main() -> None:
             for settings in ({}, *VARIANTS.get(method, ())):
                 name = ", ".join([data, method, *(f"{key} {value}" for key, value in settings.items())])
                 check(f"agrees, {name}", agrees, images, method, settings, device, 20 if arguments.tiny else 100)
-                if device != "cpu":
-                    check(f"waits, {name}", does_not_wait, images, method, settings, device)
+                if device != "cpu" and data == "coloured":
+                    some: Images = tuple(part[:300] for part in images)  # type: ignore[assignment]
+                    check(f"waits, {name}", does_not_wait, some, method, settings, device)
         check(f"moves, {method}", moves, images, method, device)
     if device != "cpu":
         check("too little memory", too_little_memory, sets["coloured"], device)
