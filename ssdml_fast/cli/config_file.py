@@ -37,7 +37,7 @@ class ConfigFile:
         self.path = path
         try:
             self.top: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, RecursionError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"config {path} cannot be read: {error}") from None
         self.table: Any = self.top.pop("method", {})
         if not isinstance(self.table, dict):

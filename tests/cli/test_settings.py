@@ -232,6 +232,7 @@ def test_a_flag_names_another_method_than_the_file(tmp_path):
     ("text", "message"),
     [
         ("rounds = ", "my.toml cannot be read"),
+        ("rounds = " + "[" * 20000, "my.toml cannot be read"),
         ("round = 1", "has an unknown setting 'round'; did you mean 'rounds'?"),
         ("colour = 1", "has an unknown setting 'colour'; known: alpha"),
         ("[training]\nrounds = 1", "has an unknown setting 'training'"),
