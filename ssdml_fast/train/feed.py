@@ -30,7 +30,7 @@ class Feed:
     def __init__(self, examples: Examples, device: torch.device, prepare: nn.Module | None) -> None:
         self.examples, self.device, self.prepare = examples, device, prepare
         self._resident = self._put_there() if device.type == "cuda" else None
-        self._at_hand: dict[int, Tensor] = {}  # examples of the mini-batch that is trained on, by the rows' identity
+        self._at_hand: list[tuple[Tensor, Tensor]] = []  # rows and examples of the mini-batch that is trained on
 
     def _put_there(self) -> Tensor | None:
         if not isinstance(self.examples, ArrayExamples):
@@ -41,8 +41,9 @@ class Feed:
 
     def images(self, rows: Tensor) -> Tensor:
         """Examples of (B,) rows, a CPU tensor; those of the mini-batch at hand have been fetched ahead."""
-        if id(rows) in self._at_hand:
-            return self._at_hand[id(rows)]
+        for asked, images in self._at_hand:
+            if asked is rows:
+                return images.clone()  # as a network may change its input, and another view of them is to follow
         if self._resident is not None:
             return self._prepared(self._resident[rows.to(self.device, non_blocking=True)])
         return self._sent(self.examples.take(rows))
@@ -66,12 +67,14 @@ class Feed:
                 waiting.append((batch, asked))
                 yield torch.cat(asked)
 
-        for images in self.examples.stream(rows(), pin=self._pinned):
-            batch, asked = waiting.popleft()
-            parts = self._sent(images).split([len(part) for part in asked])
-            self._at_hand = {id(part): images for part, images in zip(asked, parts, strict=True)}
-            yield batch
-        self._at_hand = {}
+        try:
+            for images in self.examples.stream(rows(), pin=self._pinned):
+                batch, asked = waiting.popleft()
+                parts = self._sent(images).split([len(part) for part in asked])
+                self._at_hand = list(zip(asked, parts, strict=True))
+                yield batch
+        finally:
+            self._at_hand = []
 
     @property
     def _pinned(self) -> bool:

@@ -195,6 +195,41 @@ def test_an_embedding_that_is_not_finite_is_given_no_graph():
     assert np.isfinite(result.model.embed(digits()[1][0].copy())).all()
 
 
+# --- too little memory ------------------------------------------------------------------------------------------------
+
+
+class Runs(SmallNet):
+    """Finds too little memory at one of its steps."""
+
+    def __init__(self, out_at):
+        super().__init__()
+        self.left = out_at
+
+    def forward(self, images):
+        self.left -= self.training
+        if self.left == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("out_at", [3, 25, 27])  # in the warm-up; and in partitions, some of which are done
+def test_too_little_memory_is_one_error_from_which_a_run_goes_on(tmp_path, out_at):
+    run, whole = RunFolder(tmp_path / "run"), train(TINY | {"rounds": 1})
+    network = Runs(out_at)
+    network.load_state_dict(seeded(SmallNet, 0).state_dict())
+    message = r"^cpu has too little memory: lower batch_size \(now 100\), or set precision to 'bfloat16'; or go on from"
+    with pytest.raises(MemoryError, match=message) as raised:
+        train(TINY | {"rounds": 1}, network, run=run)
+    assert str(run.path) in str(raised.value) and isinstance(raised.value.__cause__, torch.OutOfMemoryError)
+    assert_same(train(TINY | {"rounds": 1}, run=run, resume=True), whole)
+
+
+def test_too_little_memory_without_a_run_says_what_to_lower():
+    message = r"^cpu has too little memory: lower batch_size \(now 50\)$"
+    with pytest.raises(MemoryError, match=message):
+        train(TINY | {"batch_size": 50, "precision": "bfloat16"}, Runs(1))
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
