@@ -62,10 +62,28 @@ def load_method(name: str | type[Method]) -> type[Method]:
 
 
 def settings_of(name: str | type[Method]) -> type[Settings]:
-    """Return the dataclass of a method's settings; see :func:`load_method`. Torch is not imported for those here."""
+    """Return the dataclass of a method's settings; see :func:`load_method`. Torch is not imported for those here.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As there, or if it is not made from :class:`ssdml_fast.train.Settings` or has a name that is one of
+        :class:`ssdml_fast.train.Config`'s.
+    """
     if isinstance(name, str) and name in METHODS:
         return _find(f"{__name__}.{METHODS[name].settings}")
-    return load_method(name).Settings
+    method = load_method(name)
+
+    from ..train.config import Config
+    from ..train.settings import Settings
+
+    own = method.Settings
+    if not (isinstance(own, type) and issubclass(own, Settings)):
+        raise TypeError(f"{method.__name__}.Settings must be a dataclass made from Settings, found {own!r}")
+    taken = sorted(own.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys())
+    if taken:
+        raise TypeError(f"{own.__name__} must have no setting of Config's, found {', '.join(taken)}")
+    return own
 
 
 def name_of(method: type[Method]) -> str:

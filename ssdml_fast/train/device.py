@@ -39,17 +39,14 @@ def kernel_device(device: torch.device) -> torch.device:
 
 
 def described(device: torch.device) -> str:
-    """Say where a network is trained, and why its kernels work elsewhere where they do.
+    """Say what a device is, and why the kernels of a network on it work elsewhere where they do.
 
     Examples
     --------
     >>> described(torch.device("cpu"))
     'cpu'
     """
-    text = device.type
-    if text == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        text = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+    text = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
     if kernel_device(device).type == device.type:
         return text
     why = _core.lib.cuda_build.removeprefix("not built: ") if device.type == "cuda" else f"none for {device.type}"

@@ -17,7 +17,7 @@ from .. import _arrays as arrays
 from .._extras import require
 from ..data.dataset import Dataset
 from ..data.examples import Examples, as_examples, labels_of
-from ..methods import load_method, name_of
+from ..methods import load_method, name_of, settings_of
 from ..models.metric import untrained
 from ..runs.folder import RunFolder, Stored
 from .config import Config
@@ -185,12 +185,7 @@ def _train(
 
 def _as_settings(kind: type[Method], settings: Settings | dict[str, Any] | None) -> Settings:
     """The settings of a method, from whatever form the caller gave."""
-    own = kind.Settings
-    if not (isinstance(own, type) and issubclass(own, Settings)):
-        raise TypeError(f"{kind.__name__}.Settings must be a dataclass made from Settings, found {own!r}")
-    taken = sorted(own.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys())
-    if taken:
-        raise TypeError(f"{own.__name__} must have no setting of Config's, found {', '.join(taken)}")
+    own = settings_of(kind)
     if settings is None or isinstance(settings, dict):
         try:
             return own(**(settings or {}))

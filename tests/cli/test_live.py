@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import sys
 import types
 
@@ -76,6 +77,19 @@ def test_a_validations_line_tells_scores_throughput_and_time_left():
     assert "untrained" in first and first.endswith("NMI  50.0  R@1  75.0")  # nothing to reckon the time from yet
     assert "round 1  partition 1  loss 0.2500  NMI  50.0  R@1  75.0  1,500 examples/s  0:01:30 left" in second
     assert third.endswith("0:01:20 left") and last.endswith("examples/s")
+
+
+def test_a_record_without_scores_or_partition_has_a_line_too():
+    terminal = Terminal()
+    scored = trained(1)
+    for each in (trained(1) | {"partition": 0}, trained(2) | {"round": 0}, scored | {"own": "figure"}):
+        for name in ("score", "val_nmi", "val_recall@1"):
+            del each[name]
+        terminal.live.validation(each)
+    first, second, third = terminal.lines()
+    assert re.search(r"validation +1 of 4  round 1 +loss 0\.2500 +1,500 examples/s  0:00:00 left$", first)
+    assert "warm-up  " in second and "partition" not in first + second
+    assert "round 1  partition 1" in third and "figure" not in third
 
 
 def test_time_left_of_a_resumed_training_counts_from_where_it_was_resumed():

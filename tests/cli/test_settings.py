@@ -63,6 +63,28 @@ class TakenSettings(Settings):
 
 class Taken(Margin):
     Settings = TakenSettings
+
+
+@dataclass(frozen=True)
+class SeedSettings(Settings):
+    seed: int = setting(0, "A name of the engine's.")
+
+
+class Seed(Margin):
+    Settings = SeedSettings
+
+
+@dataclass(frozen=True)
+class BareSettings(Settings):
+    margin: float = 0.5
+
+
+class Bare(Margin):
+    Settings = BareSettings
+
+
+class NoSettings(Margin):
+    Settings = dict
 '''
 
 
@@ -161,6 +183,9 @@ def test_a_method_of_ones_own_has_its_flags_and_trains(tmp_path):
         (["--method", "broken:Class"], "method broken:Class cannot be loaded: SyntaxError"),
         (["--method", "own_method:dataclass"], "method must be a subclass of ssdml_fast.train.Method"),
         (["--method", "own_method:Taken"], "own_method:Taken must have settings of other names, found out"),
+        (["--method", "own_method:Seed"], "SeedSettings must have no setting of Config's, found seed"),
+        (["--method", "own_method:Bare"], "BareSettings.margin must be an int, float, str or bool that is declared by"),
+        (["--method", "own_method:NoSettings"], "NoSettings.Settings must be a dataclass made from Settings"),
         (["--method", "own_method:Margin", "--rounds", 1], "--rounds must be a setting of own_method:Margin, .* ssdml"),
         (["--method=own_method:Margin", "--max-epochs=3"], "--max-epochs must be a setting of own_method:Margin"),
         (["--method", "own_method:Margin", "--margin", 3], r"margin must be in \(0, 2\], found 3.0"),
@@ -312,6 +337,25 @@ def test_what_is_refused_leaves_no_folder(tmp_path, arguments):
     (tmp_path / "runs/other").mkdir(parents=True)
     refused("train", *arguments)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
+
+
+def test_what_is_stopped_before_its_first_save_leaves_no_folder_of_the_commands_own(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ssdml_fast.train.engine.Engine.to_the_end", interrupted)
+    result = invoke("train", *TINY)
+    assert result.exit_code == 130 and "Stopped before there was anything to save." in result.output
+    assert not (tmp_path / "runs").exists()
+    assert invoke("train", "--out", "run", *TINY).exit_code == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert invoke("train", "--out", "run", *TINY).exit_code == 0  # it can be used again
+
+
+def test_the_last_model_is_kept_where_that_is_asked_for():
+    result = invoke("train", "--select", "last", "--out", "run", *TINY)
+    assert result.exit_code == 0 and "Kept: the model of validation 2, the last." in result.output
 
 
 def write_features(path, seed=0):

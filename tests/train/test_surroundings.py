@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import types
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ssdml_fast import _core
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train import Config, fit
-from ssdml_fast.train.device import kernel_device, network_device
+from ssdml_fast.train.device import described, kernel_device, network_device
 
 SHORT = TINY | {"rounds": 1, "max_epochs": 1}
 
@@ -51,6 +52,22 @@ def test_network_and_kernels_have_a_device_each(monkeypatch, there, asked, netwo
     device = network_device(Config(device=asked))
     assert device == torch.device(network)
     assert kernel_device(device) == torch.device(kernels)
+
+
+@pytest.mark.parametrize(
+    ("there", "text"),
+    [
+        ({}, "cpu"),
+        ({"cuda": 2}, "cuda:1 (NVIDIA H200)"),
+        ({"cuda": 1, "kernels": False}, "cuda:0 (NVIDIA H200), kernels on the CPU: no nvcc was found"),
+        ({"mps": True}, "mps, kernels on the CPU: none for mps"),
+    ],
+)
+def test_a_device_is_described_with_where_its_kernels_run(monkeypatch, there, text):
+    has(monkeypatch, **there)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(_core, "lib", types.SimpleNamespace(cuda_build="not built: no nvcc was found"))
+    assert described(network_device(Config(device="cuda" if "cuda" in there else "auto"))) == text
 
 
 @pytest.mark.parametrize(
