@@ -278,6 +278,13 @@ def test_public_names_are_listed_once_and_for_type_checkers_too():
     assert dir(sf) == sorted(sf.__all__)
 
 
+def test_a_name_of_train_is_no_module_of_it():
+    """Which would take its place as soon as it is imported."""
+    assert not set(importlib.import_module("ssdml_fast.train").__all__) & {
+        path.stem for path in (PACKAGE / "train").glob("*.py")
+    }
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         sf.no_such_name  # noqa: B018

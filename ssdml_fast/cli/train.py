@@ -175,8 +175,8 @@ def _run(
     from ..runs.figures import HeldOut
     from ..runs.run import load_examples
     from ..train.device import described, network_device
-    from ..train.fit import fit
     from ..train.tensorboard import TensorBoard
+    from ..train.training import fit
     from .live import Live
     from .tables import held_out_table
 

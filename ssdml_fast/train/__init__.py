@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from .batches import batch_sizes
     from .config import Config
     from .engine import Fitted
-    from .fit import fit
     from .method import Batch, Leg, Method, TrainingSet, Work
     from .settings import Settings, setting
+    from .training import fit
 
 _HOME = {
     "Aid": "aid",
@@ -28,7 +28,7 @@ _HOME = {
     "TrainingSet": "method",
     "Work": "method",
     "batch_sizes": "batches",
-    "fit": "fit",
+    "fit": "training",
     "setting": "settings",
 }
 

@@ -17,8 +17,7 @@ from ssdml_fast.cli.live import Live
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.models.digits import DigitsNet
 from ssdml_fast.models.seeded import seeded
-from ssdml_fast.train.config import Config
-from ssdml_fast.train.fit import fit
+from ssdml_fast.train import Config, fit
 from ssdml_fast.train.tensorboard import TensorBoard
 
 TINY = ["--rounds", "1", "--epochs", "1", "--metric-dim", "16", "--batch-size", "500"]
