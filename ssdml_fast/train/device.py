@@ -62,9 +62,9 @@ def _best() -> str:
 @contextmanager
 def surroundings(device: torch.device, tf32: bool) -> Iterator[None]:
     """Train as in a fresh process, whatever the caller has set: the default type and device, autocast, disabled
-    gradients, inference mode; and leave the caller's settings and generators as they were.
+    gradients, inference mode, the precision of products; and leave the caller's settings and generators as they were.
     """
-    dtype, highest = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     conv = torch.backends.cudnn.allow_tf32
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -75,12 +75,12 @@ def surroundings(device: torch.device, tf32: bool) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
         try:
             torch.set_default_dtype(torch.float32)
+            torch.set_float32_matmul_precision("high" if tf32 and device.type == "cuda" else "highest")
             if device.type == "cuda":
-                torch.set_float32_matmul_precision("high" if tf32 else "highest")
                 torch.backends.cudnn.allow_tf32 = tf32
             yield
         finally:
             torch.set_default_dtype(dtype)
+            torch.set_float32_matmul_precision(precision)
             if device.type == "cuda":
-                torch.set_float32_matmul_precision(highest)
                 torch.backends.cudnn.allow_tf32 = conv

@@ -433,7 +433,7 @@ class Engine:
             self.method.load_state_dict(checkpoint["method"])
             for optimizer, state in zip((self.optimizer, self.head_optimizer), checkpoint["optimizers"], strict=True):
                 if optimizer is not None:
-                    optimizer.load_state_dict(state)
+                    optimizer.load_state_dict(_of_this_device(state, optimizer))
             self.scaler.load_state_dict(checkpoint["scaler"])
             self.done = scalars.as_int(checkpoint["done"], "done", 0, len(self.plan))
             self.steps = scalars.as_int(checkpoint["steps"], "steps", 0)
@@ -478,6 +478,13 @@ def _reached_by(config: Config) -> dict[str, Any]:
 
 def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
     return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def _of_this_device(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state, wherever it was saved, with the kernels that are used here."""
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    here = [saved | {name: own[name] for name in ("foreach", "fused") if name in own} for saved, own in groups]
+    return state | {"param_groups": here}
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -77,6 +77,38 @@ def test_it_may_be_given_by_the_name_of_its_module(tmp_path, monkeypatch):
     assert name_of(Contrastive) == "contrastive:Contrastive"
 
 
+def test_a_run_of_another_method_is_refused(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, method=Contrastive, run=run, on_validation=interrupt(2))
+    for other in ("ssdml", Counting):
+        with pytest.raises(RunError, match=r"is a training by the method contrastive:Contrastive, found "):
+            fit(seeded(SmallNet, 0), *digits(), run=run, resume=True, method=other)
+
+    class Local(Contrastive):
+        """Is found by no name."""
+
+    local = RunFolder(tmp_path / "local")
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, method=Local, run=local, on_validation=interrupt(2))
+    with pytest.raises(RunError, match=r"<locals>\.Local cannot be "):
+        fit(seeded(SmallNet, 0), *digits(), run=local, resume=True)
+    resumed = fit(seeded(SmallNet, 0), *digits(), run=local, resume=True, method=Local)
+    assert_same(resumed, train(SMALL, method=Local))
+
+
+def test_a_script_knows_its_method_by_another_name(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(Contrastive, "__module__", "__main__")
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, method=Contrastive, run=run, on_validation=interrupt(2))
+    monkeypatch.undo()
+    assert run.read_stored().method == "__main__:Contrastive"
+    assert_same(
+        fit(seeded(SmallNet, 0), *digits(), run=run, resume=True, method=Contrastive), train(SMALL, method=Contrastive)
+    )
+
+
 class Counting(Contrastive):
     """Has a loss for every other mini-batch, and forgets its margin at the beginning of each leg."""
 

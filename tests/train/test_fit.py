@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from trainings import TINY, SmallNet, assert_same, digits, figures, interrupt, train
+from trainings import TINY, SmallNet, assert_same, digits, engine, figures, interrupt, train
 
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.evaluate import score_embedding
@@ -313,6 +313,20 @@ def test_where_a_resumed_training_runs_may_be_other(tmp_path, fitted):
     with pytest.raises(KeyboardInterrupt):
         train(TINY, run=run, on_validation=interrupt(2))
     assert_same(train(TINY | {"workers": 1, "cache_gb": 0.5}, run=run, resume=True), fitted)
+
+
+def test_a_checkpoint_of_another_device_goes_on_with_the_kernels_of_this(tmp_path, fitted):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, run=run, on_validation=interrupt(2))
+    checkpoint = run.read_checkpoint()
+    (group,) = checkpoint["optimizers"][0]["param_groups"]
+    group |= {"fused": True, "foreach": None}  # as on CUDA
+    run.write_progress(checkpoint)
+    made = engine(TINY)
+    made.load(run)
+    assert made.optimizer.param_groups[0]["fused"] is None
+    assert_same(train(TINY, run=run, resume=True), fitted)
 
 
 def test_a_checkpoint_of_a_version_before_0_1_0_is_refused(tmp_path):

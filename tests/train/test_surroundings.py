@@ -112,6 +112,9 @@ AMBIENT = {
     "float64 as default": lambda: set_to(torch.set_default_dtype, torch.get_default_dtype, torch.float64),
     "bfloat16 as default": lambda: set_to(torch.set_default_dtype, torch.get_default_dtype, torch.bfloat16),
     "meta as default": lambda: torch.device("meta"),
+    "products rounded": lambda: set_to(
+        torch.set_float32_matmul_precision, torch.get_float32_matmul_precision, "medium"
+    ),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
