@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from contextlib import nullcontext
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from .._run.stiefel import TOLERANCE
 from ..nn import orthogonality_error
 from ..ops.stiefel import cayley_update
 
+Step = TypeVar("Step", bound=Callable[..., Any])
 RANGES = (
     ("lr", 0, torch.inf),
     ("momentum", 0, 1),
@@ -64,13 +66,23 @@ class StiefelOptimizer(Optimizer):
         return [p for p, _ in pairs], [-grad if group["maximize"] else grad for _, grad in pairs]
 
 
+def without_autograd(step: Step) -> Step:
+    """Take a step that is not differentiated; in inference mode too it keeps tensors that may be changed outside."""
+
+    @functools.wraps(step)
+    def taken(*arguments: Any, **options: Any) -> Any:
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext(), torch.no_grad():
+            return step(*arguments, **options)
+
+    return taken  # type: ignore[return-value]
+
+
 class FirstOrder(StiefelOptimizer):
     """An optimiser that moves each matrix by its gradient; torch's own of that kind moves ordinary groups."""
 
     _Ordinary: ClassVar[type[Optimizer]]  # of groups with stiefel=False
 
-    @torch.inference_mode(False)  # or what is kept from step to step could not be changed outside of that mode
-    @torch.no_grad()
+    @without_autograd
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Move every parameter that has a gradient; returns what `closure`, called first, returns."""
         loss = evaluate(closure)

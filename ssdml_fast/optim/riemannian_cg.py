@@ -13,7 +13,7 @@ from .. import _arrays as arrays
 from .. import _line_search as line_search
 from .. import _scalars as scalars
 from ..ops.stiefel import qr_retraction
-from .base import StiefelOptimizer, evaluate
+from .base import StiefelOptimizer, evaluate, without_autograd
 
 
 class RiemannianCG(StiefelOptimizer):
@@ -92,8 +92,7 @@ class RiemannianCG(StiefelOptimizer):
                 raise ValueError(f"{name} must be the same for all groups, {value}, found {param_group[name]}")
         super().add_param_group(param_group)
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
+    @without_autograd
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
         """Minimise; `closure` clears the gradients, computes the loss and its gradients, and returns the loss.
 
