@@ -1,47 +1,36 @@
-"""torch's ambient state, set to what is not its default, as a program around the library may have it."""
+"""What torch, and NumPy, may be set to around a call of the library."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import contextlib
 
+import numpy as np
 import torch
 
 
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+@contextlib.contextmanager
+def set_to(setter, getter, value):
+    before = getter()
+    setter(value)
     try:
         yield
     finally:
-        torch.set_default_dtype(before)
+        setter(before)
 
 
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-STATES = {
-    "float64": lambda: _default_dtype(torch.float64),
-    "bfloat16": lambda: _default_dtype(torch.bfloat16),
-    "meta": lambda: torch.device("meta"),
+AMBIENT = {
+    "float64 as default": lambda: set_to(torch.set_default_dtype, torch.get_default_dtype, torch.float64),
+    "bfloat16 as default": lambda: set_to(torch.set_default_dtype, torch.get_default_dtype, torch.bfloat16),
+    "meta as default": lambda: torch.device("meta"),
+    "products rounded": lambda: set_to(
+        torch.set_float32_matmul_precision, torch.get_float32_matmul_precision, "medium"
+    ),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
-    "deterministic": _deterministic,
+    "deterministic": lambda: set_to(
+        torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled, True
+    ),
+    "errors of NumPy": lambda: np.errstate(all="raise"),
+    "anomalies looked for": lambda: torch.autograd.set_detect_anomaly(True),
 }
-
-
-@contextmanager
-def ambient(*names: str) -> Iterator[None]:
-    """Enter states by name."""
-    with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(STATES[name]())
-        yield

@@ -62,15 +62,16 @@ class MetricModel(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Embed any number of images by the network alone, in evaluation mode: (N, ...) to (N, d).
+        """Embed any number of images by the network alone, in evaluation mode: (N, ...) to (N, d), float32.
 
-        The images stay as they are, whatever the network does with its input.
+        The images stay as they are, whatever the network does with its input; autocast changes nothing.
         """
         self.network.eval()
         device = next((tensor.device for tensor in self.network.state_dict().values()), images.device)
         parts = (part.to(device, copy=True) for part in images.split(BATCH))
         prepared = parts if self.prepare is None else map(self.prepare, parts)
-        return torch.cat([self.network(part) for part in prepared])
+        with torch.autocast(device.type, enabled=False):
+            return torch.cat([self.network(part) for part in prepared])
 
     @torch.no_grad()
     def embed(self, images: np.ndarray) -> np.ndarray:
@@ -78,7 +79,8 @@ class MetricModel(nn.Module):
         arrays.check_not_masked(images, "images")
         z = self.features(torch.from_numpy(images))
         head = next((tensor.device for tensor in self.metric.state_dict().values()), z.device)
-        return self.metric(z.to(head)).cpu().numpy()
+        with torch.autocast(head.type, enabled=False):
+            return self.metric(z.to(head)).cpu().numpy()
 
 
 @torch.no_grad()

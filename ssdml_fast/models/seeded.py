@@ -9,7 +9,9 @@ from torch import nn
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Make a network whose weights depend on `seed` alone; torch's global generator is left as it was.
+    """Make a network on the CPU whose weights, float32, depend on `seed` alone.
+
+    Torch's global generator is left as it was, and its default type and device and inference mode change nothing.
 
     Parameters
     ----------
@@ -28,6 +30,11 @@ def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     >>> sum(p.numel() for p in seeded(DigitsNet, 0).parameters())
     140160
     """
-    with torch.random.fork_rng(devices=[]):
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        return make()
+        torch.set_default_dtype(torch.float32)
+        try:
+            return make()
+        finally:
+            torch.set_default_dtype(dtype)

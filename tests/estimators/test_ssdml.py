@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from ambient import AMBIENT
 from sklearn.datasets import make_blobs
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
@@ -71,6 +72,18 @@ def test_the_same_random_state_gives_the_same_embedding_and_pickling_keeps_it(no
     assert not np.array_equal(model.transform(X), other.transform(X))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).transform(X), model.transform(X))
     assert model.transform(X.astype(np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("ambient", AMBIENT)
+@pytest.mark.parametrize("hidden_units", [None, 8])
+def test_what_torch_is_set_to_changes_nothing(noisy, hidden_units, ambient):
+    X, y, few = noisy
+    right = sf.SSDML(hidden_units=hidden_units, random_state=0, max_iter=2).fit(X, few)
+    with AMBIENT[ambient]():
+        model = sf.SSDML(hidden_units=hidden_units, random_state=0, max_iter=2).fit(X, few)
+        embedding, score = model.transform(X), model.score(X, y)
+    np.testing.assert_array_equal(embedding, right.transform(X))
+    assert score == right.score(X, y)
 
 
 def test_the_embedding_has_two_dimensions_a_class_or_half_the_features(noisy):

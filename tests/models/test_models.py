@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ambient import AMBIENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -74,6 +75,15 @@ def test_a_seeded_network_depends_on_its_seed_alone():
     assert torch.equal(torch.get_rng_state(), state)
     images = torch.randn(3, 1, 28, 28)
     assert torch.equal(first(images), again(images)) and not torch.equal(first(images), other(images))
+
+
+@pytest.mark.parametrize("ambient", AMBIENT)
+def test_what_torch_is_set_to_changes_no_seeded_network(ambient):
+    with AMBIENT[ambient]():
+        made = seeded(MnistNet, 0)
+    for name, tensor in seeded(MnistNet, 0).state_dict().items():
+        assert torch.equal(tensor, made.state_dict()[name])
+    assert not any(parameter.is_inference() for parameter in made.parameters())
 
 
 # ---- preparation

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import types
 
 import numpy as np
 import pytest
 import torch
+from ambient import AMBIENT
 from torch import nn
 from torch.nn import functional as F
 from trainings import TINY, SmallNet, assert_same, digits, train
@@ -98,33 +98,6 @@ def test_a_device_given_to_fit_is_in_place_of_the_settings():
 # --- the ambient state ------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def set_to(setter, getter, value):
-    before = getter()
-    setter(value)
-    try:
-        yield
-    finally:
-        setter(before)
-
-
-AMBIENT = {
-    "float64 as default": lambda: set_to(torch.set_default_dtype, torch.get_default_dtype, torch.float64),
-    "bfloat16 as default": lambda: set_to(torch.set_default_dtype, torch.get_default_dtype, torch.bfloat16),
-    "meta as default": lambda: torch.device("meta"),
-    "products rounded": lambda: set_to(
-        torch.set_float32_matmul_precision, torch.get_float32_matmul_precision, "medium"
-    ),
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "no_grad": torch.no_grad,
-    "inference_mode": torch.inference_mode,
-    "deterministic": lambda: set_to(
-        torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled, True
-    ),
-    "anomalies looked for": lambda: torch.autograd.set_detect_anomaly(True),
-}
-
-
 def state_of_torch():
     return (
         torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
@@ -148,6 +121,14 @@ def test_what_torch_is_set_to_changes_nothing(plain, ambient):
         assert state_of_torch() == before
     assert_same(result, plain)
     assert all(p.requires_grad and not p.is_inference() for p in result.model.network.parameters())
+
+
+@pytest.mark.parametrize("ambient", AMBIENT)
+def test_nor_does_it_change_what_a_model_embeds(plain, ambient):
+    images = digits()[1][0].copy()
+    right = plain.model.embed(images)
+    with AMBIENT[ambient]():
+        np.testing.assert_array_equal(plain.model.embed(images), right)
 
 
 @pytest.mark.parametrize("ambient", AMBIENT)
