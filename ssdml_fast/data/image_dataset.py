@@ -20,7 +20,7 @@ class ImageFileDataset(Dataset):
     Parameters
     ----------
     files : ImageFiles
-        The images, as :func:`~ssdml_fast.data.images.image_folder` finds them.
+        The images, as :func:`~ssdml_fast.data.image_folder` finds them.
     size : int or (height, width), optional
         A number: the largest central square of each image, resized (bicubic) to that many pixels a side. A pair: the
         size that they must all have; by default that of the first image.

@@ -42,8 +42,9 @@ class Aid:
     world : World
         The processes that train together.
     rng : numpy.random.Generator
-        For choices on the host, seeded by the leg's position. Torch's global generators, of the CPU and of the device,
-        are seeded likewise, so that what draws without a generator repeats too.
+        For choices on the host in :meth:`Method.prepare` and :meth:`Method.begin_pass`, and for making mini-batches,
+        which may run ahead of their losses; seeded by the leg's position. Torch's global generators, of the CPU and of
+        the device, are seeded likewise, so that what draws without a generator, as in a loss, repeats too.
     through : float
         How far the legs of this kind are, in [0, 1].
 

@@ -52,8 +52,8 @@ def fit(
         weights, on the device that it was trained on. One without parameters that require gradients stays as it is: the
         head alone is trained.
     train : (images, labels), torch.utils.data.Dataset or ssdml_fast.data.Dataset
-        Training examples. Images are an (N, ...) float32 array, or any map-style Dataset, whose items are examples or
-        tuples that begin with one; labels are (N,) integers, -1 = unlabelled. A Dataset alone has its labels as
+        Training examples. Images are an (N, ...) array of float32, or with `prepare` of uint8, or any map-style
+        Dataset, whose items are examples or tuples that begin with one; labels are (N,) integers, -1 = unlabelled. A Dataset alone has its labels as
         ``labels`` or ``targets``. One of :func:`ssdml_fast.data.load` holds the validation examples too.
     val : (images, labels) or torch.utils.data.Dataset, optional
         Validation examples, at least two, and all their labels, for choosing the model; needed unless `select` is
@@ -215,7 +215,7 @@ def _part(part: Any, name: str, config: Config) -> tuple[Examples, np.ndarray]:
     else:
         raise TypeError(f"{name} must be (images, labels) or a map-style Dataset, found {type(part).__name__}")
     examples = as_examples(images, f"{name} images", config.workers, config.cache_gb)
-    labels = arrays.as_integers(labels, f"{name} labels", ndim=1)
+    labels = arrays.to_numpy(arrays.as_integers(labels, f"{name} labels", ndim=1))
     arrays.check_shape(labels, (len(examples),), f"{name} labels", "one per image")
     return examples, labels.astype(np.int64)
 

@@ -139,6 +139,12 @@ def test_one_data_set_may_hold_the_validation_examples_too():
     assert_same(train(once, data=(data,)), train(once, data=parts))
 
 
+def test_labels_may_be_of_any_library_and_integer_type():
+    once = {"rounds": 1, "max_epochs": 1, "metric_dim": 16}
+    tensors = [(images, torch.tensor(labels, dtype=torch.int16)) for images, labels in digits()]
+    assert_same(train(once, data=tensors), train(once))
+
+
 # --- what is not finite -----------------------------------------------------------------------------------------------
 
 
