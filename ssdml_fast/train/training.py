@@ -53,8 +53,9 @@ def fit(
         head alone is trained.
     train : (images, labels), torch.utils.data.Dataset or ssdml_fast.data.Dataset
         Training examples. Images are an (N, ...) array of float32, or with `prepare` of uint8, or any map-style
-        Dataset, whose items are examples or tuples that begin with one; labels are (N,) integers, -1 = unlabelled. A Dataset alone has its labels as
-        ``labels`` or ``targets``. One of :func:`ssdml_fast.data.load` holds the validation examples too.
+        Dataset, whose items are examples or tuples that begin with one; labels are (N,) integers, -1 = unlabelled. A
+        Dataset alone has its labels as ``labels`` or ``targets``. One of :func:`ssdml_fast.data.load` holds the
+        validation examples too.
     val : (images, labels) or torch.utils.data.Dataset, optional
         Validation examples, at least two, and all their labels, for choosing the model; needed unless `select` is
         ``"last"``.
