@@ -111,9 +111,9 @@ def train(
             console = Console()
             if run.resumable:
                 console.print(f"\nStopped; the training is saved in {run.path}. To continue:", soft_wrap=True)
-                console.print(
-                    f"  ssdml-fast train --resume {shlex.quote(str(run.path))}", soft_wrap=True, highlight=False
-                )
+                again = ["ssdml-fast", "train", "--resume", str(run.path)]
+                again += ["--data", data] if resume is not None and "data" in given else []
+                console.print(f"  {shlex.join(again)}", soft_wrap=True, highlight=False, markup=False)
             else:
                 console.print("\nStopped before there was anything to save.")
             raise typer.Exit(130) from None

@@ -190,7 +190,7 @@ def test_a_method_of_ones_own_has_its_flags_and_trains(tmp_path):
         (["--method=own_method:Margin", "--max-epochs=3"], "--max-epochs must be a setting of own_method:Margin"),
         (["--method", "own_method:Margin", "--margin", 3], r"margin must be in \(0, 2\], found 3.0"),
         (["--method", "own_method:Margin", "--recipe", "paper"], "recipe must be 'default' for the method own_method"),
-        (["--margin", 1], "No such option: --margin"),
+        (["--margin", 1], "No such option:? '?--margin"),
         (["--device", "gpu"], "device must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', found 'gpu'"),
         (["--precision", "float16", "--device", "cpu"], "precision must be 'float32' or 'bfloat16' on cpu"),
         (["--workers", "-1"], "workers must be at least 0"),
@@ -339,10 +339,11 @@ def test_what_is_refused_leaves_no_folder(tmp_path, arguments):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
 
 
-def test_what_is_stopped_before_its_first_save_leaves_no_folder_of_the_commands_own(tmp_path, monkeypatch):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
+def interrupted(*arguments):
+    raise KeyboardInterrupt
 
+
+def test_what_is_stopped_before_its_first_save_leaves_no_folder_of_the_commands_own(tmp_path, monkeypatch):
     monkeypatch.setattr("ssdml_fast.train.engine.Engine.to_the_end", interrupted)
     result = invoke("train", *TINY)
     assert result.exit_code == 130 and "Stopped before there was anything to save." in result.output
@@ -363,7 +364,7 @@ def write_features(path, seed=0):
     np.savez(path, x=4 * np.eye(6)[y] + rng.normal(size=(120, 6)), y=y)
 
 
-def test_a_run_whose_data_have_moved_is_resumed_and_evaluated_where_they_lie(tmp_path):
+def test_a_run_whose_data_have_moved_is_resumed_and_evaluated_where_they_lie(tmp_path, monkeypatch):
     write_features(tmp_path / "old.npz")
     result = invoke("train", "--data", "features:old.npz", "--out", "run", *TINY)
     assert result.exit_code == 0, result.output
@@ -375,6 +376,11 @@ def test_a_run_whose_data_have_moved_is_resumed_and_evaluated_where_they_lie(tmp
     evaluated = invoke("evaluate", "run", "--data", "features:new.npz")
     tables = [re.findall(r"│ .*", each.output) for each in (result, again, evaluated)]
     assert tables[0] == tables[1] == tables[2] != []
+    monkeypatch.setattr("ssdml_fast.train.engine.Engine.to_the_end", interrupted)
+    stopped = invoke("train", "--resume", "run", "--data", "features:new.npz")
+    assert "\n  ssdml-fast train --resume run --data features:new.npz\n" in stopped.output
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     write_features(tmp_path / "other.npz", seed=1)
     message = refused("train", "--resume", "run", "--data", "features:other.npz")
     assert "it was trained on other data: the training examples differ" in message
