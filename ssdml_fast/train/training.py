@@ -26,6 +26,7 @@ from .engine import Engine, Fitted
 from .method import Diverged, Method, TrainingSet
 from .settings import Settings
 from .stored import read_run
+from .world import World
 
 
 def fit(
@@ -34,7 +35,7 @@ def fit(
     val: Any = None,
     method: str | type[Method] | None = None,
     settings: Settings | dict[str, Any] | None = None,
-    config: Config | None = None,
+    config: Config | dict[str, Any] | None = None,
     *,
     device: str | None = None,
     prepare: nn.Module | None = None,
@@ -64,7 +65,7 @@ def fit(
         :class:`Method`; ``"ssdml"`` by default.
     settings : Settings or dict, optional
         Settings of the method, by name; its defaults if not given.
-    config : Config, optional
+    config : Config or dict, optional
         Settings of the training that are the same for every method.
     device : str, optional
         In place of that setting of `config`.
@@ -131,36 +132,36 @@ def fit(
         settings = was.settings if settings is None else settings
         config = was.config if config is None else config
     kind = load_method("ssdml" if method is None else method)
-    settings = _as_settings(kind, settings)
-    config = config or Config()
+    own: Settings = _as_settings(settings_of(kind), settings, "settings")
+    shared: Config = _as_settings(Config, config, "config")
     if device is not None:
-        config = replace(config, device=device)
-    where = network_device(config)
-    if run and not resume:
+        shared = replace(shared, device=device)
+    where = network_device(shared)
+    if run and not resume and World.here().is_main:
         run.refuse_used()  # before any work
     decoded = None
     if isinstance(train, Dataset) and val is None:
         if train.decoded is not None:
             decoded = as_examples(train.decoded.images, "images"), as_examples(train.decoded.val_images, "images")
         train, val = (train.images, train.labels), (train.val_images, train.val_labels)
-    with surroundings(where, config.tf32), ExitStack() as opened:
-        examples, labels = _part(train, "train", config)
+    with surroundings(where, shared.tf32), ExitStack() as opened:
+        examples, labels = _part(train, "train", shared)
         opened.callback(examples.close)
-        val_examples, val_labels = (None, None) if val is None else _part(val, "val", config)
+        val_examples, val_labels = (None, None) if val is None else _part(val, "val", shared)
         if val_examples is not None:
             opened.callback(val_examples.close)
-        _check(examples, labels, val_examples, val_labels, config, prepare)
+        _check(examples, labels, val_examples, val_labels, shared, prepare)
         one = examples.take(torch.tensor([0]))
         try:
-            model = untrained(network, one, config.metric_dim, config.seed, kind.Head, prepare)
+            model = untrained(network, one, shared.metric_dim, shared.seed, kind.Head, prepare)
             data = TrainingSet(labels, examples.shape)
-            trained = kind(settings, model, data, config.seed)
-            engine = Engine(model, trained, examples, data, val_examples, val_labels, config, where, decoded)
-            stored = Stored(name_of(kind), kind.Head.__name__, asdict(settings), asdict(config))
+            trained = kind(own, model, data, shared.seed)
+            engine = Engine(model, trained, examples, data, val_examples, val_labels, shared, where, decoded)
+            stored = Stored(name_of(kind), kind.Head.__name__, asdict(own), asdict(shared))
             _train(engine, run, stored, resume, on_validation, on_batch)
             return engine.result()
         except torch.OutOfMemoryError as error:
-            raise MemoryError(_too_little(where, config, run)) from error
+            raise MemoryError(_too_little(where, shared, run)) from error
 
 
 def _train(
@@ -184,21 +185,15 @@ def _train(
         engine.to_the_end(run, on_validation, on_batch)
 
 
-def _as_settings(kind: type[Method], settings: Settings | dict[str, Any] | None) -> Settings:
-    """The settings of a method, from whatever form the caller gave."""
-    own = settings_of(kind)
+def _as_settings(kind: type[Any], settings: Any, name: str) -> Any:
+    """Settings as an instance of their dataclass, from whatever form the caller gave."""
     if settings is None or isinstance(settings, dict):
-        try:
-            return own(**(settings or {}))
-        except TypeError as error:
-            if "unexpected keyword" not in str(error):
-                raise
-            unknown = sorted((settings or {}).keys() - own.__dataclass_fields__.keys())
-            raise ValueError(f"settings must be those of {kind.__name__}, found also {', '.join(unknown)}") from None
-    if type(settings) is not own:
-        raise TypeError(
-            f"settings must be a dict or {own.__name__} for {kind.__name__}, found {type(settings).__name__}"
-        )
+        known = kind.__dataclass_fields__.keys()
+        if unknown := sorted(map(str, (settings or {}).keys() - known)):
+            raise ValueError(f"{name} must be those of {kind.__name__}, found also {', '.join(unknown)}")
+        return kind(**(settings or {}))
+    if type(settings) is not kind:
+        raise TypeError(f"{name} must be a dict or {kind.__name__}, found {type(settings).__name__}")
     return settings
 
 

@@ -155,9 +155,9 @@ def test_settings_that_it_does_not_have_are_named_before_any_work(method, tmp_pa
     run = RunFolder(tmp_path / "run")
     kind = load_method(method)
     for settings, message in [
-        ({"colour": 1, "shape": 2}, rf"^settings must be those of {kind.__name__}, found also colour, shape"),
+        ({"colour": 1, "shape": 2}, rf"^settings must be those of {kind.Settings.__name__}, found also colour, shape"),
         ({"seed": 1}, r"found also seed"),
-        (Config(), rf"^settings must be a dict or {kind.Settings.__name__} for {kind.__name__}, found Config"),
+        (Config(), rf"^settings must be a dict or {kind.Settings.__name__}, found Config"),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
             fit(SmallNet(), *digits(), method=method, settings=settings, run=run)

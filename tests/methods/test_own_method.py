@@ -235,11 +235,13 @@ def test_what_is_no_method_is_named_before_anything_is_written(method, error, me
 def test_wrong_settings_are_named():
     for settings, message in [
         ({"margin": 3}, r"^margin must be in \(0, 2\], found 3\.0"),
-        ({"colour": 1}, r"^settings must be those of Contrastive, found also colour"),
-        (Taken(), r"^settings must be a dict or ContrastiveSettings for Contrastive, found Taken"),
+        ({"colour": 1}, r"^settings must be those of ContrastiveSettings, found also colour"),
+        (Taken(), r"^settings must be a dict or ContrastiveSettings, found Taken"),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
             fit(SmallNet(), *digits(), method=Contrastive, settings=settings)
+    with pytest.raises(ValueError, match=r"^config must be those of Config, found also margin"):
+        fit(SmallNet(), *digits(), method=Contrastive, config={"margin": 1})
     as_instance, as_dict = (
         fit(seeded(SmallNet, 0), *digits(), method=Contrastive, settings=settings, config=NARROW)
         for settings in (ContrastiveSettings(parts=1), {"parts": 1})
