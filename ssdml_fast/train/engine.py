@@ -271,9 +271,15 @@ class Engine:
                 group["lr"] = rate
             self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
-        for optimizer in (self.optimizer, self.head_optimizer):
-            if optimizer is not None and _has_gradient(optimizer):
-                self.scaler.step(optimizer)
+        if self.optimizer is not None and _has_gradient(self.optimizer):
+            self.scaler.step(self.optimizer)
+        if self.head_optimizer is not None and _has_gradient(self.head_optimizer):
+            self.scaler.unscale_(self.head_optimizer)
+            if self.scaler.is_enabled():  # it would ask the host whether to step
+                for gradient in (parameter.grad for parameter in head):
+                    if gradient is not None:
+                        gradient.copy_(torch.where(gradient.isfinite().all(), gradient, 0.0))
+            self.head_optimizer.step()
         self.scaler.update()
         self.steps += 1
 
@@ -331,10 +337,10 @@ class Engine:
         if not trained:
             return None
         decay = self.config.weight_decay
+        fused = True if trained[0].is_cuda else None  # one kernel for all, and the scaler's check stays on the device
         if self.config.optimizer == "sgd":
-            return torch.optim.SGD(trained, momentum=MOMENTUM, weight_decay=decay)
-        # fused: one kernel for all, and the scaler's check of gradients stays on the device
-        return torch.optim.AdamW(trained, weight_decay=decay, fused=True if trained[0].is_cuda else None)
+            return torch.optim.SGD(trained, momentum=MOMENTUM, weight_decay=decay, fused=fused)
+        return torch.optim.AdamW(trained, weight_decay=decay, fused=fused)
 
     # --- validation ---------------------------------------------------------------------------------------------------
 

@@ -38,13 +38,14 @@ def one_hot_as_on_a_device(monkeypatch):
     monkeypatch.setattr(F, "one_hot", lambda classes, n: (classes[:, None] == torch.arange(n)).long())
 
 
-def second_steps(settings, method, kernels, looks=False):
+def second_steps(settings, method, kernels, looks=False, scaled=False):
     """What waits in a step of each stage, after one in which the optimisers made their states."""
     made = engine(settings, method=method)
     made.looks = looks
-    if settings.get("optimizer") != "sgd":
-        groups = [{**group, "fused": True, "foreach": None} for group in made.optimizer.param_groups]
-        made.optimizer = torch.optim.AdamW(groups)
+    groups = [{**group, "fused": True, "foreach": None} for group in made.optimizer.param_groups]
+    made.optimizer = type(made.optimizer)(groups, fused=True)
+    if scaled:
+        made.scaler = torch.amp.GradScaler("cpu")
     found = {}
     for stage, leg in {id(stage): (stage, leg) for stage, leg in reversed(made.plan)}.values():
         made.aid.rng = made.seeded(leg)
@@ -71,9 +72,10 @@ def on_the_host(batch):
     )
 
 
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize(("method", "settings"), VARIANTS)
-def test_a_step_waits_for_nothing(method, settings, stand_in):
-    found = second_steps(settings, method, stand_in)
+def test_a_step_waits_for_nothing(method, settings, scaled, stand_in):
+    found = second_steps(settings, method, stand_in, scaled=scaled)
     assert len(found) == 2 and all(seen == [] for seen in found.values()), found
 
 

@@ -118,6 +118,40 @@ def test_the_average_follows_the_weights():
     assert torch.equal(made.average.metric.L, made.model.metric.L)
 
 
+def steps(scaler, overflow=False):
+    """The engine after two steps of the warm-up, of which the second may overflow."""
+    made = engine(TINY | {"warmup": 2})
+    made.scaler = scaler
+    made.looks = False
+    stage, leg = made.plan[0]
+    made.aid.rng = made.seeded(leg)
+    batches = stage.prepare(leg, made.aid).batches(made.aid.rng)
+    made.step(stage, next(batches), 0.01)
+    before = [parameter.clone() for parameter in (*made.model.parameters(), *made.method.parameters())]
+    if overflow:
+        made.scaler.update(torch.finfo(torch.float32).max)
+    made.step(stage, next(batches), 0.01)
+    return made, before
+
+
+def test_a_loss_that_is_scaled_moves_all_as_one_that_is_not():
+    """As with precision float16, on CUDA; the scale is a power of two."""
+    plain, _ = steps(torch.amp.GradScaler("cpu", enabled=False))
+    scaled, _ = steps(torch.amp.GradScaler("cpu"))
+    assert scaled.scaler.get_scale() == 2**16 != plain.scaler.get_scale()
+    for one, other in ((plain.model, scaled.model), (plain.method, scaled.method)):
+        for name, tensor in one.state_dict().items():
+            torch.testing.assert_close(other.state_dict()[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_a_scaled_loss_that_overflows_moves_nothing_and_is_scaled_less():
+    made, before = steps(torch.amp.GradScaler("cpu"), overflow=True)
+    assert made.scaler.get_scale() == torch.finfo(torch.float32).max / 2
+    for was, parameter in zip(before, (*made.model.parameters(), *made.method.parameters()), strict=True):
+        torch.testing.assert_close(parameter, was, rtol=0, atol=1e-6)
+    assert made.model.metric.diagnostics()["orthogonality_error"] < 1e-5
+
+
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
