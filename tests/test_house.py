@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import ssdml_fast as sf
+from ssdml_fast import train
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ssdml_fast"
@@ -309,6 +310,14 @@ def test_every_public_name_is_documented(name):
         assert parameter.startswith("_") or re.search(rf"^(\w+, )*{parameter}\b", described, re.MULTILINE), parameter
     if not inspect.isclass(value) and parameters:
         assert {"Parameters", "Returns", "Raises"} <= set(sections)
+
+
+@pytest.mark.parametrize("name", train.__all__)
+def test_every_name_of_training_has_an_example(name):
+    value = getattr(train, name)
+    sections = re.findall(r"^(\w+)\n-+$", inspect.getdoc(value), re.MULTILINE)
+    assert "Examples" in sections
+    assert inspect.isclass(value) or {"Parameters", "Returns"} <= set(sections)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
