@@ -60,7 +60,10 @@ def open_files(path: str | os.PathLike[str]) -> Files:
 
 def read(file: File) -> bytes:
     """Return what is in a file."""
-    return file if isinstance(file, bytes) else Path(file).read_bytes()
+    if isinstance(file, bytes):
+        return file
+    with open(file, "rb", buffering=0) as opened:
+        return opened.read()
 
 
 def below(files: Files, folder: str) -> Files:

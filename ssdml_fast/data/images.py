@@ -13,7 +13,8 @@ import numpy as np
 
 from .._extras import require
 from .dataset import DataError, Source
-from .files import File, Files, below, open_files, some_names
+from .files import File, Files, below, open_files, read, some_names
+from .jpeg import decode_jpeg
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -219,12 +220,13 @@ def open_image(file: File, name: str, mode: str | None = None, draft: int | None
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
         if mode is None:
-            return image
-        if draft and min(image.size) >= 2 * draft:
-            image.draft(None, (draft, draft))
-        image.load()
+            return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        data = read(file)
+        image = decode_jpeg(data, draft)
+        if image is None:
+            image = Image.open(io.BytesIO(data))
+            image.load()
         return image if image.mode == mode else _of_bytes(image).convert(mode)
     except FileNotFoundError:
         raise DataError(f"expected an image at {file!s}, found nothing") from None

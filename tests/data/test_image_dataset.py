@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 from ssdml_fast.data import DataError, ImageFileDataset, image_folder
 from ssdml_fast.data.examples import DatasetExamples, labels_of
 from ssdml_fast.data.images import decode_image, decode_images, planes
+from ssdml_fast.data.jpeg import decode_jpeg
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -90,6 +91,64 @@ def test_a_draft_is_of_twice_the_size_at_least_and_hardly_differs(size, reduced,
     exact, draft = (decode_image(file.getvalue(), "image", size, draft=draft) for draft in (False, True))
     assert resized[0] == 240 and 2 * size <= resized[1] and (resized[1] < 240) == reduced
     assert np.abs(exact.astype(int) - draft).max() <= 6 * reduced
+
+
+def jpeg(image, **how):
+    file = io.BytesIO()
+    image.save(file, "jpeg", **how)
+    return file.getvalue()
+
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6  # turned
+
+WHOLE = jpeg(smooth(53, 41), quality=90)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        WHOLE,
+        WHOLE + b"more",
+        jpeg(smooth(53, 41).convert("L")),
+        jpeg(smooth(53, 41), progressive=True),
+        jpeg(smooth(53, 41), subsampling=0, optimize=True, comment=b"\xff\xc0", icc_profile=bytes(70_000)),
+        jpeg(smooth(53, 41), subsampling=2, exif=EXIF, restart_marker_blocks=2),
+        jpeg(smooth(53, 41), keep_rgb=True),
+        jpeg(Image.new("RGB", (1, 1))),
+    ],
+)
+@pytest.mark.parametrize("draft", [None, 60, 20, 5])
+def test_a_jpeg_file_is_decoded_to_the_pixels_that_pillow_opens(data, draft):
+    expected = Image.open(io.BytesIO(data))
+    if draft and min(expected.size) >= 2 * draft:
+        expected.draft(None, (draft, draft))
+    found = decode_jpeg(data, draft)
+    assert (found.size, found.mode) == (expected.size, expected.mode)
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\xd8\xff",
+        WHOLE[:150],
+        WHOLE[:-200],
+        WHOLE.replace(b"\xff\xc0\x00\x11\x08\x00\x29", b"\xff\xc0\x00\x11\x08\x00\x00"),  # of no height
+        WHOLE.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"),  # of 12 bits
+        jpeg(smooth(5, 4).convert("CMYK")),
+        b"\xff\xd8\xff\xe0" + bytes(100),
+    ],
+)
+def test_what_is_no_plain_jpeg_file_is_left_to_pillow(data):
+    assert decode_jpeg(data) is None
+
+
+def test_a_jpeg_file_of_too_many_pixels_is_left_to_pillow(monkeypatch):
+    assert decode_jpeg(WHOLE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 53 * 41 - 1)
+    assert decode_jpeg(WHOLE) is None
 
 
 @pytest.mark.parametrize(
