@@ -1,12 +1,13 @@
 """Images per second of what reads a Dataset for the trainer, beside torch's DataLoader of as many workers.
 
-    python benchmarks/studies/pipeline.py [--workers 2] [--images 8192] [--repeats 7]
+    python benchmarks/studies/pipeline.py [--workers 2] [--images 4096] [--repeats 7]
 
 Both decode the same JPEG files, made here, in the same random order: ours an ``ImageFileDataset``; the DataLoader
 torchvision's ``ImageFolder`` where that can be imported, else a Dataset that does as it does (open, convert), with the
 same crop and resizing. First all their pixels are compared; then passes are timed in turn, after one each that starts
-the workers. Prints the medians, and that of passes over what ours has kept. The row of large files is without the
-comparison where ours decodes them at a fraction of their size: there it prints by how much the pixels differ.
+the workers. Prints the medians, and that of passes over what ours has kept; and, as the ratio of wall times wanders on
+a machine that does other things too, the processor time of an image, that of all processes. Where ours decodes large
+files at a fraction of their size, the last row, pixels differ; it prints by how much.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +103,15 @@ def seconds(batches: Iterable[Tensor]) -> float:
     return time.perf_counter() - start
 
 
+def processor_seconds(processes: Iterable[Any]) -> float:
+    """Processor time of this process and of others that still run, as Linux tells it."""
+    ticks = 0
+    for process in processes:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def compare(root: Path, n: int, size: tuple[int, int], side: int, workers: int, repeats: int) -> None:
     """Print a row."""
     make_files(root, n, size)
@@ -122,10 +133,19 @@ def compare(root: Path, n: int, size: tuple[int, int], side: int, workers: int, 
             raise SystemExit("other pixels from the cache")
         differ += float((found.float() - expected.float()).abs().mean()) / len(order)
     times: dict[str, list[float]] = {"ours": [], "plain": [], "kept": []}
+    assert ours.workers and plain._iterator
+    workers_of: dict[str, Any] = {"ours": ours.workers.processes, "plain": plain._iterator._workers, "kept": ()}
+    passes = {
+        "ours": lambda: ours.stream(order),
+        "plain": lambda: (images for images, _ in plain),
+        "kept": lambda: kept.stream(order),
+    }
+    processor = dict.fromkeys(times, 0.0)
     for _ in range(repeats):
-        times["ours"].append(seconds(ours.stream(order)))
-        times["plain"].append(seconds(images for images, _ in plain))
-        times["kept"].append(seconds(kept.stream(order)))
+        for name, batches in passes.items():
+            before = processor_seconds(workers_of[name])
+            times[name].append(seconds(batches()))
+            processor[name] += (processor_seconds(workers_of[name]) - before) / repeats / n * 1e6
     ours.close()
     kept.close()
     rates = {name: n / statistics.median(took) for name, took in times.items()}
@@ -133,15 +153,16 @@ def compare(root: Path, n: int, size: tuple[int, int], side: int, workers: int, 
     print(
         f"{size[0]}x{size[1]} to {side}x{side}, {workers} workers:  ours {rates['ours']:,.0f}/s  "
         f"{ImageFolder.__name__} {rates['plain']:,.0f}/s  ratio {rates['ours'] / rates['plain']:.2f} "
-        f"({ratios[0]:.2f} to {ratios[-1]:.2f})  kept {rates['kept']:,.0f}/s  mean difference of a pixel {differ:.2f}",
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f})  processor {processor['ours']:.0f} and {processor['plain']:.0f} us  "
+        f"kept {rates['kept']:,.0f}/s  mean difference of a pixel {differ:.2f}",
         flush=True,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--workers", type=int, default=2, help="of each, at least 1")
+    parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     for width, height, side in ROWS:

@@ -283,7 +283,8 @@ def as_examples(images: Any, name: str, workers: int = 0, cache_gb: float = CACH
     if not cache_gb >= 0:
         raise ValueError(f"cache_gb must be at least 0, found {cache_gb}")
     arrays.check_not_masked(images, name)
-    if isinstance(images, torch_data.Dataset) and not isinstance(images, torch_data.IterableDataset):
+    is_iterable = isinstance(images, torch_data.IterableDataset) or not hasattr(images, "__len__")
+    if isinstance(images, torch_data.Dataset) and not is_iterable:
         return DatasetExamples(images, name, workers, cache_gb)
     if not isinstance(images, np.ndarray) or images.dtype not in (np.float32, np.uint8) or not images.dtype.isnative:
         found = getattr(images, "dtype", type(images).__name__)

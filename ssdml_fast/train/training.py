@@ -145,9 +145,10 @@ def fit(
             decoded = as_examples(train.decoded.images, "images"), as_examples(train.decoded.val_images, "images")
         train, val = (train.images, train.labels), (train.val_images, train.val_labels)
     with surroundings(where, shared.tf32), ExitStack() as opened:
-        examples, labels = _part(train, "train", shared)
+        kept, val_kept = _cache_shares(shared.cache_gb, train, val)
+        examples, labels = _part(train, "train", shared.workers, kept)
         opened.callback(examples.close)
-        val_examples, val_labels = (None, None) if val is None else _part(val, "val", shared)
+        val_examples, val_labels = (None, None) if val is None else _part(val, "val", shared.workers, val_kept)
         if val_examples is not None:
             opened.callback(val_examples.close)
         _check(examples, labels, val_examples, val_labels, shared, prepare)
@@ -197,7 +198,14 @@ def _as_settings(kind: type[Any], settings: Any, name: str) -> Any:
     return settings
 
 
-def _part(part: Any, name: str, config: Config) -> tuple[Examples, np.ndarray]:
+def _cache_shares(cache_gb: float, *parts: Any) -> list[float]:
+    """Divide the cache between parts by their examples, as each is read in whole, again and again; arrays need none."""
+    images = [part[0] if isinstance(part, tuple | list) and part else part for part in parts]
+    sizes = [len(i) if isinstance(i, torch_data.Dataset) and hasattr(i, "__len__") else 0 for i in images]
+    return [cache_gb * size / max(sum(sizes), 1) for size in sizes]
+
+
+def _part(part: Any, name: str, workers: int, cache_gb: float) -> tuple[Examples, np.ndarray]:
     """Examples and labels, int64, of the training or validation part."""
     if isinstance(part, torch_data.Dataset):
         images, labels = part, labels_of(part)
@@ -210,7 +218,7 @@ def _part(part: Any, name: str, config: Config) -> tuple[Examples, np.ndarray]:
         images, labels = part
     else:
         raise TypeError(f"{name} must be (images, labels) or a map-style Dataset, found {type(part).__name__}")
-    examples = as_examples(images, f"{name} images", config.workers, config.cache_gb)
+    examples = as_examples(images, f"{name} images", workers, cache_gb)
     labels = arrays.to_numpy(arrays.as_integers(labels, f"{name} labels", ndim=1))
     arrays.check_shape(labels, (len(examples),), f"{name} labels", "one per image")
     return examples, labels.astype(np.int64)

@@ -11,6 +11,12 @@ from ssdml_fast.data import DataError
 from ssdml_fast.data.examples import as_examples, labels_of
 
 
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield octets(1)[0]
+
+
 def dataset(array):
     return TensorDataset(torch.from_numpy(array), torch.arange(len(array)))
 
@@ -95,6 +101,8 @@ def test_an_example_may_be_a_tensor_an_array_or_an_image(example, expected):
         (np.where(floats() > 2, np.nan, floats()), "images must be finite, found nan"),
         (np.float32(3), "images must be"),
         (np.array(3, np.float32), "images must have an example per row"),
+        (Endless(), "images must be a NumPy array .* found Endless"),
+        (torch.utils.data.Dataset(), "images must be a NumPy array .* found Dataset"),
         (Items([]), "images must hold at least one example"),
     ],
 )  # fmt: skip

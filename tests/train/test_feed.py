@@ -15,6 +15,7 @@ from ssdml_fast.models.preparation import MeanImage
 from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train import Batch
 from ssdml_fast.train.feed import Feed
+from ssdml_fast.train.training import _cache_shares
 
 CPU = torch.device("cpu")
 
@@ -167,6 +168,14 @@ def test_examples_of_a_dataset_train_as_the_array_that_they_make(prepared, as_da
     np.testing.assert_array_equal(
         result.model.embed(val_images), expected.model.embed(prepare(torch.from_numpy(val_images)).numpy())
     )
+
+
+def test_datasets_share_the_cache_by_their_numbers():
+    train_part, val = Items([0] * 30), Items([0] * 10)
+    train_part.targets = [0] * 30
+    assert _cache_shares(2.0, train_part, (val, np.zeros(10))) == [1.5, 0.5]
+    assert _cache_shares(2.0, (val, np.zeros(10)), None) == [2.0, 0]
+    assert _cache_shares(2.0, (np.zeros((9, 2)), np.zeros(9)), (val, np.zeros(10))) == [0, 2.0]
 
 
 def test_a_training_on_a_dataset_resumes_to_the_same_with_other_workers(prepared, tmp_path):
