@@ -110,6 +110,7 @@ class Engine:
         device: torch.device,
         decoded: tuple[Examples, Examples | None] | None = None,
     ) -> None:
+        _check_apart(method, model)
         self.world, self.config, self.data = World.here(), config, data
         self.network_device, self.device = device, kernel_device(device)
         self.method = method.to(self.device)
@@ -254,6 +255,9 @@ class Engine:
             loss = method.loss(batch, self.aid)
             if loss is None:
                 return None
+            if not isinstance(loss, Tensor) or loss.ndim:
+                found = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+                raise TypeError(f"loss of {type(method).__name__} must be a scalar tensor or None, found {found}")
             if self.looks and not math.isfinite(loss.detach()):
                 raise Diverged
             if loss.requires_grad:
@@ -324,7 +328,11 @@ class Engine:
             return
         decay = min(self.config.average, self.steps / (self.steps + 9))
         now, mean = self.model.network.state_dict(), self.average.network.state_dict()
+        done: set[int] = set()
         for name, tensor in mean.items():
+            if tensor.data_ptr() in done:
+                continue  # layers share it
+            done.add(tensor.data_ptr())
             if tensor.is_floating_point():
                 tensor.lerp_(now[name], 1 - decay)
             else:
@@ -484,6 +492,16 @@ def _reached_by(config: Config) -> dict[str, Any]:
 
 def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
     return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def _check_apart(method: Method, model: MetricModel) -> None:
+    """Refuse a method that holds the model's parameters as its own, which would move them twice."""
+    of_model = {id(parameter) for parameter in model.parameters()}
+    for name, parameter in method.named_parameters():
+        if id(parameter) in of_model:
+            raise ValueError(
+                f"{type(method).__name__} must hold no parameter of the model, which aid lends, found {name}"
+            )
 
 
 def _of_this_device(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

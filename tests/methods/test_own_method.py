@@ -201,6 +201,12 @@ class NeedsMore(Contrastive):
         raise ValueError("labels must be of ten classes at least")
 
 
+class HoldsTheModel(Contrastive):
+    def __init__(self, settings, model, data, seed):
+        super().__init__(settings, model, data, seed)
+        self.model = model  # which makes it a part
+
+
 class TwiceInOnePlace(Contrastive):
     def legs(self):
         return [Leg("pairs", (0,)), Leg("pairs", (0,))]
@@ -219,6 +225,11 @@ class TwiceInOnePlace(Contrastive):
         (TakesASettingOfTheEngine, TypeError, r"^Taken must have no setting of Config's, found seed"),
         (SettingsOfAnotherKind, TypeError, r"^SettingsOfAnotherKind\.Settings must be a dataclass made from Settings"),
         (NeedsMore, ValueError, r"^labels must be of ten classes at least"),
+        (
+            HoldsTheModel,
+            ValueError,
+            r"^HoldsTheModel must hold no parameter of the model, .* found model\.net",
+        ),
         (TwiceInOnePlace, ValueError, r"^position must be another for each leg"),
     ],
 )
@@ -247,6 +258,18 @@ def test_wrong_settings_are_named():
         for settings in (ContrastiveSettings(parts=1), {"parts": 1})
     )
     assert_same(as_instance, as_dict)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"), [(lambda loss: loss.item(), "float"), (lambda loss: loss[None], r"one of shape \(1,\)")]
+)
+def test_a_loss_that_is_none_is_named(answer, found):
+    class Wrong(Contrastive):
+        def loss(self, batch, aid):
+            return answer(super().loss(batch, aid))
+
+    with pytest.raises(TypeError, match=rf"^loss of Wrong must be a scalar tensor or None, found {found}$"):
+        train(SMALL, method=Wrong)
 
 
 class Bare(Method):

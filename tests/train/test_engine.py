@@ -152,6 +152,29 @@ def test_a_scaled_loss_that_overflows_moves_nothing_and_is_scaled_less():
     assert made.model.metric.diagnostics()["orthogonality_error"] < 1e-5
 
 
+class Shared(nn.Module):
+    """Uses a layer twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(64, 64)
+        self.again = self.first
+
+    def forward(self, images):
+        return self.again(self.first(images.flatten(1)).relu())
+
+
+def test_the_average_follows_shared_weights_once():
+    made = engine({"average": 0.5, "metric_dim": 4}, Shared())
+    before = made.average.network.first.weight.clone()
+    with torch.no_grad():
+        made.model.network.first.weight.add_(1)
+    made.steps = 1000
+    made.update_average()
+    torch.testing.assert_close(made.average.network.first.weight, before + 0.5)
+    assert made.average.network.first.weight is made.average.network.again.weight
+
+
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
