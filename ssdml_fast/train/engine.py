@@ -58,6 +58,7 @@ class Fitted:
 
     Examples
     --------
+    >>> from torch import nn
     >>> from ssdml_fast.data import load
     >>> from ssdml_fast.train import fit
     >>> data = load("digits")

@@ -43,6 +43,7 @@ class TrainingSet:
 
     Examples
     --------
+    >>> import numpy as np
     >>> data = TrainingSet(np.array([4, -1, 2, 4]), shape=(1, 8, 8))
     >>> len(data), data.labelled, data.classes
     (4, array([0, 2, 3]), array([2, 4]))
@@ -143,6 +144,7 @@ class Batch:
 
     Examples
     --------
+    >>> import torch
     >>> Batch(torch.tensor([3, 1]), extra="a pair").rows
     tensor([3, 1])
     """
@@ -171,6 +173,8 @@ class Work:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import torch
     >>> def batches(rng):
     ...     for rows in torch.from_numpy(rng.permutation(6)).split(2):
     ...         yield Batch(rows)
@@ -218,6 +222,9 @@ class Method(nn.Module):
     --------
     A softmax on the embeddings of the labelled examples, all at once, twenty times:
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from ssdml_fast.train import Batch, Leg, Method, Work
     >>> class Softmax(Method):
     ...     def __init__(self, settings, model, data, seed):
     ...         super().__init__(settings, model, data, seed)

@@ -49,6 +49,7 @@ def setting(
 
     Examples
     --------
+    >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Mining(Settings):
     ...     neighbors: int = setting(4, "Neighbours of each example.", least=2)
@@ -72,6 +73,7 @@ class Settings:
 
     Examples
     --------
+    >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Margin(Settings):
     ...     margin: float = setting(0.5, "Distance that is far enough.", within="(0, 2]")
