@@ -47,8 +47,8 @@ class Cache:
         if self.used == len(self.examples):
             return
         rows, first = np.unique(rows, return_index=True)
-        first = first[self._places[rows] < 0][: len(self.examples) - self.used]
-        rows = rows[self._places[rows] < 0][: len(first)]
+        new = np.flatnonzero(self._places[rows] < 0)[: len(self.examples) - self.used]
+        rows, first = rows[new], first[new]
         places = np.arange(self.used, self.used + len(rows))
         self.examples[places] = examples[first]
         self._places[rows] = places

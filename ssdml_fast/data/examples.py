@@ -218,8 +218,7 @@ class DatasetExamples:
         else:
             for i in new:
                 out[i] = read_example(self.dataset, int(reading.rows[i]), self.name, self.form)
-        if len(new):
-            self.cache.store(reading.rows[new], out[new])
+        self.cache.store(reading.rows, out)
         return reading.out
 
 
