@@ -84,3 +84,8 @@ class Config(Settings):
     )
     workers: int = setting(0, "Processes that decode examples which do not lie in memory; 0: this one alone.")
     cache_gb: float = setting(4.0, "Memory for such examples once decoded, in 10^9 bytes.", within="[0, inf)")
+
+    def check(self) -> None:
+        """Refuse a seed that torch's generators do not take."""
+        if self.seed >= 2**64:
+            raise ValueError(f"seed must be less than 2^64, found {self.seed}")

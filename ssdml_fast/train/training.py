@@ -37,7 +37,7 @@ def fit(
     settings: Settings | dict[str, Any] | None = None,
     config: Config | dict[str, Any] | None = None,
     *,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     prepare: nn.Module | None = None,
     run: str | os.PathLike[str] | RunFolder | None = None,
     resume: bool = False,
@@ -67,7 +67,7 @@ def fit(
         Settings of the method, by name; its defaults if not given.
     config : Config or dict, optional
         Settings of the training that are the same for every method.
-    device : str, optional
+    device : str or torch.device, optional
         In place of that setting of `config`.
     prepare : torch.nn.Module, optional
         Makes of examples what the network takes, on the device, as of bytes that a Dataset decodes.
@@ -135,7 +135,7 @@ def fit(
     own: Settings = _as_settings(settings_of(kind), settings, "settings")
     shared: Config = _as_settings(Config, config, "config")
     if device is not None:
-        shared = replace(shared, device=device)
+        shared = replace(shared, device=str(device) if isinstance(device, torch.device) else device)
     where = network_device(shared)
     if run and not resume and World.here().is_main:
         run.refuse_used()  # before any work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from trainings import train
 
 from ssdml_fast.methods.settings import SSDMLSettings
 from ssdml_fast.train import Config, Settings, setting
@@ -47,6 +48,12 @@ def test_settings_become_their_types_and_stay():
     assert [type(value) for value in (sample.share, sample.free)] == [float, float]
     with pytest.raises(dataclasses.FrozenInstanceError):
         sample.share = 0.1
+
+
+def test_a_seed_is_one_of_torchs():
+    assert train({"rounds": 0, "metric_dim": 4, "seed": 2**64 - 1}).stopped == "finished"
+    with pytest.raises(ValueError, match=r"^seed must be less than 2\^64, found 18446744073709551616$"):
+        Config(seed=2**64)
 
 
 def test_settings_are_divided_by_name():

@@ -91,6 +91,10 @@ def test_a_device_that_is_not_there_is_named_before_any_work(monkeypatch, tmp_pa
 
 def test_a_device_given_to_fit_is_in_place_of_the_settings():
     assert fit(seeded(SmallNet, 0), *digits(), settings={"rounds": 0}, config=Config(metric_dim=4), device="cpu").best
+    as_torchs = fit(
+        seeded(SmallNet, 0), *digits(), settings={"rounds": 0}, config=Config(metric_dim=4), device=torch.device("cpu")
+    )
+    assert as_torchs.stopped == "finished"
     with pytest.raises(ValueError, match=r"^device must be"):
         fit(seeded(SmallNet, 0), *digits(), config=Config(device="cpu"), device="gpu")
 
