@@ -161,7 +161,9 @@ def fit(
             stored = Stored(name_of(kind), kind.Head.__name__, asdict(own), asdict(shared))
             _train(engine, run, stored, resume, on_validation, on_batch)
             return engine.result()
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
+                raise
             raise MemoryError(_too_little(where, shared, run)) from error
 
 
@@ -259,6 +261,12 @@ def _check(
             f"val must hold examples as train does, {examples.shape} of {examples.dtype}, found "
             f"{val_examples.shape} of {val_examples.dtype}"
         )
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether too little memory is the reason, on whatever device; only CUDA's allocator has a type for it."""
+    said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # CUDA and Metal; the host; CUDA's libraries
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in said)
 
 
 def _too_little(where: torch.device, config: Config, run: RunFolder | None) -> str:

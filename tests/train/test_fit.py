@@ -204,24 +204,24 @@ def test_an_embedding_that_is_not_finite_is_given_no_graph():
 # --- too little memory ------------------------------------------------------------------------------------------------
 
 
-class Runs(SmallNet):
+class RunsOut(SmallNet):
     """Finds too little memory at one of its steps."""
 
-    def __init__(self, out_at):
+    def __init__(self, out_at, fail=None):
         super().__init__()
-        self.left = out_at
+        self.left, self.fail = out_at, fail
 
     def forward(self, images):
         self.left -= self.training
         if self.left == 0:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise self.fail or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return super().forward(images)
 
 
 @pytest.mark.parametrize("out_at", [3, 25, 27])  # in the warm-up; and in partitions, some of which are done
 def test_too_little_memory_is_one_error_from_which_a_run_goes_on(tmp_path, out_at):
     run, whole = RunFolder(tmp_path / "run"), train(TINY | {"rounds": 1})
-    network = Runs(out_at)
+    network = RunsOut(out_at)
     network.load_state_dict(seeded(SmallNet, 0).state_dict())
     message = r"^cpu has too little memory: lower batch_size \(now 100\), or set precision to 'bfloat16'; or go on from"
     with pytest.raises(MemoryError, match=message) as raised:
@@ -233,7 +233,31 @@ def test_too_little_memory_is_one_error_from_which_a_run_goes_on(tmp_path, out_a
 def test_too_little_memory_without_a_run_says_what_to_lower():
     message = r"^cpu has too little memory: lower batch_size \(now 50\)$"
     with pytest.raises(MemoryError, match=message):
-        train(TINY | {"batch_size": 50, "precision": "bfloat16"}, Runs(1))
+        train(TINY | {"batch_size": 50, "precision": "bfloat16"}, RunsOut(1))
+
+
+class Greedy(SmallNet):
+    def forward(self, images):
+        return super().forward(images) + torch.empty(2**50 * self.training).sum()  # 4 PB, and nothing
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        RunsOut(2, MemoryError("std::bad_alloc")),
+        RunsOut(2, RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB).")),
+        RunsOut(2, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")),
+        Greedy(),
+    ],
+)
+def test_too_little_memory_is_one_error_on_any_device(network):
+    with pytest.raises(MemoryError, match=r"^cpu has too little memory: lower batch_size"):
+        train(TINY, network)
+
+
+def test_other_errors_are_as_they_are():
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"):
+        train(TINY, RunsOut(2, RuntimeError("shapes differ")))
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
