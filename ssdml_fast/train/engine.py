@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -127,7 +127,7 @@ class Engine:
         self.head_optimizer = method.head_optimizer(model.metric, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.looks = self.device.type == "cpu"  # at what it computes, where that costs no waiting
-        self.plan = [(stage, leg) for stage in method.stages() for leg in stage.legs()]
+        self.plan = [(stage, leg) for stage in method.stages() for leg in _legs(stage)]
         self.ways = _ways([leg for _, leg in self.plan])
         self.planned = sum(leg.passes * self._validations(leg) for _, leg in self.plan)
         self.warmups = sum(leg.passes * self._validations(leg) for _, leg in self.plan if leg.round == 0)
@@ -161,7 +161,10 @@ class Engine:
         aid = self.aid
         aid.rng = self.seeded(leg)
         work = method.prepare(leg, aid)
-        if work.propagated is not None:
+        if not isinstance(work, Work):
+            raise TypeError(f"prepare of {type(method).__name__} must return a Work, found {type(work).__name__}")
+        told = {name: value.item() if hasattr(value, "item") else value for name, value in work.record.items()}
+        if work.propagated is not None and leg.round:
             self.keep_propagated(leg.round, *work.propagated)
         epoch = sum(earlier.passes for _, earlier in self.plan[: self.done] if earlier.round > 0)
         for through in range(leg.passes):
@@ -170,7 +173,7 @@ class Engine:
             losses = self.losses(method, leg, work, through)
             before = len(self.history)
             for n_batches in even_parts(work.n_batches, self._validations(leg)):
-                record = work.record | {"round": leg.round, "partition": leg.partition}
+                record = told | {"round": leg.round, "partition": leg.partition}
                 record["epoch"] = epoch + through + 1 if leg.round else 0
                 self.one_part(islice(losses, n_batches), n_batches, record, on_validation, on_batch)
                 if self.stopped:
@@ -472,6 +475,14 @@ def even_parts(n_batches: int, parts: int) -> list[int]:
     """Cut a pass's mini-batches into parts that differ by at most one; return how many each has, at least one."""
     parts = max(1, min(parts, n_batches))
     return [n_batches * (i + 1) // parts - n_batches * i // parts for i in range(parts)]
+
+
+def _legs(method: Method) -> Sequence[Leg]:
+    """What a method plans, checked."""
+    legs = method.legs()
+    if not isinstance(legs, Sequence) or not all(isinstance(leg, Leg) for leg in legs):
+        raise TypeError(f"legs of {type(method).__name__} must return a list of Leg, found {legs!r:.60}")
+    return legs
 
 
 def _ways(legs: list[Leg]) -> dict[tuple[int, ...], tuple[float, float]]:

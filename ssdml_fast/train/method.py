@@ -7,6 +7,7 @@ saving and resuming.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,6 +103,11 @@ class Leg:
     validations : int, optional
         Validations per pass, in place of the setting.
 
+    Raises
+    ------
+    ValueError
+        If `position` or `weight` is negative, or `weight` zero.
+
     Examples
     --------
     >>> [str(leg) for leg in (Leg("pairs", (0,)), Leg("partition", (1, 2), round=2, partition=3))]
@@ -117,6 +123,12 @@ class Leg:
     weight: float = 1.0
     ramp: float = 0.0
     validations: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(number < 0 for number in self.position):
+            raise ValueError(f"position must be of integers from 0, which seed, found {self.position}")
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight must be in (0, inf), found {self.weight}")
 
     def __str__(self) -> str:
         if self.round == 0:
@@ -167,7 +179,7 @@ class Work:
     record : dict
         What joins the records of the leg's validations: numbers and texts.
     propagated : (rows, labels), optional
-        Labels that examples got, two int64 arrays; kept for reports, nothing is trained on them.
+        Labels that examples got, two int64 arrays; kept for reports by round, but for round 0, and never trained on.
     state : any
         What :meth:`Method.begin_pass` needs to know.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ssdml_fast.models.metric import Identity
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.nn import OrthogonalMetric
 from ssdml_fast.runs.folder import RunError, RunFolder
-from ssdml_fast.train import Config, Leg, Method, Settings, fit, setting
+from ssdml_fast.train import Batch, Config, Leg, Method, Settings, Work, fit, setting
 
 SMALL = {"metric_dim": 16, "batch_size": 33, "learning_rate": 3e-3}  # the 100th labelled example joins the third batch
 
@@ -270,6 +271,41 @@ def test_a_loss_that_is_none_is_named(answer, found):
 
     with pytest.raises(TypeError, match=rf"^loss of Wrong must be a scalar tensor or None, found {found}$"):
         train(SMALL, method=Wrong)
+
+
+def one_batch(self, leg, aid):
+    return Work(lambda rng: iter([Batch(torch.arange(9))]), 1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "message"),
+    [
+        ({"legs": lambda self: None}, TypeError, r"^legs of Wrong must return a list of Leg, found None"),
+        ({"legs": lambda self: ["a"]}, TypeError, r"^legs of Wrong must return a list of Leg, found \['a'\]"),
+        ({"legs": lambda self: [Leg("a", (0, -1))]}, ValueError, r"^position must be of integers from 0, .*\(0, -1\)"),
+        ({"legs": lambda self: [Leg("a", (0,), weight=0.0)]}, ValueError, r"^weight must be in \(0, inf\), found 0\.0"),
+        ({"prepare": lambda self, leg, aid: None}, TypeError, r"^prepare of Wrong must return a Work, found NoneType"),
+    ],
+)
+def test_a_plan_that_is_none_is_named(parts, error, message):
+    with pytest.raises(error, match=message):
+        train(SMALL, method=type("Wrong", (Contrastive,), parts))
+
+
+def test_numbers_of_any_library_join_the_record(tmp_path):
+    def prepare(self, leg, aid):
+        numbers = {"of_numpy": np.float32(1.5), "of_torch": torch.tensor(3), "text": "as it is"}
+        return dataclasses.replace(
+            one_batch(self, leg, aid), record=numbers, propagated=(np.arange(9), np.zeros(9, int))
+        )
+
+    run = RunFolder(tmp_path / "run")
+    early = [Leg("first", (0,), round=0), Leg("then", (1,), round=1)]  # labels of round 0 are kept nowhere
+    kind = type("Telling", (Contrastive,), {"prepare": prepare, "legs": lambda self: early})
+    result = train(SMALL, method=kind, run=run)
+    assert run.read_history() == result.history and len(run.read_propagated()) == 1
+    told = result.history[-1]
+    assert (told["of_numpy"], told["of_torch"], told["text"]) == (1.5, 3, "as it is")
 
 
 class Bare(Method):
