@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import contrastive
 import numpy as np
 import pytest
 import torch
+from contrastive import Contrastive, ContrastiveSettings, WithoutHead
 from torch import nn
 from trainings import SmallNet, assert_same, digits, engine, interrupt, train
 
@@ -23,9 +24,6 @@ from ssdml_fast.train import Batch, Config, Leg, Method, Settings, Work, fit, se
 SMALL = {"metric_dim": 16, "batch_size": 33, "learning_rate": 3e-3}  # the 100th labelled example joins the third batch
 
 NARROW = Config(metric_dim=16, device="cpu")
-
-sys.path.insert(0, str(Path(__file__).parent))
-from contrastive import Contrastive, ContrastiveSettings, WithoutHead  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", [Contrastive, WithoutHead])
@@ -60,7 +58,7 @@ def test_it_resumes_to_the_same(kind, done, tmp_path):
 
 
 def test_it_may_be_given_by_the_name_of_its_module(tmp_path, monkeypatch):
-    source = Path(__file__).with_name("contrastive.py").read_text()
+    source = Path(contrastive.__file__).read_text()
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "of_mine.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path / "modules")
