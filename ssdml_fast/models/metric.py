@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class MetricModel(nn.Module):
         The images stay as they are, whatever the network does with its input; autocast changes nothing.
         """
         self.network.eval()
-        device = next((tensor.device for tensor in self.network.state_dict().values()), images.device)
+        device = _device(self.network, _device(self.prepare, images.device))
         parts = (part.to(device, copy=True) for part in images.split(BATCH))
         prepared = parts if self.prepare is None else map(self.prepare, parts)
         with torch.autocast(device.type, enabled=False):
@@ -78,9 +79,15 @@ class MetricModel(nn.Module):
         """Embed any number of images, in evaluation mode: (N, ...) to (N, l), as NumPy arrays."""
         arrays.check_not_masked(images, "images")
         z = self.features(torch.from_numpy(images))
-        head = next((tensor.device for tensor in self.metric.state_dict().values()), z.device)
+        head = _device(self.metric, z.device)
         with torch.autocast(head.type, enabled=False):
             return self.metric(z.to(head)).cpu().numpy()
+
+
+def _device(module: nn.Module | None, otherwise: torch.device) -> torch.device:
+    """Where the first tensor of a module is."""
+    tensors = () if module is None else chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), otherwise)
 
 
 @torch.no_grad()
@@ -112,8 +119,8 @@ def untrained(
     Returns
     -------
     MetricModel
-        Holding `network` itself, not a copy; weights of 2-D convolutions are laid out with channels last, which takes
-        half the time on CPUs.
+        Holding `network` itself, not a copy, on the CPU; weights of 2-D convolutions are laid out with channels last,
+        which takes half the time on CPUs.
 
     Raises
     ------
@@ -123,8 +130,11 @@ def untrained(
     """
     arrays.check_not_masked(images, "images")
     check_network(network)
+    for module in (network, prepare):
+        if module is not None:
+            module.cpu()  # where the model is made for any device; an earlier training may have left them on another
     example = torch.as_tensor(images[:1]).clone()
-    d = _width(network.eval()(example if prepare is None else prepare(example)))
+    d = _width(network.eval()(example if prepare is None else prepare.eval()(example)))
     metric_dim = scalars.as_int(metric_dim, "metric_dim", 1, d, " (the network's output size)")
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

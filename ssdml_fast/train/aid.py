@@ -113,6 +113,37 @@ class Aid:
         """
         return self._engine.feed.images(rows)
 
+    def raw(self, rows: Tensor) -> Tensor:
+        """Examples as they are held, (B,) rows to (B, ...), on the network's device.
+
+        For methods that change pixels, or want them again; :meth:`prepare` makes of them what the network takes.
+
+        Parameters
+        ----------
+        rows : (B,) int64 tensor on the CPU
+            As :meth:`images`.
+
+        Returns
+        -------
+        (B, ...) float32 or uint8 tensor
+        """
+        return self._engine.feed.raw(rows)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Make of examples what the network takes; where there is no `prepare`, that is what they are.
+
+        Parameters
+        ----------
+        images : (B, ...) tensor on the network's device
+            As :meth:`raw` gives them, or as they were changed.
+
+        Returns
+        -------
+        (B, ...) tensor
+            Without a gradient.
+        """
+        return self._engine.feed.prepared(images)
+
     def augment(self, images: Tensor) -> Tensor:
         """Change images at random, as the setting `augment` says.
 

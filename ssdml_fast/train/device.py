@@ -74,6 +74,10 @@ def surroundings(device: torch.device, tf32: bool) -> Iterator[None]:
         for kind in {"cpu", device.type}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))  # pinned memory and compiled kernels are of the current one
+        elif device.type == "mps":
+            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
         try:
             torch.set_default_dtype(torch.float32)
             torch.set_float32_matmul_precision("high" if tf32 and device.type == "cuda" else "highest")

@@ -115,7 +115,7 @@ class Engine:
         self.world, self.config, self.data = World.here(), config, data
         self.network_device, self.device = device, kernel_device(device)
         self.method = method.to(self.device)
-        self.model = model.to(self.network_device)
+        self.model = model.to(self.network_device).eval()
         self.model.metric.to(self.device)
         self.average = copy.deepcopy(model) if config.average else model  # embeds, is validated and kept
         self.learner: Callable[[Tensor], Tensor] = torch.compile(model.network) if config.compile else model.network
@@ -126,7 +126,8 @@ class Engine:
         self.optimizer = self._optimizer([*model.network.parameters(), *method.parameters()])
         self.head_optimizer = method.head_optimizer(model.metric, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        self.looks = self.device.type == "cpu"  # at what it computes, where that costs no waiting
+        # at what each step computes, where that costs no waiting; several processes look together, at validations
+        self.looks = self.device.type == "cpu" and self.world.size == 1
         self.plan = [(stage, leg) for stage in method.stages() for leg in _legs(stage)]
         self.ways = _ways([leg for _, leg in self.plan])
         self.planned = sum(leg.passes * self._validations(leg) for _, leg in self.plan)
@@ -206,7 +207,8 @@ class Engine:
 
     def losses(self, method: Method, leg: Leg, work: Work, through: int) -> Iterator[Tensor | None]:
         """Take a step for each mini-batch of a pass, and yield its loss; None: there was nothing to learn from."""
-        for i, batch in enumerate(self.feed.ahead(work.batches(self.aid.rng))):
+        batches = islice(work.batches(self.aid.rng), work.n_batches)  # none more, whoever reads how far ahead
+        for i, batch in enumerate(self.feed.ahead(batches)):
             self.aid.through = self.way(leg, through, i, work.n_batches)
             yield self.step(method, batch, self.rate(leg, through, i, work.n_batches))
 

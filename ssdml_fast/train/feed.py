@@ -40,19 +40,31 @@ class Feed:
         return array.to(self.device) if array.nbytes <= RESIDENT * free else None
 
     def images(self, rows: Tensor) -> Tensor:
-        """Examples of (B,) rows, a CPU tensor; those of the mini-batch at hand have been fetched ahead."""
+        """Examples of (B,) rows, a CPU tensor, as the network takes them."""
+        return self.prepared(self.raw(rows))
+
+    def raw(self, rows: Tensor) -> Tensor:
+        """Examples of (B,) rows, not yet prepared; those of the mini-batch at hand have been fetched ahead."""
         for asked, images in self._at_hand:
             if asked is rows:
                 return images.clone()  # as a network may change its input, and another view of them is to follow
         if self._resident is not None:
-            return self._prepared(self._resident[rows.to(self.device, non_blocking=True)])
+            return self._resident[rows.to(self.device, non_blocking=True)]
         return self._sent(self.examples.take(rows))
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """What `prepare` makes of examples, without a gradient."""
+        if self.prepare is None:
+            return images
+        with torch.no_grad():
+            return self.prepare(images)
 
     def parts(self, rows: Tensor, size: int) -> Iterator[Tensor]:
         """Examples of any number of rows, `size` at a time."""
         if self._resident is not None:
             return map(self.images, rows.split(size))
-        return map(self._sent, self.examples.stream(rows.split(size), pin=self._pinned))
+        streamed = self.examples.stream(rows.split(size), pin=self._pinned)
+        return (self.prepared(self._sent(images)) for images in streamed)
 
     def ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield mini-batches, the examples of each fetched while those before are trained on."""
@@ -81,10 +93,4 @@ class Feed:
         return self.device.type == "cuda"
 
     def _sent(self, images: Tensor) -> Tensor:
-        return self._prepared(images.to(self.device, non_blocking=True))
-
-    def _prepared(self, images: Tensor) -> Tensor:
-        if self.prepare is None:
-            return images
-        with torch.no_grad():
-            return self.prepare(images)
+        return images.to(self.device, non_blocking=True)

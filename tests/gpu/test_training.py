@@ -25,11 +25,11 @@ OF_SSDML = (
 CASES = [("ssdml", BRIEF | own) for own in OF_SSDML] + [(name, {}) for name in METHODS if name != "ssdml"]
 
 
-def trained(method, settings, device):
+def trained(method, settings, device, network=None):
     data = load_digits(0)
     train, val = (data.images[:400], data.labels[:400]), (data.val_images[:60], data.val_labels[:60])
     config = Config(metric_dim=16, augment="strong", average=0.9, optimizer="sgd", device=device)
-    return fit(seeded(DigitsNet, 0), train, val, method, settings, config)
+    return fit(network or seeded(DigitsNet, 0), train, val, method, settings, config)
 
 
 def without_looks(classes, n_classes):
@@ -75,3 +75,10 @@ def test_no_step_waits(method, settings, monkeypatch):
     monkeypatch.setattr(Engine, "step", watched)
     trained(method, settings, "cuda")
     assert any(steps)
+
+
+@gpu
+def test_a_network_is_trained_again_where_it_was_left():
+    first = trained("ssdml", BRIEF, "cuda")
+    again = trained("ssdml", BRIEF, "cuda", first.model.network)
+    assert again.stopped == "finished" and next(again.model.parameters()).is_cuda

@@ -11,6 +11,7 @@ from trainings import TINY, digits, engine, train
 from ssdml_fast.methods import warmup
 from ssdml_fast.train.engine import Engine, even_parts
 from ssdml_fast.train.method import Leg
+from ssdml_fast.train.world import World
 
 
 def test_patience_stops_early():
@@ -173,6 +174,12 @@ def test_the_average_follows_shared_weights_once():
     made.update_average()
     torch.testing.assert_close(made.average.network.first.weight, before + 0.5)
     assert made.average.network.first.weight is made.average.network.again.weight
+
+
+def test_several_processes_do_not_stop_one_by_one(monkeypatch):
+    assert engine(TINY).looks
+    monkeypatch.setattr(World, "here", lambda: World(1, 2))
+    assert not engine(TINY).looks
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from ssdml_fast.data import examples as data_examples
 from ssdml_fast.data.examples import as_examples
 from ssdml_fast.models.preparation import MeanImage
 from ssdml_fast.runs.folder import RunFolder
-from ssdml_fast.train import Batch
+from ssdml_fast.train import Batch, Leg, Method, Work
 from ssdml_fast.train.feed import Feed
 from ssdml_fast.train.training import _cache_shares
 
@@ -44,6 +44,8 @@ def test_images_are_those_of_the_rows(kind, prepare):
     right = torch.from_numpy(x) if prepare is None else prepare(torch.from_numpy(x))
     rows = torch.tensor([3, 3, 0, 39])
     assert torch.equal(feed.images(rows), right[rows])
+    assert torch.equal(feed.raw(rows), torch.from_numpy(x)[rows])
+    assert torch.equal(feed.prepared(feed.raw(rows)), right[rows])
     parts = list(feed.parts(torch.arange(40), 16))
     assert [len(part) for part in parts] == [16, 16, 8] and torch.equal(torch.cat(parts), right)
     assert not feed.images(rows).requires_grad
@@ -66,6 +68,29 @@ def test_mini_batches_are_read_ahead_once_and_in_order(tmp_path, workers, beside
     examples.close()
     asked = sum(len(batch.rows) + (len(batch.beside) if beside else 0) for batch in batches(beside=beside))
     assert (tmp_path / "reads").stat().st_size - reads == asked
+
+
+class Noting(Doubled):
+    """Notes how many examples it is given at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        return super().forward(images)
+
+
+def test_what_is_read_ahead_is_prepared_as_what_is_not():
+    """By as many at once, as sums of a product may round by how many there are."""
+    sizes = []
+    for kind in (np.asarray, Items):
+        feed = Feed(as_examples(kind(octets()), "images"), CPU, Noting())
+        for batch in feed.ahead(batches()):
+            feed.images(batch.rows), feed.images(batch.beside)
+        sizes.append(feed.prepare.sizes)
+    assert sizes[0] == sizes[1] == [7, 5, 8, 5, 9, 5, 10, 5]
 
 
 def test_rows_that_are_not_at_hand_are_read():
@@ -168,6 +193,43 @@ def test_examples_of_a_dataset_train_as_the_array_that_they_make(prepared, as_da
     np.testing.assert_array_equal(
         result.model.embed(val_images), expected.model.embed(prepare(torch.from_numpy(val_images)).numpy())
     )
+
+
+class Endless(Method):
+    """Has mini-batches without end."""
+
+    def legs(self):
+        return [Leg("classes", (0,), passes=2)]
+
+    def prepare(self, leg, aid):
+        def batches(rng):
+            while True:
+                yield Batch(torch.from_numpy(rng.choice(self.data.labelled, 20)))
+
+        return Work(batches, 3)
+
+    def loss(self, batch, aid):
+        classes = aid.send(torch.from_numpy(self.data.labels)[batch.rows])
+        return nn.functional.cross_entropy(aid.head(aid.embed(batch.rows)), classes)
+
+
+def test_mini_batches_beyond_a_pass_are_not_drawn_by_those_who_read_ahead():
+    settings = {"metric_dim": 16}
+    alone = train(settings, method=Endless)
+    data = [Labelled(images.copy(), labels) for images, labels in digits()]
+    assert_same(train(settings | {"workers": 2}, data=data, method=Endless), alone)
+
+
+class Dropping(nn.Module):
+    """Drops pixels while it is told to train."""
+
+    def forward(self, images):
+        return nn.functional.dropout(images, 0.5, self.training)
+
+
+def test_what_prepares_examples_is_in_evaluation_mode():
+    settings = TINY | {"rounds": 0}
+    assert_same(train(settings, prepare=Dropping()), train(settings))
 
 
 def test_datasets_share_the_cache_by_their_numbers():

@@ -17,7 +17,7 @@ from ssdml_fast import _core
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train import Config, fit
-from ssdml_fast.train.device import described, kernel_device, network_device
+from ssdml_fast.train.device import described, kernel_device, network_device, surroundings
 
 SHORT = TINY | {"rounds": 1, "max_epochs": 1}
 
@@ -148,6 +148,15 @@ def test_it_is_left_as_it_was_by_a_training_that_fails_too(ambient):
         assert state_of_torch() == before
 
 
+def test_metals_generator_is_left_as_it_was_too(monkeypatch):
+    state = [torch.tensor(1)]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda was: state.__setitem__(0, was))
+    with surroundings(torch.device("mps"), tf32=False):
+        state[0] = torch.tensor(2)
+    assert state[0] == 1
+
+
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +197,24 @@ def test_a_network_that_cannot_be_trained_is_named_and_bars_no_other_try(tmp_pat
         train(SHORT, make(), run=run)
     assert not run.path.exists()
     assert train(SHORT | {"rounds": 0}, run=run).stopped == "finished"
+
+
+class Elsewhere(SmallNet):
+    """Lies on another device, as after a training on it, until it is called for."""
+
+    is_here = False
+
+    def cpu(self):
+        self.is_here = True
+        return super().cpu()
+
+    def forward(self, images):
+        assert self.is_here
+        return super().forward(images)
+
+
+def test_a_network_on_another_device_is_trained_as_one_that_is_here(plain):
+    assert_same(train(SHORT, seeded(Elsewhere, 0)), plain)
 
 
 class InPlace(SmallNet):
