@@ -122,6 +122,8 @@ class Workers:
                 f"{self.name} must be a Dataset that can be pickled, for workers to read it, or workers must be 0: "
                 f"{error}"
             ) from error
+        except BrokenPipeError:  # it ended before it had read what it is to work with
+            raise self._false_start("ended") from None
         self.processes.append(process)
 
     def order(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> Job:
@@ -210,13 +212,17 @@ class Workers:
         how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
         self.close()
         if row == STARTING:
-            return DataError(
-                f"a worker of {self.name} {how} as it started; it may have said above why. The class of the Dataset "
-                "must be of a module that can be imported, and a script must train below "
-                'if __name__ == "__main__":, as workers import it; or workers must be 0'
-            )
+            return self._false_start(how)
         where = f"that read {self.name}[{row}]" if row >= 0 else f"of {self.name}"
         return DataError(f"a worker {where} {how}" + " (too little memory?)" * (code == -signal.SIGKILL))
+
+    def _false_start(self, how: str) -> DataError:
+        """Say what may have kept a worker from starting."""
+        return DataError(
+            f"a worker of {self.name} {how} as it started; it may have said above why. The class of the Dataset must "
+            'be of a module that can be imported, and a script must train below if __name__ == "__main__":, as workers '
+            "import it; or workers must be 0"
+        )
 
 
 class _RemoteTraceback(Exception):

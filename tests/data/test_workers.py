@@ -215,6 +215,26 @@ def test_a_worker_that_cannot_start_is_an_error(made):
         examples.take(torch.tensor([0]))
 
 
+UNGUARDED = """
+import torch
+from datasets import Items, octets
+from ssdml_fast.data.examples import DatasetExamples
+
+DatasetExamples(Items(octets({n})), "images", workers=2).take(torch.arange(4))
+"""
+
+
+@pytest.mark.parametrize("n", [4, 50_000])  # a data set that a pipe holds, and one that it does not
+def test_a_script_that_workers_cannot_import_is_an_error(tmp_path, n):
+    program = tmp_path / "program.py"
+    program.write_text(UNGUARDED.format(n=n))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    ran = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1
+    last = ran.stderr.splitlines()[-1]
+    assert "DataError: a worker of images ended" in last and 'below if __name__ == "__main__":' in last
+
+
 # --- how workers end --------------------------------------------------------------------------------------------------
 
 PROGRAM = """
