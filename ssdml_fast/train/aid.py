@@ -159,27 +159,30 @@ class Aid:
         """
         return AUGMENTATION[self.config.augment](images)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, average: bool = False) -> Tensor:
         """Embed images by the network in training mode, at the precision that is set: (B, ...) to (B, d), float32.
 
-        For methods of several views of an example; :meth:`embed` serves the others.
+        For methods of several views of an example, or with a teacher; :meth:`embed` serves the others.
 
         Parameters
         ----------
         images : (B, ...) tensor on the network's device
             As the network takes them.
+        average : bool
+            By the running mean of the weights instead, in evaluation mode, in float32 and without a gradient, as a
+            teacher says what the network is to learn.
 
         Returns
         -------
         (B, d) float32 tensor on `device`
-            With a gradient.
+            With a gradient, unless it is the running mean's.
 
         Raises
         ------
         Diverged
-            If the result is not finite and to look costs no waiting; on a device, a validation finds it.
+            If the network's result is not finite and to look costs no waiting; on a device, a validation finds it.
         """
-        return self._engine.learnt(images)
+        return self._engine.taught(images) if average else self._engine.learnt(images)
 
     def embed(self, rows: Tensor) -> Tensor:
         """Embed a mini-batch of examples, augmented, to learn from: (B,) rows to (B, d).

@@ -164,13 +164,13 @@ class Engine:
         work = method.prepare(leg, aid)
         if not isinstance(work, Work):
             raise TypeError(f"prepare of {type(method).__name__} must return a Work, found {type(work).__name__}")
-        told = {name: value.item() if hasattr(value, "item") else value for name, value in work.record.items()}
         if work.propagated is not None and leg.round:
             self.keep_propagated(leg.round, *work.propagated)
         epoch = sum(earlier.passes for _, earlier in self.plan[: self.done] if earlier.round > 0)
         for through in range(leg.passes):
             aid.through = self.way(leg, through)
             method.begin_pass(work, aid)
+            told = {name: value.item() if hasattr(value, "item") else value for name, value in work.record.items()}
             losses = self.losses(method, leg, work, through)
             before = len(self.history)
             for n_batches in even_parts(work.n_batches, self._validations(leg)):
@@ -317,6 +317,12 @@ class Engine:
         if self.looks and not torch.isfinite(z).all():
             raise Diverged
         return z
+
+    @torch.no_grad()
+    def taught(self, images: Tensor) -> Tensor:
+        """Embed images by the running mean, to learn from what it says of them, on the kernels' device."""
+        self.average.network.eval()
+        return self.average.network(images).float().to(self.device)
 
     @torch.no_grad()
     def embedded(self, model: MetricModel, feed: Feed, rows: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ class Work:
     n_batches : int
         How many it yields; by it parts of a pass are validated and the step is scheduled.
     record : dict
-        What joins the records of the leg's validations: numbers and texts.
+        What joins the records of the leg's validations: numbers and texts. :meth:`Method.begin_pass` may change it.
     propagated : (rows, labels), optional
         Labels that examples got, two int64 arrays; kept for reports by round, but for round 0, and never trained on.
     state : any

@@ -52,6 +52,29 @@ def test_what_is_embedded_to_learn_from_is_augmented_counted_and_has_a_gradient(
     assert plain.examples == 37
 
 
+def test_the_running_mean_teaches_without_being_taught():
+    made = engine(TINY)
+    with torch.no_grad():
+        for parameter in made.model.network.parameters():
+            parameter.add_(0.1)
+    images = images_of(torch.arange(30))
+    learnt, taught = made.aid.forward(images), made.aid.forward(images, average=True)
+    assert learnt.requires_grad and not taught.requires_grad and made.examples == 30
+    assert made.model.network.training
+    with torch.no_grad():
+        assert torch.equal(taught, made.average.network.eval()(images))
+    assert not torch.allclose(taught, learnt)
+
+
+def test_examples_are_lent_as_they_are_held_too():
+    made, rows = engine(TINY), torch.arange(30)
+    assert torch.equal(made.aid.raw(rows), images_of(rows))
+    made.feed.prepare = torch.nn.Threshold(0.5, 7.0)
+    assert torch.equal(made.aid.raw(rows), images_of(rows))
+    assert torch.equal(made.aid.prepare(images_of(rows)), made.feed.prepare(images_of(rows)))
+    assert torch.equal(made.aid.images(rows), made.aid.prepare(made.aid.raw(rows)))
+
+
 def test_it_knows_what_the_engine_knows():
     made = engine(TINY)
     aid = made.aid
@@ -73,6 +96,9 @@ class Asking(Method):
         self.leg = leg
         return Work(lambda rng: iter([Batch(torch.arange(3))] * 4), 4)
 
+    def begin_pass(self, work, aid):
+        work.record["began"] = aid.through
+
     def loss(self, batch, aid):
         self.through[self.leg.position].append(aid.through)
         return torch.zeros((), requires_grad=True)
@@ -82,16 +108,20 @@ def asked():
     made = engine({"metric_dim": 4}, method=Asking)
     made.validate({"validation": 0})
     made.to_the_end(None, None, None)
-    return made.method
+    return made
 
 
 def test_it_knows_how_far_the_legs_of_a_kind_are():
-    through = asked().through
+    through = asked().method.through
     np.testing.assert_allclose(through[0,], np.arange(8) / 16)
     np.testing.assert_allclose(through[1,], np.arange(4) / 4)
     np.testing.assert_allclose(through[2,], (8 + np.arange(8)) / 16)
 
 
 def test_chance_depends_on_the_seed_and_the_position():
-    first, again = asked().seen, asked().seen
+    first, again = asked().method.seen, asked().method.seen
     assert first == again and len(set(first)) == 3
+
+
+def test_what_begins_a_pass_joins_its_record():
+    assert [record["began"] for record in asked().history[1:]] == [0, 0.25, 0, 0.5, 0.75]
