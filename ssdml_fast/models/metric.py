@@ -108,7 +108,7 @@ def untrained(
     images : (N, ...) float32 array or CPU tensor
         One of them is embedded to learn d; with `prepare`, of what that takes.
     metric_dim : int
-        Columns of L, between 1 and d.
+        Columns of L, between 1 and d; other heads are given any from 1.
     seed : int
         Decides L.
     head : type
@@ -125,7 +125,7 @@ def untrained(
     Raises
     ------
     TypeError, ValueError
-        If `metric_dim` is no integer between 1 and d, or `network` maps images to something else than (B, d) float32,
+        If `metric_dim` is out of range, or `network` maps images to something else than (B, d) float32,
         holds parameters of another type, or such as were made in inference mode, which cannot learn.
     """
     arrays.check_not_masked(images, "images")
@@ -135,7 +135,8 @@ def untrained(
             module.cpu()  # where the model is made for any device; an earlier training may have left them on another
     example = torch.as_tensor(images[:1]).clone()
     d = _width(network.eval()(example if prepare is None else prepare.eval()(example)))
-    metric_dim = scalars.as_int(metric_dim, "metric_dim", 1, d, " (the network's output size)")
+    limit = (d, " (the network's output size)") if issubclass(head, OrthogonalMetric) else ()  # other heads have others
+    metric_dim = scalars.as_int(metric_dim, "metric_dim", 1, *limit)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

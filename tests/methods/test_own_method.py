@@ -44,6 +44,13 @@ def test_it_trains_what_is_its_own_too(kind, tmp_path):
     assert errors == [None] * 5 if kind is WithoutHead else max(errors) < 1e-5
 
 
+def test_the_columns_of_a_metric_bind_no_one_without():
+    wide = SMALL | {"metric_dim": 64, "parts": 1}  # of a network of 32
+    assert_same(train(wide, method=WithoutHead), train(wide | {"metric_dim": 16}, method=WithoutHead))
+    with pytest.raises(ValueError, match=r"^metric_dim must be in \[1, 32\] \(the network's output size\), found 64$"):
+        train(wide, method=Contrastive)
+
+
 @pytest.mark.parametrize("kind", [Contrastive, WithoutHead])
 @pytest.mark.parametrize("done", [None, 2])
 def test_it_resumes_to_the_same(kind, done, tmp_path):
