@@ -187,18 +187,21 @@ class Engine:
         on_batch: Told,
     ) -> None:  # fmt: skip
         """Take the steps whose `losses` these are, validate, and tell; not if no mini-batch has one."""
-        self.examples, kept = 0, []
+        self.examples = 0
+        # Losses of the host are kept as floats: a small tensor each would lie in the way of the mini-batches, whose
+        # memory glibc then takes anew from the system at every step.
+        kept: list[Any] = []
         with self.times.stage("train"):
             for done, loss in enumerate(losses, 1):
                 if loss is None:
                     continue
-                kept.append(loss)
+                kept.append(loss.item() if self.looks else loss)
                 if on_batch and (self.looks or done % TOLD_ON_DEVICE == 0 or done == n_batches):
                     place = {"validation": len(self.history), "planned": self.planned, "done": done}
                     on_batch(place | {"batches": n_batches, "examples": self.examples, "loss": loss.item()})
             if not kept:
                 return
-            mean = math.fsum(torch.stack(kept).tolist()) / len(kept)
+            mean = math.fsum(kept if self.looks else torch.stack(kept).tolist()) / len(kept)
         if not self.world.same(math.isfinite(mean)):
             raise Diverged
         self.validate(record | {"validation": len(self.history), "loss": mean, "examples": self.examples})
