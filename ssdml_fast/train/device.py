@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -64,8 +65,7 @@ def surroundings(device: torch.device, tf32: bool) -> Iterator[None]:
     """Train as in a fresh process, whatever the caller has set: the default type and device, autocast, disabled
     gradients, inference mode, the precision of products; and leave the caller's settings and generators as they were.
     """
-    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
-    conv = torch.backends.cudnn.allow_tf32
+    dtype = torch.get_default_dtype()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -78,14 +78,46 @@ def surroundings(device: torch.device, tf32: bool) -> Iterator[None]:
             stack.enter_context(torch.cuda.device(device))  # pinned memory and compiled kernels are of the current one
         elif device.type == "mps":
             stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+        stack.enter_context(_products(tf32 and device.type == "cuda"))
         try:
             torch.set_default_dtype(torch.float32)
-            torch.set_float32_matmul_precision("high" if tf32 and device.type == "cuda" else "highest")
-            if device.type == "cuda":
-                torch.backends.cudnn.allow_tf32 = tf32
             yield
         finally:
             torch.set_default_dtype(dtype)
-            torch.set_float32_matmul_precision(precision)
-            if device.type == "cuda":
-                torch.backends.cudnn.allow_tf32 = conv
+
+
+@contextmanager
+def _products(tf32: bool) -> Iterator[None]:
+    """Round the factors of float32 products where `tf32` says so, and else nowhere.
+
+    Since torch 2.9 this can be said of all libraries, of one, or of one's products or convolutions: ``fp32_precision``.
+    Where a caller has said so, the two older names cannot be read, and have no value of their own to be kept.
+    """
+    b: Any = torch.backends
+    wide_first: list[Any] = []
+    if hasattr(b, "fp32_precision"):
+        wide_first = [b, b.cudnn, b.mkldnn, b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn]
+        wide_first += [b.mkldnn.matmul, b.mkldnn.conv, b.mkldnn.rnn]
+    products = _unless_mixed(torch.get_float32_matmul_precision, "highest")
+    convolutions = _unless_mixed(lambda: b.cudnn.allow_tf32, True)
+    was = []
+    for library in wide_first:  # one that says nothing answers as the wider does
+        was.append(library.fp32_precision)
+        library.fp32_precision = "none"
+    try:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        b.cudnn.allow_tf32 = tf32
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        b.cudnn.allow_tf32 = convolutions
+        for library, precision in zip(reversed(wide_first), reversed(was), strict=True):
+            library.fp32_precision = precision
+
+
+def _unless_mixed(read: Callable[[], Any], default: Any) -> Any:
+    """What is read, or the default where torch refuses to say."""
+    try:
+        return read()
+    except RuntimeError:
+        return default

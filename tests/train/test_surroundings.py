@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import types
 
@@ -146,6 +147,29 @@ def test_it_is_left_as_it_was_by_a_training_that_fails_too(ambient):
         with pytest.raises(RuntimeError, match="told"):
             train(SHORT, network, on_batch=fail)
         assert state_of_torch() == before
+
+
+NEWER = ("", "cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
+
+
+def precisions():
+    return {name: operator.attrgetter(f"{name}.fp32_precision".lstrip("."))(torch.backends) for name in NEWER}
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch has such names from 2.9 on")
+@pytest.mark.parametrize("name", NEWER)
+def test_products_rounded_by_torchs_newer_names_change_nothing_either(plain, name):
+    library, within = operator.attrgetter(name)(torch.backends) if name else torch.backends, []
+    was = library.fp32_precision
+    library.fp32_precision = "ieee" if was == "tf32" else "tf32"
+    try:
+        before = precisions()
+        result = train(SHORT, on_batch=lambda _: within.append(precisions()))
+        assert precisions() == before
+    finally:
+        library.fp32_precision = was
+    assert within and all("tf32" not in each.values() for each in within)
+    assert_same(result, plain)
 
 
 def test_metals_generator_is_left_as_it_was_too(monkeypatch):
