@@ -1,14 +1,11 @@
-"""No step of a training waits for the device."""
+"""No step of a training waits for the device, by torch's own word; without one see tests/methods/test_waiting.py."""
 
-import numpy as np
 import pytest
 import torch
 from on_device import gpu
-from stand_in import installed
-from waits import waits
 
 from ssdml_fast.data.digits import load_digits
-from ssdml_fast.methods import METHODS, ssdml
+from ssdml_fast.methods import METHODS
 from ssdml_fast.models.digits import DigitsNet
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.train import Config, fit
@@ -30,31 +27,6 @@ def trained(method, settings, device, network=None):
     train, val = (data.images[:400], data.labels[:400]), (data.val_images[:60], data.val_labels[:60])
     config = Config(metric_dim=16, augment="strong", average=0.9, optimizer="sgd", device=device)
     return fit(network or seeded(DigitsNet, 0), train, val, method, settings, config)
-
-
-def without_looks(classes, n_classes):
-    """As torch's, which looks at classes where they are on the CPU, for an error that a device finds by itself."""
-    return (classes[:, None] == torch.arange(n_classes)).long()
-
-
-@pytest.mark.parametrize(("method", "settings"), CASES)
-def test_no_step_would_wait(method, settings, stand_in, monkeypatch):
-    steps, step, draw = [], Engine.step, ssdml.draw
-
-    def watched(engine, *arguments):
-        engine.looks = False  # as on a device
-        with waits() as found:
-            loss = step(engine, *arguments)
-        steps.append(found)
-        return loss
-
-    monkeypatch.setattr(Engine, "step", watched)
-    monkeypatch.setattr(torch.nn.functional, "one_hot", without_looks)
-    # the classes are the host's: here no other than by their type
-    monkeypatch.setattr(ssdml, "draw", lambda classes, *others: draw(np.from_dlpack(classes), *others))
-    with installed(stand_in):
-        trained(method, settings, "cpu")
-    assert len(steps) > 2 and not any(steps)
 
 
 @gpu

@@ -24,6 +24,7 @@ VARIANTS = [
     ("ssdml", TINY),
     ("ssdml", TINY | {"hard_negatives": 0, "softmax_weight": 0.0, "average": 0.0, "augment": "none"}),
     ("ssdml", TINY | {"metric_update": "unconstrained", "precision": "bfloat16"}),
+    ("ssdml", TINY | {"metric_update": "conjugate"}),
     ("ssdml", TINY | NEIGHBORHOODS | {"optimizer": "sgd"}),
     ("ssdml", TINY | NEIGHBORHOODS | {"metric_update": "partition"}),
 ]
