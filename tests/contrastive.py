@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssdml_fast.models.metric import Identity
 from ssdml_fast.train import Aid, Batch, Leg, Method, Settings, Work, batch_sizes, setting
 
 
@@ -60,4 +59,4 @@ class Contrastive(Method):
 class WithoutHead(Contrastive):
     """The same, with the network's output as the embedding."""
 
-    Head = Identity
+    Head = torch.nn.Identity

@@ -16,18 +16,8 @@ from ..nn import OrthogonalMetric
 BATCH = 128  # images embedded at once: what lies between layers fits caches; fixed, so that no embedding depends on it
 
 
-class Identity(nn.Module):
-    """A head that leaves the network's output as it is; made as :class:`~ssdml_fast.nn.OrthogonalMetric` is."""
-
-    def __init__(self, d: int, l: int, *, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(B, d) to (B, d)."""
-        return z
-
-
-HEADS: dict[str, type[nn.Module]] = {"OrthogonalMetric": OrthogonalMetric, "Identity": Identity}
+HEADS: dict[str, type[nn.Module]] = {"OrthogonalMetric": OrthogonalMetric, "Identity": nn.Identity}
+"""By the name of their class, those that a run can be read with; each is made by ``Head(d, l, generator=...)``."""
 
 
 class MetricModel(nn.Module):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .batches import batch_sizes
     from .config import Config
     from .engine import Fitted
-    from .method import Batch, Leg, Method, TrainingSet, Work
+    from .method import Batch, Diverged, Leg, Method, TrainingSet, Work
     from .settings import Settings, setting
     from .training import fit
 
@@ -21,6 +21,7 @@ _HOME = {
     "Aid": "aid",
     "Batch": "method",
     "Config": "config",
+    "Diverged": "method",
     "Fitted": "engine",
     "Leg": "method",
     "Method": "method",
@@ -36,6 +37,7 @@ __all__ = [
     "Aid",
     "Batch",
     "Config",
+    "Diverged",
     "Fitted",
     "Leg",
     "Method",

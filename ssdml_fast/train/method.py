@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 
 
 class Diverged(ArithmeticError):
-    """An embedding or a loss that is not finite; the training stops, and the best model so far is kept."""
+    """An embedding or a loss that is not finite; the training stops, and the best model so far is kept.
+
+    The engine raises it where it looks; a method does where it finds that there is no going on.
+
+    Examples
+    --------
+    >>> raise Diverged
+    Traceback (most recent call last):
+    ssdml_fast.train.method.Diverged
+    """
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from torch import nn
 from trainings import SmallNet, assert_same, digits, engine, interrupt, train
 
 from ssdml_fast.methods import load_method, name_of
-from ssdml_fast.models.metric import Identity
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.nn import OrthogonalMetric
 from ssdml_fast.runs.folder import RunError, RunFolder
@@ -173,7 +172,7 @@ def test_it_may_move_the_head_which_stays_on_its_manifold():
     assert moved > 1e-3 and error < 1e-5
 
     class Headless(Moving):
-        Head = Identity
+        Head = torch.nn.Identity
 
         def loss(self, batch, aid):
             aid.move_head([])
