@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -12,28 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _arrays as arrays
 from .. import _scalars as scalars
 from ..data.examples import Examples
 from ..evaluate import score_embedding
-from ..models.metric import BATCH, MetricModel
+from ..models.metric import MetricModel
 from ..runs.fingerprint import difference, fingerprint
 from ..runs.folder import RunError, RunFolder
 from ..runs.records import best_of
 from .aid import Aid
 from .config import ELSEWHERE, Config
-from .device import kernel_device
 from .feed import Feed
+from .learner import Learner
 from .method import Batch, Diverged, Leg, Method, TrainingSet, Work
 from .records import COLLAPSED, DIVERGED, FINISHED, PATIENCE
 from .timing import StageTimes
-from .world import World
 
-MOMENTUM = 0.9  # of SGD
 COLLAPSE_DROP = 0.1  # below the best validation score so far; on digits, good trainings vary by 0.03
-EMBEDDED_ON_DEVICE = 1024  # examples at once, where there are no caches to fit
 TOLD_ON_DEVICE = 25  # mini-batches between two losses that are read from a device, which waits for them
 Told = Callable[[dict[str, Any]], None] | None  # someone who wants to know
 
@@ -76,8 +72,8 @@ class Fitted:
     stopped: str
 
 
-class Engine:
-    """The state of a training, and how it moves on.
+class Engine(Learner):
+    """A learner that goes through the legs of a method: the state of a training, and how it moves on.
 
     Parameters
     ----------
@@ -111,30 +107,17 @@ class Engine:
         device: torch.device,
         decoded: tuple[Examples, Examples | None] | None = None,
     ) -> None:
-        _check_apart(method, model)
-        self.world, self.config, self.data = World.here(), config, data
-        self.network_device, self.device = device, kernel_device(device)
-        self.method = method.to(self.device)
-        self.model = model.to(self.network_device).eval()
-        self.model.metric.to(self.device)
-        self.average = copy.deepcopy(model) if config.average else model  # embeds, is validated and kept
-        self.learner: Callable[[Tensor], Tensor] = torch.compile(model.network) if config.compile else model.network
+        super().__init__(model, method, config, device)
+        self.data = data
         self.feed = Feed(examples, device, model.prepare)
         self.val_feed = None if val_examples is None else Feed(val_examples, device, model.prepare)
         self.val_labels = val_labels
         self.decoded = decoded or (examples, val_examples)
-        self.optimizer = self._optimizer([*model.network.parameters(), *method.parameters()])
-        self.head_optimizer = method.head_optimizer(model.metric, config)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        # at what each step computes, where that costs no waiting; several processes look together, at validations
-        self.looks = self.device.type == "cpu" and self.world.size == 1
         self.plan = [(stage, leg) for stage in method.stages() for leg in _legs(stage)]
         self.ways = _ways([leg for _, leg in self.plan])
         self.planned = sum(leg.passes * self._validations(leg) for _, leg in self.plan)
         self.warmups = sum(leg.passes * self._validations(leg) for _, leg in self.plan if leg.round == 0)
         self.done = 0  # legs
-        self.steps = 0  # on the network
-        self.examples = 0  # trained on since the last validation
         self.history: list[dict[str, Any]] = []
         self.propagated: list[Tensor] = []  # by round, of every training example
         self.times = StageTimes()
@@ -273,97 +256,6 @@ class Engine:
                 self.move(loss, rate)
             self.update_average()
         return loss.detach()
-
-    def move(self, loss: Tensor, rate: float) -> None:
-        """Take one step on what a loss depends on: the network, the method's parameters, the head."""
-        head = list(self.model.metric.parameters())
-        for parameter in head:
-            parameter.grad = None
-        if self.optimizer is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        if self.optimizer is not None and _has_gradient(self.optimizer):
-            self.scaler.step(self.optimizer)
-        if self.head_optimizer is not None and _has_gradient(self.head_optimizer):
-            self.scaler.unscale_(self.head_optimizer)
-            if self.scaler.is_enabled():  # it would ask the host whether to step
-                for gradient in (parameter.grad for parameter in head):
-                    if gradient is not None:
-                        gradient.copy_(torch.where(gradient.isfinite().all(), gradient, 0.0))
-            self.head_optimizer.step()
-        self.scaler.update()
-        self.steps += 1
-
-    def move_head(self, gradients: Iterable[Tensor]) -> None:
-        """Take one step of the head's optimiser along gradients of its parameters."""
-        if self.head_optimizer is None:
-            raise TypeError(f"head must have parameters to be moved, found {type(self.model.metric).__name__}")
-        parameters, gradients = list(self.model.metric.parameters()), list(gradients)
-        self.world.mean_(gradients)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.head_optimizer.step()
-        for parameter in parameters:
-            parameter.grad = None
-
-    def learnt(self, images: Tensor) -> Tensor:
-        """Embed images to learn from, on the kernels' device."""
-        self.model.network.train()
-        self.examples += len(images)
-        kind, precision = self.network_device.type, self.config.precision
-        # no cache: it would outlive the step, and its weights, within the one that switches a caller's autocast off
-        with torch.autocast(kind, getattr(torch, precision), precision != "float32", cache_enabled=False):
-            z = self.learner(images)
-        z = z.float().to(self.device)
-        if self.looks and not torch.isfinite(z).all():
-            raise Diverged
-        return z
-
-    @torch.no_grad()
-    def taught(self, images: Tensor) -> Tensor:
-        """Embed images by the running mean, to learn from what it says of them, on the kernels' device."""
-        self.average.network.eval()
-        return self.average.network(images).float().to(self.device)
-
-    @torch.no_grad()
-    def embedded(self, model: MetricModel, feed: Feed, rows: Tensor) -> Tensor:
-        """Embed any number of examples by a network in evaluation mode, on the kernels' device."""
-        model.network.eval()
-        part = rows[self.world.shard(len(rows))]
-        size = BATCH if self.network_device.type == "cpu" else EMBEDDED_ON_DEVICE
-        z = torch.cat([model.network(images).float() for images in feed.parts(part, size)])
-        return self.world.gather(z, len(rows)).to(self.device)
-
-    @torch.no_grad()
-    def update_average(self) -> None:
-        """Move the running mean towards the weights: fast at first, as it began with untrained ones."""
-        if self.average is self.model:
-            return
-        decay = min(self.config.average, self.steps / (self.steps + 9))
-        now, mean = self.model.network.state_dict(), self.average.network.state_dict()
-        done: set[int] = set()
-        for name, tensor in mean.items():
-            if tensor.data_ptr() in done:
-                continue  # layers share it
-            done.add(tensor.data_ptr())
-            if tensor.is_floating_point():
-                tensor.lerp_(now[name], 1 - decay)
-            else:
-                tensor.copy_(now[name])  # counters
-        self.average.metric.load_state_dict(self.model.metric.state_dict())  # a mean would not be orthogonal
-
-    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer | None:
-        """What moves the network and the method's parameters; None where there are none."""
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        if not trained:
-            return None
-        decay = self.config.weight_decay
-        fused = True if trained[0].is_cuda else None  # one kernel for all, and the scaler's check stays on the device
-        if self.config.optimizer == "sgd":
-            return torch.optim.SGD(trained, momentum=MOMENTUM, weight_decay=decay, fused=fused)
-        return torch.optim.AdamW(trained, weight_decay=decay, fused=fused)
 
     # --- validation ---------------------------------------------------------------------------------------------------
 
@@ -511,20 +403,6 @@ def _ways(legs: list[Leg]) -> dict[tuple[int, ...], tuple[float, float]]:
 def _reached_by(config: Config) -> dict[str, Any]:
     """The settings that decide what a training reaches."""
     return {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
-
-
-def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
-    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-
-
-def _check_apart(method: Method, model: MetricModel) -> None:
-    """Refuse a method that holds the model's parameters as its own, which would move them twice."""
-    of_model = {id(parameter) for parameter in model.parameters()}
-    for name, parameter in method.named_parameters():
-        if id(parameter) in of_model:
-            raise ValueError(
-                f"{type(method).__name__} must hold no parameter of the model, which aid lends, found {name}"
-            )
 
 
 def _of_this_device(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
