@@ -60,11 +60,11 @@ def train_by(method: str) -> Callable[..., Any]:
 def value_of(option: str, args: list[str]) -> str | None:
     """Return what arguments give for an option, the last time; None if nothing."""
     found = None
-    for arg, following in zip(args, [*args[1:], None], strict=True):
+    for i, arg in enumerate(args):
         if arg == "--":
             break
         if arg == option:
-            found = following
+            found = args[i + 1] if i + 1 < len(args) else None
         elif arg.startswith(f"{option}="):
             found = arg.removeprefix(f"{option}=")
     return found

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from ssdml_fast.cli import train
 from ssdml_fast.cli.app import app
+from ssdml_fast.cli.flags import value_of
 from ssdml_fast.methods import METHODS, about, load_method, settings_of
 from ssdml_fast.train.config import Config
 from ssdml_fast.train.settings import told
+from ssdml_fast.train.stored import StoredTraining
 
 TINY = ["--rounds", "1", "--epochs", "1"]
 OWN = '''
@@ -154,6 +157,23 @@ def test_help_imports_no_torch(arguments):
         "assert not {'torch', 'sklearn', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_without_an_argument_ssdml_trains_by_its_defaults(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "_run", lambda run, training, *others: begun.append(training))
+    result = invoke("train")
+    assert result.exit_code == 0, result.output
+    assert begun == [StoredTraining("ssdml", settings_of("ssdml")(), Config())]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [("", None), ("--a", None), ("--a 1", "1"), ("--a=1", "1"), ("--a 1 --a 2", "2"), ("--b 1 -- --a 2", None)],
+)
+def test_what_is_looked_for_before_the_options_are_read(arguments, value):
+    assert value_of("--a", arguments.split()) == value
 
 
 def test_a_method_of_ones_own_has_its_flags_and_trains(tmp_path):
