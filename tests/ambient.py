@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
 
-@contextlib.contextmanager
-def set_to(setter, getter, value):
+@contextmanager
+def _set_to(setter: Callable[[Any], Any], getter: Callable[[], Any], value: Any) -> Iterator[None]:
     before = getter()
     setter(value)
     try:
@@ -18,19 +20,34 @@ def set_to(setter, getter, value):
         setter(before)
 
 
-AMBIENT = {
-    "float64 as default": lambda: set_to(torch.set_default_dtype, torch.get_default_dtype, torch.float64),
-    "bfloat16 as default": lambda: set_to(torch.set_default_dtype, torch.get_default_dtype, torch.bfloat16),
-    "meta as default": lambda: torch.device("meta"),
-    "products rounded": lambda: set_to(
-        torch.set_float32_matmul_precision, torch.get_float32_matmul_precision, "medium"
-    ),
+def _dtype(dtype: torch.dtype) -> AbstractContextManager[None]:
+    return _set_to(torch.set_default_dtype, torch.get_default_dtype, dtype)
+
+
+STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "float64": lambda: _dtype(torch.float64),  # by default, as the next two
+    "bfloat16": lambda: _dtype(torch.bfloat16),
+    "meta": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
-    "deterministic": lambda: set_to(
+    "deterministic": lambda: _set_to(
         torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled, True
+    ),
+}
+AMBIENT = STATES | {  # more, which trainings meet
+    "rounded products": lambda: _set_to(
+        torch.set_float32_matmul_precision, torch.get_float32_matmul_precision, "medium"
     ),
     "errors of NumPy": lambda: np.errstate(all="raise"),
     "anomalies looked for": lambda: torch.autograd.set_detect_anomaly(True),
 }
+
+
+@contextmanager
+def ambient(*names: str) -> Iterator[None]:
+    """Enter states by name."""
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(AMBIENT[name]())
+        yield
