@@ -22,6 +22,14 @@ class Items(Dataset):
         return item() if callable(item) else item
 
 
+class Labelled(Items):
+    """A map-style Dataset with its labels."""
+
+    def __init__(self, items, labels):
+        super().__init__(items)
+        self.targets = labels.tolist()
+
+
 class Counted(Items):
     """Appends a byte to a file for every example that is read, in whatever process."""
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
+import ssdml_fast
 from ssdml_fast.data import DataError, ImageFileDataset, image_folder
 from ssdml_fast.data.examples import DatasetExamples, labels_of
 from ssdml_fast.data.images import decode_image, decode_images, planes
@@ -231,7 +232,7 @@ if __name__ == "__main__":
 
 def trained(path):
     command = [sys.executable, "-c", PROGRAM, str(path), str(SIDE), str(CACHE)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(ssdml_fast.__file__).parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

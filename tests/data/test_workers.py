@@ -13,6 +13,7 @@ import torch
 from datasets import Broken, Counted, Dying, Held, Items, octets
 from torch.utils.data import TensorDataset
 
+import ssdml_fast
 from ssdml_fast.data import DataError
 from ssdml_fast.data import examples as examples_module
 from ssdml_fast.data import workers as module
@@ -21,6 +22,7 @@ from ssdml_fast.data.example import Form
 from ssdml_fast.data.examples import DatasetExamples
 
 TESTS = Path(__file__).resolve().parents[1]
+HOME = Path(ssdml_fast.__file__).parents[1]  # a checkout, or where the package is installed
 N = 400
 ARRAY = octets(N, (3, 8, 8))
 BYTES = ARRAY[0].nbytes
@@ -228,7 +230,7 @@ DatasetExamples(Items(octets({n})), "images", workers=2).take(torch.arange(4))
 def test_a_script_that_workers_cannot_import_is_an_error(tmp_path, n):
     program = tmp_path / "program.py"
     program.write_text(UNGUARDED.format(n=n))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(HOME)])}
     ran = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 1
     last = ran.stderr.splitlines()[-1]
@@ -265,7 +267,7 @@ def test_workers_end_with_their_process(tmp_path, number):
     program.write_text(PROGRAM)
     pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     command = [sys.executable, str(program), str(path), "leave" if number is None else "stay"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(HOME)])}
     child = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from datasets import Counted, Items
+from datasets import Counted, Items, Labelled
 from torch import nn
 from trainings import TINY, assert_same, digits, figures, interrupt, train
 
@@ -159,14 +159,6 @@ def test_what_does_not_fit_is_sent_from_pinned_memory_a_mini_batch_at_once(copie
 
 
 # --- whole trainings --------------------------------------------------------------------------------------------------
-
-
-class Labelled(Items):
-    """A map-style Dataset with its labels."""
-
-    def __init__(self, items, labels):
-        super().__init__(items)
-        self.targets = labels.tolist()
 
 
 @pytest.fixture(scope="module")
