@@ -17,11 +17,10 @@ from torch.utils import data as torch_data
 from .. import _arrays as arrays
 from .. import _scalars as scalars
 from .cache import Cache
-from .dataset import DataError
+from .dataset import CACHE_GB, DataError
 from .example import Form, read_example
 from .workers import Job, Workers
 
-CACHE_GB = 1.0  # of decoded examples of a Dataset, in 10⁹ bytes, unless asked for more or less
 AHEAD = 64 << 20  # bytes of mini-batches that workers are asked for before they are, where those are no fewer than
 LEAST_AHEAD, MOST_AHEAD = 2, 16  # mini-batches, nor more: enough for a step of the training, and for a busy machine
 HASHED = 256  # examples of a Dataset whose bytes are in its fingerprint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..data.dataset import CACHE_GB
 from .settings import Settings, setting
 
 AUGMENT = ("none", "affine", "strong")
@@ -83,7 +84,7 @@ class Config(Settings):
         choices=SELECT,
     )
     workers: int = setting(0, "Processes that decode examples which do not lie in memory; 0: this one alone.")
-    cache_gb: float = setting(4.0, "Memory for such examples once decoded, in 10^9 bytes.", within="[0, inf)")
+    cache_gb: float = setting(CACHE_GB, "Memory for such examples once decoded, in 10^9 bytes.", within="[0, inf)")
 
     def check(self) -> None:
         """Refuse a seed that torch's generators do not take."""

@@ -23,8 +23,6 @@ Record = TypedDict(
 )
 """What one validation tells. A method's :attr:`Work.record` and its head's diagnostics join it."""
 
-STAGES = ("embed", "graph", "propagate", "mine", "train", "validate", "save")
-
 FINISHED, PATIENCE, COLLAPSED, DIVERGED = "finished", "patience", "collapsed", "diverged"
 
 
