@@ -60,7 +60,7 @@ def test_a_training_without_validation_or_run_folder_works_without_the_extra():
         (f"{TRAIN}fit(network, data, config=last, run=RunFolder('run'))", "a run folder needs safetensors"),
         ("from ssdml_fast.report.page import write_report", "a report needs jinja2, matplotlib, safetensors, "),
         ("from ssdml_fast.data import load; load('digits')", "load_digits needs scikit-learn"),
-        ("from ssdml_fast.data.images import decode_images; decode_images([b''], ['a'])", "image files needs Pillow"),
+        ("from ssdml_fast.data.pictures import decode_images; decode_images([b''], ['a'])", "image files needs Pillow"),
         (
             "import numpy; from ssdml_fast.evaluate import silhouette as s; s(numpy.eye(3), [0, 0, 1])",
             "silhouette needs",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .dataset import DataError
-from .images import pixels
+from .pictures import pixels
 
 
 @dataclass(frozen=True)

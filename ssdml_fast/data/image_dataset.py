@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from .. import _scalars as scalars
 from .dataset import DataError
-from .images import ImageFiles, decode_image, open_image
+from .images import ImageFiles
+from .pictures import decode_image, open_image
 
 
 class ImageFileDataset(Dataset):

@@ -16,7 +16,7 @@ from .. import _arrays as arrays
 from .. import _scalars as scalars
 from ..data.dataset import DataError
 from ..data.files import File, existing
-from ..data.images import open_image
+from ..data.pictures import open_image
 
 OVERLAP = 0.4
 SIDES = (512, 512 / math.sqrt(2), 256)  # of the longer side of an image, in pixels

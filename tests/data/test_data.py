@@ -18,8 +18,9 @@ from ssdml_fast.data.cifar10 import load_cifar10
 from ssdml_fast.data.features import load_features
 from ssdml_fast.data.files import open_files
 from ssdml_fast.data.idx import load_mnist
-from ssdml_fast.data.images import decode_images, image_folder
+from ssdml_fast.data.images import image_folder
 from ssdml_fast.data.pickled import load_pickled
+from ssdml_fast.data.pictures import decode_images
 from ssdml_fast.data.zero_shot import cars196, cub200, stanford_online_products
 
 RNG = np.random.default_rng(0)

@@ -18,8 +18,8 @@ from torch.utils.data import Subset
 import ssdml_fast
 from ssdml_fast.data import DataError, ImageFileDataset, image_folder
 from ssdml_fast.data.examples import DatasetExamples, labels_of
-from ssdml_fast.data.images import decode_image, decode_images, planes
 from ssdml_fast.data.jpeg import decode_jpeg
+from ssdml_fast.data.pictures import decode_image, decode_images, planes
 
 Image = pytest.importorskip("PIL.Image")
 
