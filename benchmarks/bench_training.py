@@ -25,6 +25,7 @@ import faiss
 import numpy as np
 import torch
 
+from ssdml_fast._settings import divided
 from ssdml_fast.data import Dataset, load
 from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.methods.partition import partitions
@@ -36,7 +37,6 @@ from ssdml_fast.models.networks import Choice, choose
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.train import Config, fit
 from ssdml_fast.train.aid import AUGMENTATION
-from ssdml_fast.train.settings import divided
 from ssdml_fast.train.timing import StageTimes
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ssdml_fast._settings import divided
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.data.examples import as_examples
 from ssdml_fast.methods import load_method
@@ -17,7 +18,6 @@ from ssdml_fast.models.seeded import seeded
 from ssdml_fast.train import Config, TrainingSet, fit
 from ssdml_fast.train.device import surroundings
 from ssdml_fast.train.engine import Engine
-from ssdml_fast.train.settings import divided
 
 TINY = {
     "rounds": 2, "partition_size": 120, "epochs": 1, "metric_dim": 16, "warmup": 20, "augment": "affine", "mixup": 0.2,

@@ -17,6 +17,7 @@ from reproduce import LABELS_PER_CLASS
 from scipy.optimize import minimize
 
 import ssdml_fast as sf
+from ssdml_fast._settings import divided
 from ssdml_fast.data import load
 from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.methods.partition import partitions
@@ -25,7 +26,6 @@ from ssdml_fast.methods.settings import SSDMLSettings
 from ssdml_fast.models.networks import choose
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.train import Config, fit
-from ssdml_fast.train.settings import divided
 
 
 def compare(data: str, seed: int, iterations: int) -> None:

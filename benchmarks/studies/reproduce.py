@@ -22,6 +22,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ssdml_fast._settings import divided
 from ssdml_fast.data import load
 from ssdml_fast.evaluate import score_embedding
 from ssdml_fast.methods.recipes import RECIPES
@@ -32,7 +33,6 @@ from ssdml_fast.models.networks import choose
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train import Config, fit
-from ssdml_fast.train.settings import divided
 
 LABELS_PER_CLASS = {"mnist": 10, "fashion-mnist": 10, "cifar10": 100}
 METHODS = ("initial", "warmup", "ssdml", "unconstrained")

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 import ssdml_fast as sf
 from ssdml_fast._run.mine_class_triplets import draw
+from ssdml_fast._settings import divided
 from ssdml_fast.data import Dataset, load
 from ssdml_fast.data.augment import mix_up
 from ssdml_fast.methods.recipes import settings as recipe_settings
@@ -38,7 +39,6 @@ from ssdml_fast.models.seeded import seeded
 from ssdml_fast.optim import CayleySGD
 from ssdml_fast.train import Aid, Batch, Config, fit
 from ssdml_fast.train.aid import AUGMENTATION
-from ssdml_fast.train.settings import divided
 
 PARTS = ("images", "network, loss, kernels", "running mean")
 

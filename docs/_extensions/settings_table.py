@@ -6,9 +6,9 @@
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
+from ssdml_fast._settings import told
 from ssdml_fast.methods import settings_of
 from ssdml_fast.train import Config
-from ssdml_fast.train.settings import told
 
 COLUMNS = (("Setting", 20), ("Default", 12), ("Limits", 18), ("Meaning", 50))
 

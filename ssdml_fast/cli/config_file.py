@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .._settings import Settings, told
 from ..methods import METHODS, settings_of
-from ..train.settings import Settings, told
 
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 

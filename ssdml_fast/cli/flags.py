@@ -10,10 +10,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from .._settings import Settings, told
 from ..methods import settings_of
 from ..runs.folder import RunFolder
 from ..train.config import Config
-from ..train.settings import Settings, told
 from ..train.stored import read_run
 from .config_file import ConfigFile, of_methods
 from .settings import errors_told, parameters_of, with_settings

@@ -20,8 +20,8 @@ def methods(
 ) -> None:
     """List the methods to train by, each in one line with its source; or the settings of one."""
     with errors_told():
+        from .._settings import told
         from ..methods import METHODS, about, load_method
-        from ..train.settings import told
 
         told_of = {each: about(load_method(each)) for each in ([name] if name else METHODS)}
         rows = told(load_method(name).Settings) if name else []

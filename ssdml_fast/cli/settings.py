@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from .._settings import Settings, told
 from ..runs.folder import RunError
-from ..train.settings import Settings, told
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from .._settings import divided
 from ..data.dataset import DataError
 from ..data.load import LOADERS, PHOTOGRAPHS, absolute
 from ..methods import METHODS, load_method, settings_of
@@ -22,7 +23,6 @@ from ..methods.recipes import settings as recipe_settings
 from ..runs.folder import RunFolder, new_folder, write_atomically
 from ..train.config import ELSEWHERE, Config
 from ..train.records import COLLAPSED, DIVERGED, why
-from ..train.settings import divided
 from ..train.stored import StoredTraining, read_run
 from .settings import errors_told
 

@@ -8,8 +8,8 @@ import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from .._settings import Settings
     from ..train.method import Method
-    from ..train.settings import Settings
 
 
 class _Home(NamedTuple):
@@ -74,8 +74,8 @@ def settings_of(name: str | type[Method]) -> type[Settings]:
         return _find(f"{__name__}.{METHODS[name].settings}")
     method = load_method(name)
 
+    from .._settings import Settings
     from ..train.config import Config
-    from ..train.settings import Settings
 
     own = method.Settings
     if not (isinstance(own, type) and issubclass(own, Settings)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..train.settings import Settings, setting
+from .._settings import Settings, setting
 
 MINING = ("class", "neighborhood")
 METRIC_UPDATE = ("cayley", "conjugate", "partition", "unconstrained")

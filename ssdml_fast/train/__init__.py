@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .._settings import Settings, setting
     from .aid import Aid
     from .batches import batch_sizes
     from .config import Config
     from .engine import Fitted
     from .method import Batch, Diverged, Leg, Method, TrainingSet, Work
-    from .settings import Settings, setting
     from .training import fit
 
 _HOME = {
@@ -25,12 +25,12 @@ _HOME = {
     "Fitted": "engine",
     "Leg": "method",
     "Method": "method",
-    "Settings": "settings",
+    "Settings": "._settings",
     "TrainingSet": "method",
     "Work": "method",
     "batch_sizes": "batches",
     "fit": "training",
-    "setting": "settings",
+    "setting": "._settings",
 }
 
 __all__ = [
@@ -53,6 +53,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value

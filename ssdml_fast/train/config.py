@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._settings import Settings, setting
 from ..data.dataset import CACHE_GB
-from .settings import Settings, setting
 
 AUGMENT = ("none", "affine", "strong")
 OPTIMIZER = ("adam", "sgd")

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._settings import Settings
 from ..models.metric import MetricModel
 from ..nn import OrthogonalMetric
 from ..optim import CayleySGD
 from .config import Config
-from .settings import Settings
 
 if TYPE_CHECKING:
     from .aid import Aid

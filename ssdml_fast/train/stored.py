@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._settings import Settings, divided
 from ..methods import load_method, name_of, settings_of
 from ..runs.folder import RunError, RunFolder
 from .config import Config
-from .settings import Settings, divided
 
 if TYPE_CHECKING:
     from .method import Method

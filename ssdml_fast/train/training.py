@@ -15,6 +15,7 @@ from torch.utils import data as torch_data
 
 from .. import _arrays as arrays
 from .._extras import require
+from .._settings import Settings
 from ..data.dataset import Dataset
 from ..data.examples import Examples, as_examples, labels_of
 from ..methods import load_method, name_of, settings_of
@@ -24,7 +25,6 @@ from .config import Config
 from .device import network_device, surroundings
 from .engine import Engine, Fitted
 from .method import Diverged, Method, TrainingSet
-from .settings import Settings
 from .stored import read_run
 from .world import World
 

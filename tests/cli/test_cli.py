@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from ssdml_fast import __version__
+from ssdml_fast._settings import divided
 from ssdml_fast.cli.app import app
 from ssdml_fast.evaluate import FIGURES, report_embedding
 from ssdml_fast.methods import recipes
@@ -25,7 +26,6 @@ from ssdml_fast.methods.settings import SSDMLSettings
 from ssdml_fast.models.metric import MetricModel
 from ssdml_fast.train.config import Config
 from ssdml_fast.train.engine import Engine
-from ssdml_fast.train.settings import divided
 
 TINY = ["--rounds", "1", "--epochs", "1"]
 

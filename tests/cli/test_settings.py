@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from ssdml_fast._settings import told
 from ssdml_fast.cli import train
 from ssdml_fast.cli.app import app
 from ssdml_fast.cli.flags import value_of
 from ssdml_fast.methods import METHODS, about, load_method, settings_of
 from ssdml_fast.train.config import Config
-from ssdml_fast.train.settings import told
 from ssdml_fast.train.stored import StoredTraining
 
 TINY = ["--rounds", "1", "--epochs", "1"]

@@ -16,12 +16,12 @@ import pytest
 import torch
 from trainings import TINY, SmallNet, assert_same, digits, engine, figures, interrupt, train
 
+from ssdml_fast._settings import divided
 from ssdml_fast.data.digits import load_digits
 from ssdml_fast.methods import METHODS, load_method, name_of, settings_of
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.runs.folder import RunError, RunFolder
 from ssdml_fast.train import Config, fit
-from ssdml_fast.train.settings import divided
 
 SMALL = {"ssdml": TINY | {"rounds": 1}}  # settings of the method and of the engine, for a second or less
 

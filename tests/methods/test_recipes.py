@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ssdml_fast._settings import divided
 from ssdml_fast.methods import recipes
 from ssdml_fast.methods.settings import SSDMLSettings
 from ssdml_fast.train.config import Config
-from ssdml_fast.train.settings import divided
 
 SHAPES = [(), (1, 8, 8), (1, 28, 28), (3, 32, 32), (100,)]
 

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from trainings import train
 
+from ssdml_fast._settings import divided
 from ssdml_fast.methods.settings import SSDMLSettings
 from ssdml_fast.train import Config, Settings, setting
-from ssdml_fast.train.settings import divided
 
 
 @dataclasses.dataclass(frozen=True)

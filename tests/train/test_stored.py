@@ -8,11 +8,11 @@ import json
 import pytest
 from trainings import TINY, interrupt, train
 
+from ssdml_fast._settings import divided
 from ssdml_fast.methods.settings import SSDMLSettings
 from ssdml_fast.runs.folder import RunError, RunFolder
 from ssdml_fast.train import Config
 from ssdml_fast.train.records import COLLAPSED, DIVERGED, FINISHED, PATIENCE, why
-from ssdml_fast.train.settings import divided
 from ssdml_fast.train.stored import read_run
 
 OWN, ENGINES = divided(TINY | {"gamma": 0.8, "seed": 3}, SSDMLSettings, Config)

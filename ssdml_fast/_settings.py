@@ -9,7 +9,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import _scalars as scalars
+from . import _scalars as scalars
 
 _INTERVAL = re.compile(r"([\[(])([^,]+), ([^\])]+)([\])])")
 
