@@ -1,4 +1,4 @@
-"""What the trainer, the estimators and the command line need beyond the kernels' own dependencies."""
+"""What the trainer, the estimators, the command line and readers need beyond the kernels' own dependencies."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import importlib.util
 _DISTRIBUTIONS = {"PIL": "Pillow", "sklearn": "scikit-learn"}  # where the name differs from the module's
 
 
-def require(what: str, *modules: str) -> None:
-    """Refuse to go on where a module of the extra ``train`` is not installed; none is imported for that.
+def require(what: str, *modules: str, extra: str = "train") -> None:
+    """Refuse to go on where a module of an extra is not installed; none is imported for that.
 
     Parameters
     ----------
@@ -16,6 +16,8 @@ def require(what: str, *modules: str) -> None:
         What needs them, to begin the message with.
     *modules : str
         Their names, without dots.
+    extra : str
+        The extra that brings them.
 
     Raises
     ------
@@ -31,7 +33,7 @@ def require(what: str, *modules: str) -> None:
     """
     missing = [_DISTRIBUTIONS.get(module, module) for module in modules if not _is_installed(module)]
     if missing:
-        raise ImportError(f"{what} needs {', '.join(missing)}: pip install 'ssdml-fast[train]'")
+        raise ImportError(f"{what} needs {', '.join(missing)}: pip install 'ssdml-fast[{extra}]'")
 
 
 def _is_installed(module: str) -> bool:
