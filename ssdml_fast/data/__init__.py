@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .dataset import DataError, Dataset, Source, hide_labels, stratified_split
+from .dataset import Account, DataError, Dataset, LeftOut, Source, hide_labels, stratified_split
 from .images import image_folder
 from .load import load
 
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from .image_dataset import ImageFileDataset
 
 __all__ = [
+    "Account",
     "DataError",
     "Dataset",
     "ImageFileDataset",
+    "LeftOut",
     "Source",
     "hide_labels",
     "image_folder",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .._extras import require
-from .dataset import Dataset, Source
+from .dataset import Account, Dataset, Source
 
 
-def load_digits(seed: int = 0, labels_per_class: int = 10) -> Dataset:
+def load_digits(seed: int = 0, labels_per_class: int | str | None = None) -> Dataset:
     """Load and split scikit-learn's digits.
 
     A third of each class is held out for testing and 15% of the rest for validation; of what remains (1,019 images),
@@ -19,8 +19,8 @@ def load_digits(seed: int = 0, labels_per_class: int = 10) -> Dataset:
     ----------
     seed : int
         Decides the split and which labels are kept, at least 0.
-    labels_per_class : int
-        Labelled training images of each class, at least 1.
+    labels_per_class : int or "all", optional
+        Labelled training images of each class, at least 1; by default 10.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def load_digits(seed: int = 0, labels_per_class: int = 10) -> Dataset:
     Raises
     ------
     TypeError, ValueError
-        If `labels_per_class` is no integer, below 1, or more than the smallest class has training images.
+        If `seed` or `labels_per_class` is no integer or out of range.
 
     Examples
     --------
@@ -43,6 +43,7 @@ def load_digits(seed: int = 0, labels_per_class: int = 10) -> Dataset:
 
     pixels, classes = datasets.load_digits(return_X_y=True)
     images = (pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    data = Source(tuple("0123456789"), images, classes.astype(np.int64)).split(seed, labels_per_class)
+    account = Account("scikit-learn's digits")
+    data = Source(tuple("0123456789"), images, classes.astype(np.int64), account=account).split(seed, labels_per_class)
     mean = data.images.mean(0)
     return data.map(lambda part: part - mean)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def load_features(path: str | os.PathLike[str]) -> Source:
     if suffixes == ("",) and not {"x", "y"} <= set(arrays):
         found = ", ".join(sorted(arrays)) or "none"
         raise DataError(f"expected arrays x_train, y_train, x_test and y_test, or x and y, in {path}, found {found}")
-    values, parts = np.unique(np.concatenate([_labels(arrays, s, path) for s in suffixes])), []
+    values = np.unique(np.concatenate([_labels(arrays, s, path) for s in suffixes]))
+    parts: list[Any] = []
     for suffix in suffixes:
         labels = _labels(arrays, suffix, path)
         parts += [_examples(arrays[f"x{suffix}"], f"x{suffix} in {path}", len(labels)), np.searchsorted(values, labels)]

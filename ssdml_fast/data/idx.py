@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def load_mnist(path: str | os.PathLike[str]) -> Source:
     >>> load_mnist("mnist").images.shape  # doctest: +SKIP
     (60000, 1, 28, 28)
     """
-    parts = []
+    parts: list[Any] = []
     for prefix in ("train", "t10k"):
         images = read_idx(_find(Path(path), f"{prefix}-images", "idx3-ubyte"), ndim=3)
         labels = read_idx(_find(Path(path), f"{prefix}-labels", "idx1-ubyte"), ndim=1)

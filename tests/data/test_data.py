@@ -9,8 +9,6 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.io import savemat
 
 from ssdml_fast.data import DataError, Source, load
@@ -43,39 +41,6 @@ def pixels(*shape):
 
 
 # ---- splits
-
-
-@settings(max_examples=30)
-@given(st.integers(0, 1000), st.integers(1, 5), st.booleans())
-def test_a_source_is_split_into_disjoint_parts_of_every_class(seed, per_class, has_test):
-    labels = np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], [20, 40, 20]))
-    examples = np.arange(80, dtype=np.float32)[:, None]
-    test = (examples[:10] + 100, labels[:10]) if has_test else (None, None)
-    source = Source(("a", "b", "c"), examples, labels, *test)
-    data = source.split(seed, per_class)
-    again = source.split(seed, per_class)
-    parts = [data.images, data.val_images, *([] if has_test else [data.test_images])]
-    assert sorted(np.concatenate(parts).ravel().tolist()) == list(range(80))
-    known = data.labels >= 0
-    np.testing.assert_array_equal(labels[data.images[known, 0].astype(int)], data.labels[known])
-    np.testing.assert_array_equal(labels[data.val_images[:, 0].astype(int)], data.val_labels)
-    assert np.bincount(data.labels[known]).tolist() == [per_class] * 3
-    rest = [20, 40, 20] if has_test else [13, 27, 13]
-    assert np.bincount(data.val_labels).tolist() == [round(0.15 * n) for n in rest]
-    if has_test:
-        np.testing.assert_array_equal(data.test_images, test[0])
-    np.testing.assert_array_equal(data.images, again.images)
-    np.testing.assert_array_equal(data.labels, again.labels)
-
-
-def test_a_class_of_one_example_and_one_smaller_than_the_label_budget():
-    source = Source(("a", "b", "c"), np.zeros((41, 2), np.float32), np.repeat([0, 1, 2], [20, 20, 1]))
-    data = source.split(labels_per_class=1)
-    assert data.truth.tolist().count(2) == 1 and data.labels[data.truth == 2].tolist() == [2]
-    with pytest.raises(
-        ValueError, match=r"labels_per_class must be in \[1, 1\] \(the size of the smallest class\), found 2"
-    ):
-        source.split(labels_per_class=2)
 
 
 def test_map_prepares_every_part():
