@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ class Table(ABC):
         DataError
             If there is no such column, or it is of lists or other nested values.
         """
-        return self._texts(self.columns.index(self.needed(name)))
+        return self._texts(self._at(name))
 
     def numbers(self, name: str) -> np.ndarray:
         """Return the numbers of a column.
@@ -129,7 +130,14 @@ class Table(ABC):
         DataError
             If there is no such column, or what is in it is no number; the message says where.
         """
-        return self._numbers(self.columns.index(self.needed(name)))
+        return self._numbers(self._at(name))
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.columns)}
+
+    def _at(self, name: str) -> int:
+        return self._index[name if name in self._index else self.needed(name)]
 
     @abstractmethod
     def _texts(self, i: int) -> list[str]: ...

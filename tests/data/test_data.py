@@ -467,55 +467,7 @@ def test_stanford_online_products_keeps_the_published_split(tmp_path):
         stanford_online_products(tmp_path)
 
 
-# ---- features
-
-
-@pytest.mark.parametrize("container", ["npz", "folder"])
-@pytest.mark.parametrize("has_test", [True, False])
-def test_features_are_read_from_either_container(tmp_path, container, has_test):
-    arrays = {"x_train": RNG.normal(size=(6, 3)), "y_train": np.array([3, 3, 9, 9, 3, 9])}
-    arrays |= {"x_test": RNG.normal(size=(2, 3)), "y_test": np.array([4, 9])}
-    if not has_test:
-        arrays = {"x": arrays["x_train"], "y": arrays["y_train"][:, None]}
-    path = tmp_path / "f.npz"
-    np.savez(path, **arrays)
-    if container == "folder":
-        path = tmp_path
-        for name, array in arrays.items():
-            np.save(tmp_path / f"{name}.npy", array)
-    source = load_features(path)
-    np.testing.assert_array_equal(source.images, next(iter(arrays.values())).astype(np.float32))
-    if has_test:
-        assert source.classes == ("3", "4", "9") and source.test_labels.tolist() == [1, 2]
-        assert source.labels.tolist() == [0, 0, 2, 2, 0, 2]
-    else:
-        assert source.classes == ("3", "9") and source.test_images is None
-
-
-def test_grey_images_as_an_array_get_their_channel(tmp_path):
-    np.savez(tmp_path / "f.npz", x=pixels(4, 7, 5), y=np.array([0, 1, 0, 1]))
-    source = load_features(tmp_path / "f.npz")
-    assert source.images.shape == (4, 1, 7, 5) and source.images.dtype == np.uint8
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"x": np.ones((2, 2))}, "or x and y, in .* found x"),
-        ({"x": np.ones((2, 2)), "y": np.array([0.5, 1])}, r"y in .* must be \(N,\) integers"),
-        ({"x": np.ones((2, 2)), "y": np.array([0, -1])}, "at least 0"),
-        ({"x": np.ones((3, 2)), "y": np.array([0, 1])}, "x in .* one row for each of 2 labels"),
-        ({"x": np.array([[np.inf], [1]]), "y": np.array([0, 1])}, "must be finite"),
-        ({"x": np.array([[1e300], [1]]), "y": np.array([0, 1])}, "must be finite, as float32 too"),
-        ({"x": np.ones((0, 2)), "y": np.zeros(0, int)}, "x in .* must hold at least one example"),
-        ({"x": np.array([[{}], [1]], object), "y": np.array([0, 1])}, "cannot be read"),
-    ],
-)
-@pytest.mark.filterwarnings("error")
-def test_bad_features_are_told(tmp_path, arrays, message):
-    np.savez(tmp_path / "f.npz", **arrays)
-    with pytest.raises(DataError, match=message):
-        load_features(tmp_path / "f.npz")
+# ---- damage
 
 
 def damaged(content, n, rng):

@@ -1,0 +1,113 @@
+"""What a label is: classes by number or by name, and the marks of an example that has none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .dataset import DataError
+
+COLUMNS = ("label", "labels", "class", "target")  # a table's column of labels, in any letter case
+PARTS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+"""The parts of a data set by what they are called, in small letters."""
+
+UNLABELLED = ("", "-1", "-1.0")  # as text
+_WHOLE = re.compile(r"[-+]?\d+(\.0*)?")
+_MISSING = ("nan", "<na>")  # what is written of a value that is missing, in small letters
+
+
+def as_row(row: int) -> str:
+    """Name a row of an array for a message."""
+    return f"row {row}"
+
+
+def number_labels(
+    labels: np.ndarray | Sequence[str], name: str, where: Callable[[int], str] = as_row
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Number the classes that labels name.
+
+    Parameters
+    ----------
+    labels : (N,) array of integers, floats, booleans or texts, or sequence of str
+        Class of each example. Unlabelled are: -1, NaN, and of texts "", "-1" and "-1.0".
+    name : str
+        What to call them in an error message.
+    where : callable
+        What to call a row in an error message.
+
+    Returns
+    -------
+    classes : tuple of str
+        Names of the classes: numbers ascending, texts that are not all whole numbers by alphabet.
+    numbers : (N,) int64 array
+        Class of each example, 0 … C - 1; -1: unlabelled.
+
+    Raises
+    ------
+    DataError
+        If a number is below -1 or not whole; if it is not clear whether a class is meant: by the text "nan", or by the
+        largest unsigned integer, as which -1 is stored, alone above the others.
+
+    Examples
+    --------
+    >>> number_labels(np.array([7, -1, 5, 7]), "y")
+    (('5', '7'), array([ 1, -1,  0,  1]))
+    >>> number_labels(["cat", "", "ant", "cat"], "y")
+    (('ant', 'cat'), array([ 1, -1,  0,  1]))
+    """
+    if isinstance(labels, np.ndarray) and labels.dtype.kind not in "SU":
+        return _of_numbers(labels, name, where)
+    texts = [text.strip() for text in _decoded(labels, name)]
+    found = set(texts) - {*UNLABELLED}
+    if all(map(_WHOLE.fullmatch, found)):
+        _check(np.array([text not in UNLABELLED and float(text) < 0 for text in texts]), texts, name, where)
+        classes = sorted(found, key=lambda text: (float(text), text))
+    else:
+        _check(np.array([text.casefold() in _MISSING for text in texts]), texts, name, where)
+        classes = sorted(found)
+    number = {text: c for c, text in enumerate(classes)} | dict.fromkeys(UNLABELLED, -1)
+    return tuple(classes), np.array([number[text] for text in texts], np.int64)
+
+
+def _of_numbers(labels: np.ndarray, name: str, where: Callable[[int], str]) -> tuple[tuple[str, ...], np.ndarray]:
+    unlabelled = np.zeros(len(labels), bool)
+    if labels.dtype.kind == "f":
+        unlabelled = np.isnan(labels)
+        whole = np.where(unlabelled, -1, labels)
+        _check((whole != np.floor(whole)) | (np.abs(whole) > 2**53), labels, name, where)  # beyond: not told apart
+        labels = whole.astype(np.int64)
+    elif labels.dtype.kind == "u" and labels.size:
+        most = np.iinfo(labels.dtype).max
+        _check((labels == most) & ~(labels == most - 1).any(), labels, name, where)
+    elif labels.dtype.kind == "b":
+        labels = labels.astype(np.int64)
+    _check(labels < -1, labels, name, where)
+    unlabelled |= labels == -1
+    classes, of = np.unique(labels[~unlabelled], return_inverse=True)
+    numbers = np.full(len(labels), -1, np.int64)
+    numbers[~unlabelled] = of
+    return tuple(map(str, classes.tolist())), numbers
+
+
+def _check(wrong: np.ndarray, labels: Sequence | np.ndarray, name: str, where: Callable[[int], str]) -> None:
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        more = f" (and {n - 1} more like it)" if (n := int(wrong.sum())) > 1 else ""
+        raise DataError(
+            f"{name} must be whole numbers of at least 0 or names of classes, and -1, NaN or an empty text where there "
+            f"is none, found {str(labels[row])!r} in {where(row)}{more}"
+        )
+
+
+def _decoded(texts: np.ndarray | Sequence[str], name: str) -> Sequence[str]:
+    if not isinstance(texts, np.ndarray):
+        return texts
+    try:
+        return (np.char.decode(texts, "utf-8") if texts.dtype.kind == "S" else texts).tolist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} must be texts in UTF-8, found bytes that are not: {error}") from None
