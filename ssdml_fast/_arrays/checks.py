@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from ..exceptions import RangeError
 from .libraries import (
     FLOATS,
     HALVES,
@@ -94,7 +95,7 @@ def check_finite(x: Any, name: str, limit: float = math.inf) -> None:
         wrong = np.abs(host) > limit
         expected = f"at most {limit:.3g} in magnitude, so that results fit {dtype_name(x)}"
     where = tuple(int(i) for i in np.argwhere(wrong)[0])
-    raise ValueError(f"{name} must be {expected}, found {float(host[where])} at {name}[{', '.join(map(str, where))}]")
+    raise RangeError(f"{name} must be {expected}, found {float(host[where])} at {name}[{', '.join(map(str, where))}]")
 
 
 def check_floats(x: Any, name: str, ndim: int | None = None, like: Any = None, halves: bool = True) -> Any:

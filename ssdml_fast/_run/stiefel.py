@@ -9,6 +9,7 @@ import numpy as np
 from .. import _arrays as arrays
 from .. import _core
 from .. import _scalars as scalars
+from ..exceptions import RangeError
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6}
 """How far LᵀL may be from the identity before L is refused."""
@@ -40,7 +41,7 @@ def cayley_update(L, grad, step, num_threads):
             _check_finite(L, grad, "grad")
     check_drift(drift, dtype)
     if not updated_drift <= TOLERANCE[dtype]:
-        raise ValueError(f"step must be small enough for {dtype} with gradients of this size, found {step:g}")
+        raise RangeError(f"step must be small enough for {dtype} with gradients of this size, found {step:g}")
     return updated
 
 

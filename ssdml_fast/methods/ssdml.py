@@ -67,7 +67,8 @@ class SSDML(GraphMethod):
             triplets = sf.mine_triplets(graph, affinity)
         mass = affinity.class_mass.cpu().numpy()
         shares = mass / np.maximum(mass.sum(0), np.finfo(mass.dtype).tiny)  # of each class's mass, as propagate_labels
-        propagated = np.where(labels >= 0, labels, affinity.classes.cpu().numpy()[shares.argmax(1)])
+        propagated = np.where(mass.any(1), affinity.classes.cpu().numpy()[shares.argmax(1)], -1)
+        propagated = np.where(labels >= 0, labels, propagated)
         n_batches = -(-len(triplets) // size)
         batches = partial(neighborhood_batches, members, triplets.cpu(), size)
         return Work(
@@ -84,13 +85,16 @@ class SSDML(GraphMethod):
             posteriors = found.posteriors.cpu().numpy()
         classes = np.unique(labels[labels >= 0])
         posteriors[labels >= 0] = labels[labels >= 0, None] == classes  # a label is certain
+        undecided = (posteriors == posteriors[:, :1]).all(1)  # as where no label is connected
+        posteriors[undecided] = 0
         chosen = most_confident(posteriors, self.share(leg))
         sizes = batch_sizes(len(chosen), size)
         n_batches = len(sizes)
         batches = partial(class_batches, members, chosen, torch.from_numpy(posteriors.argmax(1)), sizes)
         return Work(
             self.beside_softmax(batches, n_batches, size), n_batches,
-            {"triplets": len(chosen) * settings.triplets_per_example}, (members, classes[posteriors.argmax(1)]),
+            {"triplets": len(chosen) * settings.triplets_per_example},
+            (members, np.where(undecided, -1, classes[posteriors.argmax(1)])),
         )  # fmt: skip
 
     def share(self, leg: Leg) -> float:
@@ -171,14 +175,15 @@ def most_confident(posteriors: np.ndarray, share: float) -> np.ndarray:
     Parameters
     ----------
     posteriors : (N, C) array
-        Class probabilities; an example's class is its most probable one, its confidence that entry.
+        Class probabilities; an example's class is its most probable one, its confidence that entry. A row of zeros has
+        no class.
     share : float
         Of the examples of each class, in (0, 1], rounded up.
 
     Returns
     -------
     int64 array
-        Ascending indices; the first of equals are taken.
+        Ascending indices; the first of equals are taken, and none without a class.
 
     Examples
     --------
@@ -188,7 +193,8 @@ def most_confident(posteriors: np.ndarray, share: float) -> np.ndarray:
     """
     classes, confidence = posteriors.argmax(1), posteriors.max(1)
     order = np.lexsort((-confidence, classes))  # by class, then by confidence
-    sizes = np.bincount(classes, minlength=posteriors.shape[1])
+    order = order[confidence[order] > 0]
+    sizes = np.bincount(classes[order], minlength=posteriors.shape[1])
     rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(order[rank < np.ceil(share * sizes)[classes[order]]])
 

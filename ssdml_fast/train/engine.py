@@ -17,7 +17,8 @@ from .. import _arrays as arrays
 from .. import _scalars as scalars
 from ..data.examples import Examples
 from ..evaluate import score_embedding
-from ..models.metric import MetricModel
+from ..exceptions import RangeError
+from ..models.metric import BATCH, MetricModel
 from ..runs.fingerprint import difference, fingerprint
 from ..runs.folder import RunError, RunFolder
 from ..runs.records import best_of
@@ -134,7 +135,7 @@ class Engine(Learner):
         while self.stopped is None and self.done < len(self.plan):
             try:
                 self.one_leg(*self.plan[self.done], on_validation, on_batch)
-            except Diverged:
+            except (Diverged, RangeError):
                 self.stopped = DIVERGED
             self.done += 1
             if run:
@@ -230,7 +231,7 @@ class Engine(Learner):
         return self.config.validations if leg.validations is None else leg.validations
 
     def keep_propagated(self, round_: int, rows: np.ndarray, labels: np.ndarray) -> None:
-        """Note the labels that unlabelled examples got; -1: labelled, or not yet reached in this round."""
+        """Note the labels that unlabelled examples got; -1: labelled, not yet in a partition of this round, or none."""
         while len(self.propagated) < round_:
             self.propagated.append(torch.full((len(self.data),), -1, dtype=torch.int64))
         unlabelled = self.data.labels[rows] < 0
@@ -265,16 +266,19 @@ class Engine(Learner):
         return self.history[-1] if self.config.select == "last" else best_of(self.history)
 
     def validate(self, record: dict[str, Any]) -> None:
-        """Score the model, keep it if it is the best so far, and see whether to stop."""
+        """Score the model, keep it if it is the best so far, and see whether to stop.
+
+        Without validation examples there is no score.
+        """
         record = record | {"planned": self.planned}
-        if self.val_feed is not None:
-            with self.times.stage("validate"):
-                embedding = self.embedded_for_comparison()
-                if not self.world.same(np.isfinite(embedding).all()):
-                    raise Diverged
+        with self.times.stage("validate"):
+            embedding = self.embedded_for_comparison()
+            if not self.world.same(np.isfinite(embedding).all()):
+                raise Diverged
+            if self.val_feed is not None:
                 figures = self.world.same(score_embedding(embedding, self.val_labels, ks=(1,)))
-            record["score"] = (figures["nmi"] + figures["recall@1"]) / 2
-            record |= {f"val_{name}": value for name, value in figures.items()}
+                record["score"] = (figures["nmi"] + figures["recall@1"]) / 2
+                record |= {f"val_{name}": value for name, value in figures.items()}
         diagnostics: dict[str, float] = getattr(self.average.metric, "diagnostics", dict)()
         self.history.append(record | diagnostics | {"seconds": self.times.take()})
         if self.best is self.history[-1]:
@@ -292,9 +296,10 @@ class Engine(Learner):
 
     @torch.no_grad()
     def embedded_for_comparison(self) -> np.ndarray:
-        """Validation examples as the model that would be kept embeds them."""
-        assert self.val_feed is not None
-        z = self.embedded(self.average, self.val_feed, torch.arange(len(self.val_feed.examples)))
+        """Validation examples, or without any the first training examples, as the model that would be kept does."""
+        feed = self.val_feed or self.feed
+        n = len(feed.examples) if self.val_feed else min(BATCH, len(feed.examples))  # a few tell a model of NaN
+        z = self.embedded(self.average, feed, torch.arange(n))
         return self.average.metric(z).cpu().numpy()
 
     # --- saving -------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class TrainingSet:
     Attributes
     ----------
     labels : (N,) int64 array
-        -1 = unlabelled.
+        -1 = unlabelled; all of them, maybe, where a method needs no labels.
     shape : tuple of int
         Of one example, before any `prepare`.
 
@@ -76,7 +76,7 @@ class TrainingSet:
         return np.unique(self.labels[self.labelled])
 
     def require_classes(self) -> None:
-        """Refuse data of fewer than two classes.
+        """Refuse data of fewer than two labelled classes.
 
         Raises
         ------
@@ -84,7 +84,8 @@ class TrainingSet:
             As a method that learns from labels must.
         """
         if len(self.classes) < 2:
-            raise ValueError(f"labels must hold at least two classes besides -1, found {len(self.classes)}")
+            found = f"class {self.classes[0]} alone" if len(self.classes) else "none"
+            raise ValueError(f"train labels must hold at least two classes besides -1, found {found}")
 
 
 @dataclass(frozen=True)
@@ -217,11 +218,12 @@ class Method(nn.Module):
     Its parameters and buffers (heads, memories, proxies) are optimised with the network's, moved to the device and
     saved by the engine. The model that is trained is not among them: a method works on it through :class:`Aid`.
 
-    Two attributes of the class belong to it. `Settings` is the dataclass of its settings, a subclass of
+    Three attributes of the class belong to it. `Settings` is the dataclass of its settings, a subclass of
     :class:`Settings`: they become flags, keys of the table ``[method]`` of a TOML file, and a page's table; no name is
     one of :class:`Config`'s. `Head` maps the network's (B, d) output to the embedding, by default with an orthogonal L;
     it is made by ``Head(d, l, generator=...)`` with l the setting `metric_dim`, and its ``diagnostics()``, where it has
-    such, join the records.
+    such, join the records. `needs_labels` says whether it learns from labels: data without any are refused before any
+    work then. One that needs none may be given some, or classes without any.
 
     Parameters
     ----------
@@ -273,6 +275,7 @@ class Method(nn.Module):
 
     Settings: ClassVar[type[Settings]] = Settings
     Head: ClassVar[type[nn.Module]] = OrthogonalMetric
+    needs_labels: ClassVar[bool] = True
 
     def __init__(self, settings: Any, model: MetricModel, data: TrainingSet, seed: int) -> None:
         super().__init__()

@@ -18,7 +18,8 @@ from .._extras import require
 from .._settings import Settings
 from ..data.dataset import Dataset
 from ..data.examples import Examples, as_examples, labels_of
-from ..methods import load_method, name_of, settings_of
+from ..exceptions import RangeError
+from ..methods import METHODS, load_method, name_of, settings_of
 from ..models.metric import untrained
 from ..runs.folder import RunFolder, Stored
 from .config import Config
@@ -55,11 +56,11 @@ def fit(
     train : (images, labels), torch.utils.data.Dataset or ssdml_fast.data.Dataset
         Training examples. Images are an (N, ...) array of float32, or with `prepare` of uint8, or any map-style
         Dataset, whose items are examples or tuples that begin with one; labels are (N,) integers, -1 = unlabelled. A
-        Dataset alone has its labels as ``labels`` or ``targets``. One of :func:`ssdml_fast.data.load` holds the
-        validation examples too.
+        Dataset alone has its labels as ``labels`` or ``targets``. For a method that needs no labels they may be None or
+        missing. One of :func:`ssdml_fast.data.load` holds the validation examples too, if there are any.
     val : (images, labels) or torch.utils.data.Dataset, optional
-        Validation examples, at least two, and all their labels, for choosing the model; needed unless `select` is
-        ``"last"``.
+        Validation examples and all their labels, for choosing the model; needed unless `select` is ``"last"``. At least
+        two classes and two examples of one of them, as all models score alike otherwise.
     method : str or type
         The name of a method (``ssdml-fast methods`` lists them), ``"package.module:Class"``, or a subclass of
         :class:`Method`; ``"ssdml"`` by default.
@@ -120,7 +121,12 @@ def fit(
     True
     """
     run = RunFolder(run) if isinstance(run, str | os.PathLike) else run
-    if val is not None or isinstance(train, Dataset):
+    was_decoded = None
+    if isinstance(train, Dataset) and val is None:
+        was_decoded = train.decoded
+        val = None if train.val_images is None else (train.val_images, train.val_labels)
+        train = train.images, train.labels
+    if val is not None:
         require("validation", "sklearn", "threadpoolctl")
     if run is not None:
         require("a run folder", "safetensors")
@@ -139,19 +145,16 @@ def fit(
     where = network_device(shared)
     if run and not resume and World.here().is_main:
         run.refuse_used()  # before any work
-    decoded = None
-    if isinstance(train, Dataset) and val is None:
-        if train.decoded is not None:
-            decoded = as_examples(train.decoded.images, "images"), as_examples(train.decoded.val_images, "images")
-        train, val = (train.images, train.labels), (train.val_images, train.val_labels)
+    decoded = None if was_decoded is None else _decoded(was_decoded)
     with surroundings(where, shared.tf32), ExitStack() as opened:
         kept, val_kept = _cache_shares(shared.cache_gb, train, val)
-        examples, labels = _part(train, "train", shared.workers, kept)
+        examples, labels = _part(train, "train", shared.workers, kept, kind.needs_labels)
         opened.callback(examples.close)
         val_examples, val_labels = (None, None) if val is None else _part(val, "val", shared.workers, val_kept)
         if val_examples is not None:
             opened.callback(val_examples.close)
         _check(examples, labels, val_examples, val_labels, shared, prepare)
+        _check_labelled(labels, kind)
         one = examples.take(torch.tensor([0]))
         try:
             model = untrained(network, one, shared.metric_dim, shared.seed, kind.Head, prepare)
@@ -174,8 +177,11 @@ def _train(
     if not resume:
         try:
             engine.validate({"validation": 0, "epoch": 0})
-        except Diverged:
-            raise ValueError("network must embed val by finite numbers, found NaN or inf before training") from None
+        except (Diverged, RangeError):
+            part = "val" if engine.val_feed else "train"
+            raise ValueError(
+                f"network must embed {part} by finite numbers, found NaN, inf or such as are too large before training"
+            ) from None
     with run.lock() if run and engine.world.is_main else nullcontext():
         if resume:
             assert run is not None
@@ -200,6 +206,16 @@ def _as_settings(kind: type[Any], settings: Any, name: str) -> Any:
     return settings
 
 
+def _decoded(data: Dataset) -> tuple[Examples, Examples | None]:
+    """Training and validation examples as they were decoded: for their fingerprint alone, so that none is kept."""
+    train, val = (
+        None if images is None else as_examples(images, "images", cache_gb=0)
+        for images in (data.images, data.val_images)
+    )
+    assert train is not None
+    return train, val
+
+
 def _cache_shares(cache_gb: float, *parts: Any) -> list[float]:
     """Divide the cache between parts by their examples, as each is read in whole, again and again; arrays need none."""
     images = [part[0] if isinstance(part, tuple | list) and part else part for part in parts]
@@ -207,11 +223,13 @@ def _cache_shares(cache_gb: float, *parts: Any) -> list[float]:
     return [cache_gb * size / max(sum(sizes), 1) for size in sizes]
 
 
-def _part(part: Any, name: str, workers: int, cache_gb: float) -> tuple[Examples, np.ndarray]:
+def _part(
+    part: Any, name: str, workers: int, cache_gb: float, needs_labels: bool = True
+) -> tuple[Examples, np.ndarray]:
     """Examples and labels, int64, of the training or validation part."""
     if isinstance(part, torch_data.Dataset):
         images, labels = part, labels_of(part)
-        if labels is None:
+        if labels is None and needs_labels:
             raise TypeError(
                 f"{name} must be (images, labels), or a Dataset with its labels as .labels or .targets, found a "
                 f"{type(part).__name__} with neither"
@@ -221,6 +239,8 @@ def _part(part: Any, name: str, workers: int, cache_gb: float) -> tuple[Examples
     else:
         raise TypeError(f"{name} must be (images, labels) or a map-style Dataset, found {type(part).__name__}")
     examples = as_examples(images, f"{name} images", workers, cache_gb)
+    if labels is None and not needs_labels:
+        labels = np.full(len(examples), -1)
     labels = arrays.to_numpy(arrays.as_integers(labels, f"{name} labels", ndim=1))
     arrays.check_shape(labels, (len(examples),), f"{name} labels", "one per image")
     return examples, labels.astype(np.int64)
@@ -256,10 +276,28 @@ def _check(
         raise ValueError(f"val must hold at least two examples, to find neighbours of, found {len(val_labels)}")
     if val_labels.min() < 0:
         raise ValueError(f"val labels must all be known (at least 0), found {val_labels.min()}")
+    n_classes = len(np.unique(val_labels))
+    if config.select == "validation" and not 2 <= n_classes < len(val_labels):
+        found = "one class" if n_classes == 1 else f"a class of its own for each of its {n_classes} examples"
+        raise ValueError(
+            "val must hold at least two classes, and two examples of some class, as every model has the same score "
+            f"otherwise, found {found}; with select='last' none is needed"
+        )
     if (val_examples.shape, val_examples.dtype) != (examples.shape, examples.dtype):
         raise ValueError(
             f"val must hold examples as train does, {examples.shape} of {examples.dtype}, found "
             f"{val_examples.shape} of {val_examples.dtype}"
+        )
+
+
+def _check_labelled(labels: np.ndarray, kind: type[Method]) -> None:
+    """Refuse data without a label where the method learns from labels."""
+    if kind.needs_labels and not (labels >= 0).any():
+        others = [name for name in METHODS if not load_method(name).needs_labels]
+        hint = f"; methods that need none: {', '.join(others)}" if others else ""
+        raise ValueError(
+            f"train labels must hold some of at least 0 for the method {name_of(kind)}, which learns from labels, "
+            f"found none{hint}"
         )
 
 

@@ -96,7 +96,42 @@ def test_labels_that_are_known_are_propagated_as_they_are(mining):
     rows, propagated = work.propagated
     np.testing.assert_array_equal(rows, members)
     np.testing.assert_array_equal(propagated[labels >= 0], labels[labels >= 0])
-    assert (propagated >= 0).all() and propagated.dtype == np.int64
+    assert (propagated >= -1).all() and propagated.dtype == np.int64
+
+
+def islands():
+    """Ninety points around three labelled pairs, and thirty far from all that is labelled."""
+    of = np.repeat(np.arange(4), 30)
+    corners = np.array([[0, 0], [30, 0], [0, 30], [300, 300]], np.float32)
+    points = corners[of] + np.random.default_rng(0).normal(size=(120, 2)).astype(np.float32)
+    labels = np.where((np.arange(120) % 30 < 2) & (of < 3), of, -1)
+    return points, labels, of
+
+
+class AsTheyAre(nn.Module):
+    def forward(self, points):
+        return points
+
+
+@pytest.mark.parametrize("mining", ["class", "neighborhood"])
+def test_what_no_label_reaches_has_no_class(mining):
+    points, labels, of = islands()
+    settings = {"mining": mining, "neighbors": 5, "metric_dim": 2, "confident": 1.0, "confident_last": 1.0}
+    made = engine(settings, AsTheyAre(), ((points, labels), (points, of)))
+    (_, leg), *_ = made.plan
+    work = made.method.prepare(leg, made.aid)
+    rows, propagated = work.propagated
+    np.testing.assert_array_equal(propagated, np.where(of < 3, of, -1)[rows])
+    made.keep_propagated(1, rows, propagated)
+    np.testing.assert_array_equal(made.propagated[0], np.where((of < 3) & (labels < 0), of, -1))
+    trained_on = np.unique(np.concatenate([batch.rows for batch in work.batches(np.random.default_rng(0))]))
+    assert trained_on.tolist() == list(range(90 if mining == "class" else 120))  # neighbourhoods need no class
+
+
+def test_a_row_of_zeros_has_no_class_and_is_never_chosen():
+    posteriors = np.array([[0.9, 0.1], [0.0, 0.0], [0.3, 0.7], [0.0, 0.0], [0.6, 0.4], [0.0, 0.0]])
+    assert most_confident(posteriors, 1.0).tolist() == [0, 2, 4]
+    assert most_confident(posteriors, 0.5).tolist() == [0, 2]  # of two, not of five
 
 
 # --- what moves L -----------------------------------------------------------------------------------------------------

@@ -201,6 +201,49 @@ def test_an_embedding_that_is_not_finite_is_given_no_graph():
     assert np.isfinite(result.model.embed(digits()[1][0].copy())).all()
 
 
+class Growing(nn.Module):
+    """Embeds training examples ever further from the origin."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.layer, self.factor, self.n = nn.Linear(64, 32), factor, 0
+
+    def forward(self, images):
+        self.n += self.training
+        return self.layer(images.flatten(1)) * self.factor**self.n
+
+
+@pytest.mark.parametrize("factor", [10.0, 1e8, 1e25])  # which is not infinite, but its squares or its gradients are
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"metric_update": "cayley"},
+        {"metric_update": "conjugate"},
+        {"metric_update": "unconstrained"},
+        {"mining": "neighborhood"},
+        {"mining": "neighborhood", "metric_update": "partition"},
+        {"warmup": 20},
+        {"softmax_weight": 1.0},
+        {"select": "last"},
+    ],
+    ids=str,
+)
+def test_an_embedding_that_overflows_while_it_learns_has_diverged(settings, factor):
+    result = train({"rounds": 4, "epochs": 3, "metric_dim": 4, "average": 0.0} | settings, Growing(factor))
+    assert result.stopped == "diverged"
+    assert torch.isfinite(result.model.metric.L).all()
+
+
+class Huge(SmallNet):
+    def forward(self, images):
+        return super().forward(images) * 1e30
+
+
+def test_a_network_whose_distances_overflow_is_named():
+    with pytest.raises(ValueError, match=r"^network must embed val by finite numbers, found NaN, inf or such as are"):
+        train(TINY, Huge())
+
+
 # --- too little memory ------------------------------------------------------------------------------------------------
 
 
@@ -272,7 +315,7 @@ def test_other_errors_are_as_they_are():
         (0, 0, lambda images: (255 * images).astype(np.uint8), "^train images must be float32 where there is no `prep"),
         (0, 0, lambda images: images + np.float32(np.inf), "^train images must be finite"),
         (0, 1, lambda labels: labels[:-1], "^train labels must have shape"),
-        (0, 1, lambda labels: np.where(labels > 0, -1, labels), "labels must hold at least two classes"),
+        (0, 1, lambda labels: np.where(labels > 0, -1, labels), "^train labels must hold at least two classes"),
         (0, 1, lambda labels: labels - 1, r"^train labels must be at least 0, or -1 where unlabelled, found -2"),
         (0, 1, lambda labels: labels / 2, "^train labels must be"),
         (1, 1, lambda labels: labels[:-1], "^val labels must have shape"),
