@@ -42,12 +42,12 @@ def load_cifar10(path: str | os.PathLike[str]) -> Source:
     >>> load_cifar10("cifar-10-python.tar.gz").images.shape  # doctest: +SKIP
     (50000, 3, 32, 32)
     """
-    files = open_files(path)
-    pickles = {name.rsplit("/", 1)[-1]: file for name, file in files.items()}
+    tree = open_files(path)
+    pickles = {name.rsplit("/", 1)[-1]: file for name, file in tree.files.items()}
     if not set(pickles) & {*TRAIN, TEST}:
-        return find_images(files, path).decode((32, 32))
+        return find_images(tree, path).decode((32, 32))
     if missing := {*TRAIN, TEST} - set(pickles):
-        raise DataError(f"expected {', '.join(sorted(missing))} in {path}, found {some_names(files)}")
+        raise DataError(f"expected {', '.join(sorted(missing))} in {path}, found {some_names(tree.files)}")
     classes = _classes(pickles[META]) if META in pickles else tuple(map(str, range(10)))
     images, labels = zip(*(_batch(pickles[name], name, len(classes)) for name in (*TRAIN, TEST)), strict=True)
     return Source(classes, np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1])

@@ -1,128 +1,123 @@
-"""The files of a data set, whether they lie in a folder or in a tar."""
+"""The files of a data set, whether they lie in a folder or in an archive."""
 
 from __future__ import annotations
 
-import lzma
+import errno
+import itertools
 import os
-import tarfile
-import zlib
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from .archives import Wanted, unpack
 from .dataset import DataError
+from .tree import File, Files, Folder, Tree, Unreadable, is_hidden, walk
 
-File = str | Path | bytes
-"""The path of a file on the disk, or what is in it."""
-
-Files = dict[str, File]
-"""Files by name: their path below the folder or in the tar, with forward slashes; ascending."""
+__all__ = ["File", "Files", "Tree", "beside", "existing", "open_files", "read", "some_names"]
 
 
-def open_files(path: str | os.PathLike[str]) -> Files:
-    """List the files of a folder, or read those of a tar (plain or compressed); nothing is written to the disk.
+def open_files(path: str | os.PathLike[str], wanted: Wanted | None = None) -> Tree:
+    """List the files of a folder, or read those of a tar (plain or compressed) or zip; nothing is written to the disk.
+
+    Links are followed, also within an archive; one that leads nowhere, out of the archive or back to a folder that it
+    lies in is left out, as are special files and what may not be read.
 
     Parameters
     ----------
     path : str or path
-        The folder or tar. Hidden files are left out.
+        The folder or archive. Hidden files are counted, not listed: names with a dot before them, ``__MACOSX``,
+        ``Thumbs.db`` and ``desktop.ini``.
+    wanted : callable, optional
+        By name and first bytes, whether a member of an archive is to be read: the others are listed with no bytes.
 
     Returns
     -------
-    dict
-        A path per file of a folder, the bytes of each file of a tar, by name.
+    Tree
 
     Raises
     ------
     DataError
-        If there is neither at `path`, a folder cannot be read, or the tar is damaged.
+        If there is neither at `path`, it cannot be looked at, or the archive is damaged or encrypted.
+
+    Notes
+    -----
+    Takes the length of its path for each file of a folder, and what is in them for those of an archive.
 
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = (Path(folder) / "a.txt").write_text("text")
-    ...     list(open_files(folder))
-    ['a.txt']
+    ...     (Path(folder) / "lost.txt").symlink_to("nowhere")
+    ...     tree = open_files(folder)
+    >>> list(tree.files), tree.left_out
+    (['a.txt'], [LeftOut(name='lost.txt', why='a dangling link')])
     """
     path = Path(path)
-    files: Files
-    if path.is_dir():
-        try:
-            files = dict(_listed(str(path), ""))
-        except OSError as error:
-            raise DataError(f"expected a folder that can be read at {path}, found {error}") from None
-    elif path.is_file():
-        files = {name: file for name, file in _read_tar(path).items() if "/." not in f"/{name}"}
-    else:
-        raise DataError(f"expected a folder or a tar at {path}, found nothing")
-    return {name: files[name] for name in sorted(files)}
+    expected = f"expected a folder, tar or zip at {path}"
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            return walk(Folder(str(path), _identity(status)), _entries)
+        if stat.S_ISREG(status.st_mode):
+            return unpack(path, wanted)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{expected}, found nothing") from None
+    except OSError as error:
+        raise DataError(f"{expected}, which cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise DataError(f"{path} takes more memory than there is; unpack it, and give the folder") from None
+    raise DataError(f"{expected}, found a special file")
 
 
-def read(file: File) -> bytes:
-    """Return what is in a file."""
+def read(file: File, size: int = -1) -> bytes:
+    """Return what is in a file, or no more than its first `size` bytes."""
     if isinstance(file, bytes):
-        return file
+        return file if size < 0 else file[:size]
     with open(file, "rb", buffering=0) as opened:
-        return opened.read()
-
-
-def below(files: Files, folder: str) -> Files:
-    """Pick the files below the first folder of that name, and name them from there; none if it does not exist.
-
-    Examples
-    --------
-    >>> below({"cifar/train/a.jpg": b"", "cifar/test/b.jpg": b""}, "train")
-    {'a.jpg': b''}
-    """
-    mark = f"/{folder}/"
-    roots = {f"/{name}".split(mark)[0] for name in files if mark in f"/{name}"}
-    if not roots:
-        return {}
-    start = min(roots, key=lambda root: (root.count("/"), root)) + mark
-    return {f"/{name}".removeprefix(start): file for name, file in files.items() if f"/{name}".startswith(start)}
+        return opened.read(size)
 
 
 def existing(path: Path, what: str) -> Path:
     """Return `path` where there is a file; where there is not, say that `what` was expected there, and what is."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # no for what cannot be looked at, too
         raise DataError(f"expected {what} at {path}, found {beside(path)}")
     return path
 
 
 def beside(path: Path) -> str:
     """Say what is in the folder of `path`, for an error message."""
-    if not path.parent.is_dir():
+    try:
+        return some_names(sorted(os.listdir(path.parent)))
+    except (FileNotFoundError, NotADirectoryError):
         return "no such folder"
-    return some_names({p.name: p for p in sorted(path.parent.iterdir())})
+    except OSError as error:
+        return f"a folder that cannot be read: {error.strerror}"
 
 
-def some_names(files: Files) -> str:
+def some_names(names: Collection[str]) -> str:
     """Say what is there, for an error message."""
-    names = list(files)
-    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5) if names else "no files"
+    some = ", ".join(itertools.islice(names, 5))
+    return some + f" and {len(names) - 5} more" * (len(names) > 5) if names else "no files"
 
 
-def _listed(folder: str, name: str) -> Iterator[tuple[str, str]]:
-    """Name and path of each file below a folder of that name; paths as text, which for 200,000 files saves 70 MB."""
+def _entries(folder: str) -> Iterator[tuple[str, File | Folder | Unreadable | None]]:
+    """Entries of a folder on the disk; paths as text, which for 200,000 files saves 70 MB."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _listed(entry.path, f"{name}{entry.name}/")
-            elif entry.is_file():
-                yield name + entry.name, entry.path
+            yield entry.name, None if is_hidden(entry.name) else _kind(entry)
 
 
-def _read_tar(path: Path) -> Files:
+def _kind(entry: os.DirEntry[str]) -> File | Folder | Unreadable:
     try:
-        with tarfile.open(path) as tar:
-            return {m.name.removeprefix("./"): _member(tar, m) for m in tar if m.isfile()}
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"expected a folder or a tar at {path}, found what cannot be read as one: {error}") from None
+        if entry.is_file():  # special files are never opened: a pipe would wait for ever
+            return entry.path if os.access(entry.path, os.R_OK) else Unreadable("a file that may not be read")
+        if entry.is_dir():
+            return Folder(entry.path, _identity(entry.stat()), entry.is_symlink())
+        return Unreadable("a dangling link" if entry.is_symlink() else "a special file")
+    except OSError as error:
+        return Unreadable("a link to itself" if error.errno == errno.ELOOP else f"not found: {error.strerror}")
 
 
-def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # a regular file
-    return file.read()
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -337,7 +337,7 @@ def test_images_that_do_not_fit_are_told(tmp_path):
     (tmp_path / "x/a/2.png").write_bytes((tmp_path / "x/a/1.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"image a/2.png cannot be decoded"):
         image_folder(tmp_path / "x").decode()
-    for path, message in [("none", "found nothing"), ("file", "cannot be read as one"), ("x/a", "found 1.png, 2.png")]:
+    for path, message in [("none", "found nothing"), ("file", "cannot be read as one")]:
         (tmp_path / "file").write_bytes(b"no tar")
         with pytest.raises(DataError, match=message):
             image_folder(tmp_path / path)
@@ -387,7 +387,7 @@ def test_images_that_are_none_are_told(tmp_path):
 def test_a_cut_off_tar_is_told(tmp_path):
     write_cifar(tmp_path / "c")
     path = tar_of(tmp_path / "c", tmp_path / "c.tar.gz")
-    assert list(open_files(path)) == list(open_files(tmp_path / "c"))
+    assert list(open_files(path).files) == list(open_files(tmp_path / "c").files)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match="found what cannot be read as one"):
         open_files(path)
