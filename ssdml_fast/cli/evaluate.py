@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ..data.load import read
+from ..data.tables import SUFFIXES
 from ..runs.folder import RunFolder
 from .settings import errors_told
 
@@ -17,8 +19,8 @@ def evaluate(
     what: Annotated[
         Path,
         typer.Argument(
-            help="Run folder that `ssdml-fast train` made; or embeddings: an .npz file, or a folder of .npy files, of "
-            "x and y, or of x_test and y_test, of which the test part is evaluated.",
+            help="Run folder that `ssdml-fast train` made; or embeddings and their labels: an .npz file or a folder of "
+            ".npy files of x and y, or a table; of a file that has a test part, that is evaluated.",
             metavar="RUN|FEATURES",
         ),
     ],
@@ -28,7 +30,7 @@ def evaluate(
 ) -> None:
     """Report NMI, Recall@K, MAP@R and silhouette of a run's best model on its held-out examples, or of embeddings."""
     with errors_told():
-        if what.suffix == ".npz" or any(what.glob("*.npy")):
+        if what.suffix.lower() in (".npz", *SUFFIXES) or (os.path.isdir(what) and any(what.glob("*.npy"))):
             if data is not None:
                 raise ValueError(f"data must be given with a run folder alone, found {what}, which holds embeddings")
             _evaluate_features(what)
@@ -50,6 +52,13 @@ def _evaluate_features(path: Path) -> None:
 
     source = read(f"features:{path}")
     x, y = (source.images, source.labels) if source.test_images is None else (source.test_images, source.test_labels)
-    if len(x) < 2:
-        raise ValueError(f"{path} must hold at least 2 embeddings to evaluate, found {len(x)}")
-    Console().print(figures_table(f"{len(x)} embeddings, %", {path.name: report_embedding(x, y)}))
+    known = y >= 0
+    if known.sum() < 2:
+        raise ValueError(f"{path} must hold at least 2 embeddings with a label to evaluate, found {known.sum()}")
+    console = Console()
+    for entry in source.account.left_out:
+        console.print(f"left out: {entry.name} ({entry.why})", markup=False)
+    if not known.all():
+        x, y = x[known], y[known]
+        console.print(f"left out: {(~known).sum()} of {len(known)} embeddings (no label)")
+    console.print(figures_table(f"{len(x)} embeddings, %", {path.name: report_embedding(x, y)}))

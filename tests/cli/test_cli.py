@@ -330,15 +330,26 @@ def test_features_are_trained_on_without_a_network_and_evaluated(quick_maps, tmp
     assert row == ("f.npz", *(f"{100 * value:.2f}" for value in expected.values()))
     np.savez(tmp_path / "nan.npz", x=np.where(x == x[3, 3], np.nan, x), y=y)
     result = invoke("evaluate", tmp_path / "nan.npz")
-    assert result.exit_code == 2 and "nan.npz must be finite" in " ".join(result.output.split())
+    assert result.exit_code == 2 and "must be finite, found nan in row 3, column 3" in " ".join(
+        result.output.replace("│", " ").split()
+    )
     np.savez(tmp_path / "few.npz", x=x[:5], y=y[:5])
     result = invoke("evaluate", tmp_path / "few.npz")
     assert result.exit_code == 0 and re.search(r"│ few.npz +(│ +-?[\d.]+ ){4}│ +— (│ +-?[\d.]+ ){2}│", result.output)
     np.savez(tmp_path / "few.npz", x=x[:1], y=y[:1])
     result = invoke("evaluate", tmp_path / "few.npz")
     assert result.exit_code == 2 and "at least 2 embeddings" in " ".join(result.output.split())
+    np.savez(tmp_path / "some.npz", x=x, y=np.where(y == 2, -1, y), more=y)
+    lines = ["label,a,b", *(f"{'' if c == 2 else c},{a},{b}" for c, (a, b) in zip(y, x[:, :2], strict=True))]
+    (tmp_path / "some.csv").write_text("\n".join(lines))
+    for name, features in (("some.npz", x[y < 2]), ("some.csv", x[y < 2, :2])):
+        result = invoke("evaluate", tmp_path / name)
+        assert result.exit_code == 0 and "left out: 40 of 120 embeddings (no label)" in result.output
+        assert ("left out: more (no array x or y of a part)" in result.output) == (name == "some.npz")
+        expected = report_embedding(features.astype(np.float32), y[y < 2])
+        assert rows(result.output) == [(name, *(f"{100 * value:.2f}" for value in expected.values()))]
     result = invoke("evaluate", tmp_path / "none.npz")
-    assert result.exit_code == 2 and "found f.npz" in " ".join(result.output.split())
+    assert result.exit_code == 2 and "found f.npz" in " ".join(result.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
