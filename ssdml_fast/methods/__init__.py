@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .._imports import find_object
 
 if TYPE_CHECKING:
     from .._settings import Settings
@@ -52,7 +53,7 @@ def load_method(name: str | type[Method]) -> type[Method]:
             raise ValueError(
                 f"method must be one of {known}, or of the form package.module:Class, found {name!r}{meant}"
             )
-        found = _find(f"{__name__}.{METHODS[name].method}" if name in METHODS else name)
+        found = find_object(f"{__name__}.{METHODS[name].method}" if name in METHODS else name, "method")
 
     from ..train.method import Method
 
@@ -71,7 +72,7 @@ def settings_of(name: str | type[Method]) -> type[Settings]:
         :class:`ssdml_fast.train.Config`'s.
     """
     if isinstance(name, str) and name in METHODS:
-        return _find(f"{__name__}.{METHODS[name].settings}")
+        return find_object(f"{__name__}.{METHODS[name].settings}", "method")
     method = load_method(name)
 
     from .._settings import Settings
@@ -110,14 +111,3 @@ def about(method: type[Method]) -> tuple[str, str]:
     paragraphs = [" ".join(each.split()) for each in inspect.cleandoc(method.__doc__ or "").split("\n\n")]
     sources = (each.removeprefix("Source: ") for each in paragraphs if each.startswith("Source: "))
     return paragraphs[0], next(sources, "")
-
-
-def _find(home: str) -> type:
-    module, _, name = home.partition(":")
-    try:
-        found = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # whatever a user's module raises
-        raise ValueError(f"method {home} cannot be loaded: {type(error).__name__}: {error}") from error
-    return found  # type: ignore[return-value]

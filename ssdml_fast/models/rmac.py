@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,13 +13,12 @@ from torch.nn import functional as F
 
 from .. import _arrays as arrays
 from .. import _scalars as scalars
-from ..data.dataset import DataError
-from ..data.files import File, existing
+from ..data.files import File
 from ..data.pictures import open_image
+from .backbones import Standardize, find_backbone
 
 OVERLAP = 0.4
 SIDES = (512, 512 / math.sqrt(2), 256)  # of the longer side of an image, in pixels
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in RGB
 
 
 def rmac(maps: Tensor, levels: int = 3) -> Tensor:
@@ -144,23 +142,21 @@ def rmac_features(
     ... )  # then ssdml-fast train --data features:cub200.npz
     """
     network.eval()
-    rows = []
+    prepare, rows = Standardize(), []
     for i, (file, name) in enumerate(zip(files, names, strict=True), 1):
         image = open_image(file, name, "RGB")
         total = torch.zeros(())
         for side in sides:
             scale = side / max(image.size)
             resized = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-            x = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-            x = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-            total = total + rmac(network(x[None]))
+            total = total + rmac(network(prepare(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None])))
         rows.append(F.normalize(total))
         if progress:
             progress(i / len(files))
     return torch.cat(rows).numpy()
 
 
-def googlenet(weights: str | os.PathLike[str]) -> nn.Sequential:
+def googlenet(weights: str | os.PathLike[str]) -> nn.Module:
     """Build torchvision's GoogLeNet up to its last feature maps, of 1,024 channels.
 
     Parameters
@@ -171,8 +167,8 @@ def googlenet(weights: str | os.PathLike[str]) -> nn.Sequential:
 
     Returns
     -------
-    torch.nn.Sequential
-        From images to maps of 1/32 of their size.
+    torch.nn.Module
+        From images to maps of 1/32 of their size; as ``find_backbone("torchvision:googlenet", weights)`` makes it.
 
     Raises
     ------
@@ -181,16 +177,4 @@ def googlenet(weights: str | os.PathLike[str]) -> nn.Sequential:
     DataError
         If the file is missing, damaged or of another network.
     """
-    try:
-        from torchvision.models import googlenet as make
-    except ImportError:
-        raise ImportError("GoogLeNet needs torchvision: pip install 'ssdml-fast[vision]'") from None
-    path = existing(Path(weights), "the weights of GoogLeNet")
-    network = make(weights=None, aux_logits=False, transform_input=False, init_weights=False)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict({name: value for name, value in state.items() if not name.startswith("aux")})
-    except Exception as error:  # torch raises whatever a damaged file makes it stumble over
-        raise DataError(f"{path} does not hold weights of torchvision's GoogLeNet: {error}") from None
-    names = [name for name, _ in network.named_children()]
-    return nn.Sequential(*list(network.children())[: names.index("avgpool")])
+    return find_backbone("torchvision:googlenet", os.fspath(weights)).trunk
