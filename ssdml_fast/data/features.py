@@ -15,7 +15,7 @@ from . import labels as of_labels
 from . import tables
 from .dataset import Account, DataError, LeftOut, Source
 from .files import beside
-from .labels import PARTS, as_row, number_labels
+from .labels import PARTS, as_row, number_labels, parts_of
 
 BLOCK = 1 << 22  # numbers that are checked at once: of a file that is mapped no more lies in memory
 NAMES = ("path", "id", "name")  # a table's columns that tell examples apart; the first is used
@@ -337,12 +337,13 @@ def _of_table(table: tables.Table) -> Source:
     classes, labels = number_labels(
         table.column(label) if label else [""] * len(table), f"column {label!r} of {table.path}", table.line
     )
-    parts_of = _parts(table, split)
+    texts = table.column(split) if split else ["train"] * len(table)
+    part_of = parts_of(texts, f"column {split!r} of {table.path}", table.line)
     x = _columns(table, features)
     names = np.array(table.column(naming[0]), object) if naming else None
     parts = {}
     for part in ("train", "val", "test"):
-        rows = np.flatnonzero(parts_of == part)
+        rows = np.flatnonzero(part_of == part)
         if len(rows):
             parts[part] = _Part(
                 x if len(rows) == len(x) else x[rows],
@@ -355,18 +356,6 @@ def _of_table(table: tables.Table) -> Source:
     given = ", ".join(repr(name) for name in (label, split, *naming[:1]) if name)
     layout = f"a table of {x.shape[1]} features" + f", with the columns {given}" * bool(given)
     return _source(classes, parts, table.path, Account(layout, tuple(left_out)))
-
-
-def _parts(table: tables.Table, split: str | None) -> np.ndarray:
-    """The part of each row."""
-    if split is None:
-        return np.full(len(table), "train")
-    texts = [text.lower() for text in table.column(split)]
-    if (row := next((row for row, text in enumerate(texts) if text not in PARTS), None)) is not None:
-        raise DataError(
-            f"column {split!r} of {table.path} must be train, val or test, found {texts[row]!r} in {table.line(row)}"
-        )
-    return np.array([PARTS[text] for text in texts])
 
 
 def _columns(table: tables.Table, names: Sequence[str]) -> np.ndarray:

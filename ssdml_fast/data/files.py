@@ -6,14 +6,16 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from .archives import Wanted, unpack
 from .dataset import DataError
 from .tree import File, Files, Folder, Tree, Unreadable, is_hidden, walk
 
-__all__ = ["File", "Files", "Tree", "beside", "existing", "open_files", "read", "some_names"]
+__all__ = ["File", "Files", "Tree", "beside", "existing", "open_files", "read", "some_lines", "some_names"]
+
+TOLD = 20  # lines of an error message that lists what was found
 
 
 def open_files(path: str | os.PathLike[str], wanted: Wanted | None = None) -> Tree:
@@ -99,6 +101,11 @@ def some_names(names: Collection[str]) -> str:
     """Say what is there, for an error message."""
     some = ", ".join(itertools.islice(names, 5))
     return some + f" and {len(names) - 5} more" * (len(names) > 5) if names else "no files"
+
+
+def some_lines(found: Sequence[str]) -> str:
+    """Say what was found, a line each, for an error message."""
+    return "".join(f"\n  {one}" for one in found[:TOLD]) + f"\n  and {len(found) - TOLD} more" * (len(found) > TOLD)
 
 
 def _entries(folder: str) -> Iterator[tuple[str, File | Folder | Unreadable | None]]:

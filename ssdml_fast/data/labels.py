@@ -74,6 +74,39 @@ def number_labels(
     return tuple(classes), np.array([number[text] for text in texts], np.int64)
 
 
+def parts_of(texts: Sequence[str], name: str, where: Callable[[int], str] = as_row) -> np.ndarray:
+    """Tell the part of each example by what a table calls it.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        One of `PARTS`, in any letter case.
+    name : str
+        What to call them in an error message.
+    where : callable
+        What to call a row in an error message.
+
+    Returns
+    -------
+    (N,) array of str
+        "train", "val" or "test".
+
+    Raises
+    ------
+    DataError
+        If a text is none of these.
+
+    Examples
+    --------
+    >>> parts_of(["Train", "validation"], "column 'split'").tolist()
+    ['train', 'val']
+    """
+    texts = [text.lower() for text in texts]
+    if (row := next((row for row, text in enumerate(texts) if text not in PARTS), None)) is not None:
+        raise DataError(f"{name} must be train, val or test, found {texts[row]!r} in {where(row)}")
+    return np.array([PARTS[text] for text in texts], np.str_)
+
+
 def _of_numbers(labels: np.ndarray, name: str, where: Callable[[int], str]) -> tuple[tuple[str, ...], np.ndarray]:
     unlabelled = np.zeros(len(labels), bool)
     if labels.dtype.kind == "f":

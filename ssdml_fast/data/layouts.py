@@ -23,13 +23,12 @@ from functools import cached_property
 
 from .dataset import DataError, LeftOut
 from .files import some_names
+from .labels import PARTS
 
 TRAIN, VAL, TEST, LABELLED, UNLABELLED = "train", "val", "test", "labelled", "unlabelled"
 
 ROLES = {
-    **dict.fromkeys(("train", "training"), TRAIN),
-    **dict.fromkeys(("val", "valid", "validation"), VAL),
-    **dict.fromkeys(("test", "testing"), TEST),
+    **PARTS,
     **dict.fromkeys(("labelled", "labeled"), LABELLED),
     **dict.fromkeys(("unlabelled", "unlabeled", "unsup", "unsupervised", "unknown"), UNLABELLED),
 }
