@@ -78,8 +78,8 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Raises
     ------
     TypeError, ValueError
-        In :meth:`fit`, if a parameter is out of range, or there are less than two classes, or no more samples than
-        classes: triplets need two samples of one class.
+        In :meth:`fit`, if a parameter is out of range, or there are less than two classes or labels of several types,
+        or no more samples than classes: triplets need two samples of one class.
 
     See Also
     --------
@@ -138,8 +138,8 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ----------
         X : (n_samples, n_features) array
             Samples, labelled and unlabelled.
-        y : (n_samples,) integer array
-            Their labels; -1 = unlabelled.
+        y : (n_samples,) array of integers or texts
+            Their labels; -1 = unlabelled. Of texts "-1" is too, as which NumPy stores -1 among them, and "".
 
         Returns
         -------
@@ -200,8 +200,8 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ----------
         X : (n_samples, n_features) array
             Samples.
-        y : (n_samples,) integer array
-            Their labels; samples of -1 do not count.
+        y : (n_samples,) array of integers or texts
+            Their labels; samples of -1 do not count, nor those of the texts "-1" and "".
 
         Returns
         -------
@@ -211,7 +211,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         arrays.check_not_masked(y, "y")
         embedding = self.transform(X)
         y = np.asarray(y)
-        known = y != -1
+        known = ~_is_unlabelled(y)
         if not known.any():
             return float("nan")
         nearest = knn_search(embedding[known], self._embedding.astype(embedding.dtype), 1).indices[:, 0]
@@ -271,14 +271,31 @@ class _Network(nn.Module):
         return SPREAD * F.normalize(self.layers(x))
 
 
+def _is_unlabelled(y: np.ndarray) -> np.ndarray:
+    """Where labels are -1; as a text too, which NumPy makes of -1 among names, and where a text is empty."""
+    if y.dtype.kind == "U":
+        return np.isin(y, ["-1", ""])
+    if y.dtype.kind == "O":
+        return np.array([label in ("-1", "") if isinstance(label, str) else label == -1 for label in y], bool)
+    return y == -1
+
+
 def _encode(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The classes, and their numbers in place of labels; -1 stays."""
-    check_classification_targets(y)
-    unlabelled = y == -1
-    classes = np.unique(y[~unlabelled])
+    unlabelled = _is_unlabelled(y)
+    known = y[~unlabelled]
+    if known.dtype.kind == "O":
+        kinds = {str if isinstance(label, str) else type(label) for label in known}
+        if len(kinds) > 1 or type(None) in kinds:
+            found = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise ValueError(f"y must hold labels of one type, and -1 where there is none, found {found}")
+        known = known if kinds == {str} else np.array(known.tolist())  # integers, say, as such
+    if len(known):
+        check_classification_targets(known)
+    classes = np.unique(known)
     if len(classes) < 2:
         found = "one class" if len(classes) else "none"
         raise ValueError(f"y must hold at least two classes besides -1 (unlabelled), found {found}")
     labels = np.full(len(y), -1, np.int64)
-    labels[~unlabelled] = np.searchsorted(classes, y[~unlabelled])
+    labels[~unlabelled] = np.searchsorted(classes, known)
     return classes, labels

@@ -102,6 +102,42 @@ def test_labels_may_be_any_numbers(noisy):
     assert model.score(X, 10 * y + 3) == sf.SSDML(random_state=0).fit(X, few).score(X, y)
 
 
+@pytest.mark.parametrize("step", [1, -1], ids=["unlabelled first", "labelled first"])
+@pytest.mark.parametrize(("dtype", "mark"), [("U2", "-1"), ("U2", ""), (object, -1), (object, "-1"), (object, "")])
+def test_labels_may_be_names_with_a_mark_for_none(noisy, dtype, mark, step):
+    X, y, few = noisy
+    order = np.argsort(few, kind="stable")[::step]
+    X, y, few = X[order], y[order], few[order]
+    names = np.array(["d", "b", "c", "a"], dtype)
+    labels = names[y]
+    labels[few < 0] = mark
+    model = sf.SSDML(random_state=0, max_iter=2).fit(X, labels)
+    expected = sf.SSDML(random_state=0, max_iter=2).fit(X, np.where(few < 0, -1, np.array([3, 1, 2, 0])[y]))
+    assert model.classes_.tolist() == sorted(names.tolist())
+    np.testing.assert_array_equal(model.transduction_, model.classes_[expected.transduction_])
+    np.testing.assert_array_equal(model.transform(X), expected.transform(X))
+    known = few >= 0
+    assert model.score(X, names[y]) == expected.score(X, np.array([3, 1, 2, 0])[y])
+    assert model.score(X, labels) == model.score(X[known], names[y][known])
+    assert np.isnan(model.score(X[~known], labels[~known]))
+
+
+def test_integers_as_objects_are_integers(noisy):
+    X, _, few = noisy
+    model = sf.SSDML(random_state=0, max_iter=1).fit(X, few.astype(object))
+    assert model.classes_.dtype.kind == "i" and model.classes_.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"), [([-1, "a", "b", 3], "int, str"), (["a", "b", None, -1], "NoneType, str")]
+)
+def test_names_of_several_types_are_refused(labels, found):
+    X = np.random.default_rng(0).normal(size=(8, 3))
+    for order in (labels * 2, labels[::-1] * 2):
+        with pytest.raises(ValueError, match=f"y must hold labels of one type, .* found {found}"):
+            sf.SSDML().fit(X, np.array(order, object))
+
+
 def test_it_works_in_a_pipeline_and_a_grid_search(noisy):
     X, _, few = noisy
     pipeline = make_pipeline(StandardScaler(), sf.SSDML(max_iter=2, random_state=0))
