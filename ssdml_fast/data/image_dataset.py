@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import _scalars as scalars
+from .damage import DamagedPictures
 from .dataset import DataError
 from .images import ImageFiles
-from .pictures import decode_image, open_image
+from .pictures import check_how, decode_image, look
 
 
 class ImageFileDataset(Dataset):
@@ -23,12 +23,16 @@ class ImageFileDataset(Dataset):
     files : ImageFiles
         The images, as :func:`~ssdml_fast.data.image_folder` finds them.
     size : int or (height, width), optional
-        A number: the largest central square of each image, resized (bicubic) to that many pixels a side. A pair: the
-        size that they must all have; by default that of the first image.
+        A number: the central square of each image, resized (bicubic) to that many pixels a side. A pair: the size that
+        they must all have; by default that of the first image.
     test : bool
         Whether to take the test part.
     grey : bool
         One channel rather than three (red, green, blue).
+    crop : float
+        Share of the shorter side that the square takes, as in :func:`~ssdml_fast.data.pictures.decode_image`.
+    background : str
+        What is behind transparent pixels: the name of a colour, or ``#rrggbb``.
 
     Attributes
     ----------
@@ -41,9 +45,9 @@ class ImageFileDataset(Dataset):
     ------
     DataError
         If the part holds no images. And where one is asked for: if it is missing or damaged, of another size, or of
-        numbers that are no shades of 8 or 16 bits.
+        numbers that are no shades of up to 16 bits.
     TypeError, ValueError
-        If `size` is not made of integers of at least 1.
+        If `size` is not made of integers of at least 1, or `crop` or `background` is none.
     ImportError
         If Pillow is not installed.
 
@@ -76,18 +80,19 @@ class ImageFileDataset(Dataset):
         size: int | tuple[int, int] | None = None,
         test: bool = False,
         grey: bool = False,
+        crop: float = 1.0,
+        background: str = "white",
     ) -> None:
         found, names = (files.test_files, files.test_names) if test else (files.files, files.names)
         if not found:
             raise DataError(f"files must hold images of the {'test' if test else 'training'} part, found none")
-        self.size: int | tuple[int, ...]
+        check_how(size, crop, background)
         if size is None:
-            with open_image(found[0], names[0]) as first:
-                self.size = first.height, first.width
-        elif isinstance(size, tuple | list):
-            self.size = tuple(scalars.as_int(side, "size", 1) for side in size)
-        else:
-            self.size = scalars.as_int(size, "size", 1)
+            looked = look(found[:1], names[:1], background)
+            if looked.damaged:
+                raise DamagedPictures([(names[0], looked.damaged[0][1])])
+            size = int(looked.sizes[0, 0]), int(looked.sizes[0, 1])
+        self.size, self.crop, self.background = size, crop, background
         self.grey = grey
         self.classes = files.classes
         self.labels = files.test_labels if test else files.labels
@@ -101,5 +106,5 @@ class ImageFileDataset(Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         file = self._encoded[i] if self._encoded else os.fsdecode(self._paths[i])
         name = file if isinstance(file, str) else self._names[i]
-        image = decode_image(file, name, self.size, self.grey, draft=True)
+        image = decode_image(file, name, self.size, self.grey, True, self.crop, self.background)
         return torch.from_numpy(np.array(image, order="C")), int(self.labels[i])

@@ -343,47 +343,6 @@ def test_images_that_do_not_fit_are_told(tmp_path):
             image_folder(tmp_path / path)
 
 
-def test_images_of_every_mode_become_bytes(tmp_path):
-    image = pytest.importorskip("PIL.Image")
-    shades, colours = pixels(6, 6), pixels(6, 6, 3)
-    grey = {
-        "16 bits.png": image.fromarray(shades.astype(np.uint16) * 257),
-        "16 bits.tif": image.fromarray(shades.astype(np.uint16) * 257),
-        "8 bits.png": image.fromarray(shades),
-        "transparent.png": image.merge("LA", [image.fromarray(shades), image.fromarray(pixels(6, 6))]),
-    }
-    coloured = {
-        "opaque.png": image.fromarray(colours),
-        "transparent.png": image.fromarray(np.concatenate([colours, pixels(6, 6, 1)], 2)),
-        "palette.png": image.fromarray(colours // 128 * 255).quantize(8),
-        "cmyk.tif": image.fromarray(colours).convert("CMYK"),
-        "grey.png": image.fromarray(shades),
-    }
-    for kind, pictures in (("grey", grey), ("coloured", coloured)):
-        (tmp_path / kind / "class").mkdir(parents=True)
-        for name, picture in pictures.items():
-            picture.save(tmp_path / kind / "class" / name)
-    decoded = image_folder(tmp_path / "grey").decode().images
-    np.testing.assert_array_equal(decoded, np.broadcast_to(shades, (4, 1, 6, 6)))
-    found = image_folder(tmp_path / "coloured")  # one that is grey does not take the others' colours, nor do they its
-    of = dict(zip(found.names, found.decode().images.transpose(0, 2, 3, 1), strict=True))
-    np.testing.assert_array_equal(of["class/opaque.png"], colours)
-    np.testing.assert_array_equal(of["class/transparent.png"], colours)
-    np.testing.assert_array_equal(of["class/palette.png"], colours // 128 * 255)
-    np.testing.assert_array_equal(of["class/cmyk.tif"], colours)
-    np.testing.assert_array_equal(of["class/grey.png"], np.repeat(shades[:, :, None], 3, 2))
-
-
-def test_images_that_are_none_are_told(tmp_path):
-    image = pytest.importorskip("PIL.Image")
-    (tmp_path / "empty.png").touch()
-    image.fromarray(np.linspace(0, 1, 36, dtype=np.float32).reshape(6, 6)).save(tmp_path / "float.tif")
-    image.fromarray(np.full((6, 6), 200, np.int32)).save(tmp_path / "wide.tif")
-    for name, message in [("empty.png", "cannot identify"), ("float.tif", "of 32 bits"), ("wide.tif", "of 32 bits")]:
-        with pytest.raises(DataError, match=rf"image {name} cannot be decoded: .*{message}"):
-            decode_images([tmp_path / name], [name])
-
-
 def test_a_cut_off_tar_is_told(tmp_path):
     write_cifar(tmp_path / "c")
     path = tar_of(tmp_path / "c", tmp_path / "c.tar.gz")
@@ -410,7 +369,7 @@ def test_cub200_splits_by_species(tmp_path):
     assert found.classes[2] == "003.Bird" and found.decode(8).test_images.shape == (4, 3, 8, 8)
     assert cub200(root).names == found.names
     (root / "images" / names[0]).unlink()
-    with pytest.raises(DataError, match=r"expected an image at .*001.Bird/0.jpg"):
+    with pytest.raises(DataError, match=r"001.Bird/0.jpg cannot be decoded: there is no such file"):
         found.decode(8)
     (root / "image_class_labels.txt").write_text("1 9\n")
     with pytest.raises(DataError, match=r"image_class_labels.txt"):
