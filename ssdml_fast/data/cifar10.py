@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from .dataset import DataError, Source
+from .dataset import Account, DataError, Source
 from .files import File, open_files, read, some_names
 from .images import find_images
 from .pickled import load_pickled
@@ -50,7 +50,10 @@ def load_cifar10(path: str | os.PathLike[str]) -> Source:
         raise DataError(f"expected {', '.join(sorted(missing))} in {path}, found {some_names(tree.files)}")
     classes = _classes(pickles[META]) if META in pickles else tuple(map(str, range(10)))
     images, labels = zip(*(_batch(pickles[name], name, len(classes)) for name in (*TRAIN, TEST)), strict=True)
-    return Source(classes, np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1])
+    return Source(
+        classes, np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1],
+        account=Account("the six pickles of CIFAR-10: five batches for training, one for testing"),
+    )  # fmt: skip
 
 
 def _batch(file: File, name: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -37,8 +37,8 @@ def load_features(path: str | os.PathLike[str]) -> Source:
           and "-1" do. Where there is no y, no training example has a label.
         - A ``.npy`` file: x alone.
         - A table, ``.csv``, ``.tsv`` or ``.parquet``, with the columns label (empty or -1: unlabelled), split (train,
-          val or test) and path, id or name, none of which must be there; every other column is a feature, a Parquet
-          column of lists several.
+          val or test; empty: train) and path, id or name, none of which must be there; every other column is a feature,
+          a Parquet column of lists several.
 
     Returns
     -------
@@ -337,8 +337,8 @@ def _of_table(table: tables.Table) -> Source:
     classes, labels = number_labels(
         table.column(label) if label else [""] * len(table), f"column {label!r} of {table.path}", table.line
     )
-    texts = table.column(split) if split else ["train"] * len(table)
-    part_of = parts_of(texts, f"column {split!r} of {table.path}", table.line)
+    texts = table.column(split) if split else [""] * len(table)
+    part_of = parts_of([text or "train" for text in texts], f"column {split!r} of {table.path}", table.line)
     x = _columns(table, features)
     names = np.array(table.column(naming[0]), object) if naming else None
     parts = {}

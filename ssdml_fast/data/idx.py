@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import DataError, Source
+from .dataset import Account, DataError, Source
 from .files import beside
 
 _UBYTE = 8  # the type code of unsigned bytes
@@ -51,7 +51,8 @@ def load_mnist(path: str | os.PathLike[str]) -> Source:
             )
         parts += [images[:, None], labels.astype(np.int64)]
     n_classes = max(int(labels.max(initial=-1)) for labels in parts[1::2]) + 1
-    return Source(tuple(map(str, range(n_classes))), *parts)
+    layout = Account("the four IDX files of MNIST: train and t10k, images and labels")
+    return Source(tuple(map(str, range(n_classes))), *parts, account=layout)
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:

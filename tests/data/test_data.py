@@ -74,6 +74,7 @@ def test_mnist_is_read_as_written(mnist):
     np.testing.assert_array_equal(source.test_images[:, 0], parts["t10k"][0])
     np.testing.assert_array_equal(source.test_labels, parts["t10k"][1])
     assert source.classes == ("0", "1", "2", "3") and source.images.dtype == np.uint8
+    assert source.account.layout.startswith("the four IDX files of MNIST")
     data = load(f"fashion-mnist:{path}", seed=3, labels_per_class=2)
     assert len(data.images) + len(data.val_images) == 40 and (data.labels >= 0).sum() == 8
 
@@ -121,6 +122,7 @@ def test_cifar_pickles_are_read_as_written(tmp_path, container):
     np.testing.assert_array_equal(source.images.reshape(30, -1), expected)
     np.testing.assert_array_equal(source.test_images[2, 1, 0], batches["test_batch"][0][2, 1024 : 1024 + 32])
     assert source.test_labels.tolist() == batches["test_batch"][1] and source.classes[3] == "c3"
+    assert source.account.layout.startswith("the six pickles of CIFAR-10")
 
 
 def published_cifar(images, labels):
