@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -105,6 +106,27 @@ def parts_of(texts: Sequence[str], name: str, where: Callable[[int], str] = as_r
     if (row := next((row for row, text in enumerate(texts) if text not in PARTS), None)) is not None:
         raise DataError(f"{name} must be train, val or test, found {texts[row]!r} in {where(row)}")
     return np.array([PARTS[text] for text in texts], np.str_)
+
+
+def alike(classes: Iterable[str]) -> list[str]:
+    """Note the classes whose names look the same, or nearly.
+
+    Examples
+    --------
+    >>> alike(["Cat", "cat", "dog"])
+    ['classes that differ in letter case only: Cat and cat']
+    """
+    notes = []
+    for what, key in (("letter case", str.lower), ("Unicode form", lambda name: unicodedata.normalize("NFC", name))):
+        named: dict[str, list[str]] = {}
+        for name in sorted(classes):
+            named.setdefault(key(name), []).append(name)
+        notes += [
+            f"classes that differ in {what} only: {', '.join(same[:-1])} and {same[-1]}"
+            for same in named.values()
+            if len(same) > 1
+        ]
+    return notes
 
 
 def _of_numbers(labels: np.ndarray, name: str, where: Callable[[int], str]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -15,7 +15,6 @@ The rules, for folders below the one that is given, in any letter case:
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from functools import cached_property
 
 from .dataset import DataError, LeftOut
 from .files import some_names
-from .labels import PARTS
+from .labels import PARTS, alike
 
 TRAIN, VAL, TEST, LABELLED, UNLABELLED = "train", "val", "test", "labelled", "unlabelled"
 
@@ -326,7 +325,8 @@ class _Understanding:
         empty = (name for name in root.others if name.endswith("/"))
         self._leave_out((name for name in empty if not name.startswith(accounted)), "an empty folder")
         self.layout.text = self._text(top)
-        self._note_classes()
+        parts = (self.layout.train, self.layout.val, self.layout.test)
+        self.layout.notes += alike({name for part in parts for name in part.values() if name is not None})
 
     def _text(self, top: _Folder) -> str:
         """Say what the folders were taken for."""
@@ -345,26 +345,6 @@ class _Understanding:
         if unlabelled := [path[start:] for path in self.unlabelled_in if path != here]:
             said.append(f"unlabelled images in {_listed(unlabelled)}")
         return (f"in {here}: " if here else "") + ", ".join(said)
-
-    def _note_classes(self) -> None:
-        """Note classes that nothing is learnt of, though others are, and pairs whose names look the same."""
-        trained = {name for name in self.layout.train.values() if name is not None}
-        classes = set(trained)
-        for part, images in (("validation", self.layout.val), ("test", self.layout.test)):
-            evaluated = {name for name in images.values() if name is not None}
-            classes |= evaluated
-            if evaluated & trained and (unknown := sorted(evaluated - trained)):
-                self.layout.notes.append(f"the {part} part has classes without training images: {some_names(unknown)}")
-        for what, key in (
-            ("letter case", str.lower),
-            ("Unicode form", lambda name: unicodedata.normalize("NFC", name)),
-        ):
-            alike = defaultdict(list)
-            for name in sorted(classes):
-                alike[key(name)].append(name)
-            for same in alike.values():
-                if len(same) > 1:
-                    self.layout.notes.append(f"classes that differ in {what} only: {_listed(same)}")
 
 
 def _listed(names: list[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from .dataset import Account, DataError, LeftOut
 from .files import some_lines
 from .images import ImageFiles
-from .labels import COLUMNS, number_labels, parts_of
+from .labels import COLUMNS, alike, number_labels, parts_of
 from .tables import Table, read_table
 
 PATHS = ("path", "file", "filename", "image")  # a table's column of paths, in any letter case
@@ -79,7 +79,7 @@ def photo_table(path: str | os.PathLike[str]) -> ImageFiles:
     account = Account(
         "a table with the columns " + ", ".join(repr(name) for name in (column, label, split) if name),
         tuple(LeftOut(f"{names[row]} ({table.line(row)})", why) for row, why in sorted(left_out)),
-        unused_columns(table, column, label, split),
+        (*unused_columns(table, column, label, split), *alike(classes)),
     )
     return ImageFiles(classes, **found, account=account)
 
