@@ -148,10 +148,10 @@ class Table(ABC):
     def _parsed(self, i: int, texts: Sequence[str], start: int = 0) -> np.ndarray:
         """The numbers that texts are; `start` is the row of the first, for the message."""
         try:
-            return np.array([*map(float, texts)], np.float64)
+            return np.fromiter(map(float, texts), np.float64, len(texts))
         except ValueError:
             wrong = next(row for row, text in enumerate(texts) if not _is_number(text))
-        text = texts[wrong]
+        text = texts[wrong].strip()
         found = repr(text[:80]) if text else "nothing"
         hint = " (write its decimal point as one)" if re.fullmatch(r"[-+]?\d+,\d+", text) else ""
         raise DataError(
@@ -246,10 +246,7 @@ class _TextTable(Table):
         return [text.strip() for packed in self._packed[i] for text in packed.split("\0")]
 
     def _numbers(self, i: int) -> np.ndarray:
-        blocks = [
-            self._parsed(i, [text.strip() for text in packed.split("\0")], BLOCK * block)
-            for block, packed in enumerate(self._packed[i])
-        ]
+        blocks = [self._parsed(i, packed.split("\0"), BLOCK * block) for block, packed in enumerate(self._packed[i])]
         return np.concatenate([np.empty(0), *blocks])
 
 

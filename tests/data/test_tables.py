@@ -195,15 +195,14 @@ def test_parquet_lists_are_rows_of_features(tmp_path, kind):
     with pytest.raises(DataError, match=r"'embedding' of .* must hold texts, found .*list<"):
         table.column("embedding")
     for bad, message in [
-        ([[1.0, 2.0], None, [3.0, 4.0]], "found nothing in row 1"),
+        ([[1.0, 2.0], None, [3.0, 4.0]], "found nothing in row 1|Expected all lists to be of size"),  # older pyarrow
         ([[1.0, 2.0], [3.0, 4.0], [5.0, None]], "found nothing in row 2"),
         ([[1.0, 2.0], [3.0, 4.0], [5.0]], "found 2 entries in row 0 and 1 in row 2"),
     ]:
         if kind == "fixed" and len(bad[2]) == 1:
             continue
-        table = parquet(tmp_path / "t.parquet", embedding=arrow.array(bad, of(arrow.float64())))
         with pytest.raises(DataError, match=message):
-            table.numbers("embedding")
+            parquet(tmp_path / "t.parquet", embedding=arrow.array(bad, of(arrow.float64()))).numbers("embedding")
     table = parquet(tmp_path / "t.parquet", embedding=arrow.array([["a", "b"]], of(arrow.string())))
     with pytest.raises(DataError, match=r"must hold numbers, found .*list<"):
         table.numbers("embedding")
