@@ -8,8 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from .dataset import DataError
-
-TOLD = 20  # damaged pictures in a message
+from .files import some_lines
 
 _quiet_lock, _quiet_users = threading.Lock(), 0
 _quiet_warnings = contextlib.ExitStack()
@@ -29,9 +28,9 @@ class DamagedPictures(DataError):
         if len(damaged) == 1:
             message = "image {} cannot be decoded: {}".format(*damaged[0])
         else:
-            lines = [f"\n  {name}: {why}" for name, why in damaged[:TOLD]]
-            more = f"\n  and {len(damaged) - TOLD} more" * (len(damaged) > TOLD)
-            message = f"{len(damaged)} images cannot be decoded:{''.join(lines)}{more}"
+            message = f"{len(damaged)} images cannot be decoded:" + some_lines(
+                [f"{name}: {why}" for name, why in damaged]
+            )
         super().__init__(message)
 
     def __reduce__(self) -> tuple[type[DamagedPictures], tuple[tuple[tuple[str, str], ...]]]:

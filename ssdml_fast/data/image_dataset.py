@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from torch.utils.data import Dataset
 
 from .damage import DamagedPictures
 from .dataset import DataError
-from .images import ImageFiles
 from .pictures import check_how, decode_image, look
+
+if TYPE_CHECKING:
+    from .images import ImageFiles
 
 
 class ImageFileDataset(Dataset):
@@ -96,7 +99,7 @@ class ImageFileDataset(Dataset):
         self.grey = grey
         self.classes = files.classes
         self.labels = files.test_labels if test else files.labels
-        self._encoded = [file for file in found if isinstance(file, bytes)]
+        self._encoded = found if any(isinstance(file, bytes) for file in found) else []  # or some of them
         self._paths = np.array([] if self._encoded else [os.fsencode(file) for file in found], np.bytes_)
         self._names = names if self._encoded else []
 
@@ -105,6 +108,6 @@ class ImageFileDataset(Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         file = self._encoded[i] if self._encoded else os.fsdecode(self._paths[i])
-        name = file if isinstance(file, str) else self._names[i]
+        name = self._names[i] if self._encoded else str(file)
         image = decode_image(file, name, self.size, self.grey, True, self.crop, self.background)
         return torch.from_numpy(np.array(image, order="C")), int(self.labels[i])

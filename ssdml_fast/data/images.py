@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from .damage import DamagedPictures
 from .dataset import Account, DataError, LeftOut, Source
 from .files import File, Tree, open_files, some_names
+from .formats import format_of, is_picture
 from .layouts import understand
-from .pictures import decode_images
+from .pictures import Progress, check_how, check_parts, decode_parts, look
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm",
+    ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""What the names of images end in, in small letters."""
+
+UNREAD = (
+    ".arw", ".cr2", ".cr3", ".dng", ".eps", ".nef", ".orf", ".pdf", ".psd", ".raf", ".rw2", ".svg", ".tga", ".xcf",
+)  # fmt: skip
+"""And of images that are not read: raw ones begin as TIFF does, and would be taken for the preview in them."""
+
+IN_MEMORY = 2 << 30  # bytes of decoded images, of all parts, that are kept as arrays
+PARTS = ("", "test_", "val_")  # what the fields of each part begin with
 
 
 def _no_labels() -> np.ndarray:
@@ -51,18 +65,122 @@ class ImageFiles:
     val_labels: np.ndarray = field(default_factory=_no_labels)
     account: Account = field(default_factory=Account)
 
-    def decode(self, size: int | tuple[int, ...] | None = None) -> Source:
-        """Decode all images with :func:`decode_images`."""
-        images = decode_images(self.files, self.names, size)
-        parts: dict = {}
-        for part in ("test", "val"):
-            if files := getattr(self, f"{part}_files"):
-                names = getattr(self, f"{part}_names")
-                parts[f"{part}_images"] = decode_images(
-                    files, names, size or images.shape[2:], grey=images.shape[1] == 1
-                )
-                parts |= {f"{part}_labels": getattr(self, f"{part}_labels"), f"{part}_names": names}
-        return Source(self.classes, images, self.labels, names=self.names, account=self.account, **parts)
+    def look(self, background: str = "white") -> tuple[tuple[int, int] | None, bool]:
+        """Look at the headers of all images.
+
+        Parameters
+        ----------
+        background : str
+            What transparent images are shown over, as :meth:`decode` takes it.
+
+        Returns
+        -------
+        size : (height, width) or None
+            The size of all of them, as they are shown; None if they differ, or all are damaged.
+        grey : bool
+            Whether there are shades of grey only.
+        """
+        files, names = ([one for part in PARTS for one in getattr(self, part + of)] for of in ("files", "names"))
+        sizes, grey, damaged = look(files, names, background)
+        sound = np.ones(len(files), bool)
+        sound[[row for row, _ in damaged]] = False
+        known = np.unique(sizes[sound], axis=0)
+        size = (int(known[0, 0]), int(known[0, 1])) if len(known) == 1 else None
+        return size, bool(grey[sound].all())
+
+    def decode(
+        self,
+        size: int | tuple[int, ...] | None = None,
+        crop: float = 1.0,
+        grey: bool | None = None,
+        background: str = "white",
+        skip_damaged: bool = False,
+        progress: Progress | None = None,
+    ) -> Source:
+        """Decode the images of all parts, on as many threads as the process may use cores.
+
+        Parameters
+        ----------
+        size : int or (height, width), optional
+            A number: the largest central square of each image, resized to that many pixels a side. A pair: the size
+            that they must all have; by default that of the first.
+        crop : float
+            Share of the sides of that square that is kept, its centre.
+        grey : bool, optional
+            One channel rather than three (red, green, blue); by default where all images are grey.
+        background : str
+            The colour that transparent images are shown over.
+        skip_damaged : bool
+            Whether to leave out images that cannot be decoded, as the account then says, rather than to refuse them.
+        progress : callable, optional
+            Called now and then, and at the end, with the share that is done.
+
+        Returns
+        -------
+        Source
+            An array of uint8 for each part where all take at most 2 GiB; else an
+            :class:`~ssdml_fast.data.ImageFileDataset`, which decodes them again when they are asked for.
+
+        Raises
+        ------
+        DataError
+            If images are damaged (all of them are named), or differ in size and `size` is no number; or if none is left
+            for training.
+        TypeError, ValueError
+            If `size`, `crop` or `background` is none.
+        ImportError
+            If Pillow is not installed.
+        """
+        size, crop, _ = check_how(size, crop, background)
+        parts = [(getattr(self, f"{part}files"), getattr(self, f"{part}names")) for part in PARTS]
+        shape = size if isinstance(size, tuple) else (size, size) if size is not None else self.look(background)[0]
+        n_pixels = sum(len(files) for files, _ in parts) * (int(shape[0]) * int(shape[1]) if shape else 0)
+        is_large = n_pixels > IN_MEMORY
+        if n_pixels * 3 > IN_MEMORY and not is_large:
+            grey = self.look(background)[1] if grey is None else grey
+            is_large = not grey
+        if is_large:
+            grey = self.look(background)[1] if grey is None else grey
+            damaged = check_parts(parts, size, crop, grey, background, progress)
+            images: list[Any] = []
+        else:
+            images, damaged = decode_parts(parts, size, crop, grey, background, progress)
+        if damaged and not skip_damaged:
+            raise DamagedPictures([(one.name, one.why) for one in damaged])
+        sound = self._without([[one.row for one in damaged if one.part == part] for part in range(len(PARTS))])
+        if not sound.files:
+            raise DataError(f"at least one image for training must be sound, found {len(self.files)} that are damaged")
+        if is_large:
+            images = sound._lazily(size, crop, bool(grey), background)
+        fields: dict[str, Any] = {}
+        for part, of_part in zip(PARTS, images, strict=True):
+            if len(getattr(sound, f"{part}files")):
+                fields[f"{part}images"] = of_part
+                fields |= {f"{part}{of}": getattr(sound, f"{part}{of}") for of in ("labels", "names")}
+        left_out = [LeftOut(one.name, f"cannot be decoded: {one.why}") for one in damaged]
+        return Source(self.classes, **fields, account=self.account.adding(left_out))
+
+    def _without(self, rows: list[list[int]]) -> ImageFiles:
+        """These files without some rows of each part."""
+        fields: dict[str, Any] = {}
+        for part, of_part in zip(PARTS, rows, strict=True):
+            labels = getattr(self, f"{part}labels")
+            kept = np.delete(np.arange(len(labels)), of_part)
+            fields[f"{part}labels"] = labels[kept]
+            for of in ("files", "names"):
+                listed = getattr(self, part + of)
+                fields[part + of] = [listed[row] for row in kept] if of_part else listed
+        return replace(self, **fields)
+
+    def _lazily(self, size: Any, crop: float, grey: bool, background: str) -> list[Any]:
+        from .image_dataset import ImageFileDataset  # deferred: needs torch
+
+        parts = []
+        for part in PARTS:
+            names, files, labels = (getattr(self, part + of) for of in ("names", "files", "labels"))
+            one = ImageFiles(self.classes, names, files, labels)
+            parts.append(ImageFileDataset(one, size, grey=grey, crop=crop, background=background) if files else None)
+        return parts
 
 
 def image_folder(path: str | os.PathLike[str]) -> ImageFiles:
@@ -108,12 +226,13 @@ def image_folder(path: str | os.PathLike[str]) -> ImageFiles:
 
 def is_image(name: str, head: bytes) -> bool:
     """Whether a file is taken for an image, by its name or else its first bytes."""
-    return name.lower().endswith(SUFFIXES)
+    name = name.lower()
+    return name.endswith(SUFFIXES) or (not name.endswith(UNREAD) and format_of(head) is not None)
 
 
 def find_images(tree: Tree, path: str | os.PathLike[str]) -> ImageFiles:
     """Sort out images by the folders that they lie in, as :func:`image_folder`; `path` is for messages."""
-    images = {name: file for name, file in tree.files.items() if is_image(name, b"")}
+    images = images_in(tree)
     others = [name for name in tree.files if name not in images]
     if not images:
         raise DataError(
@@ -129,6 +248,25 @@ def find_images(tree: Tree, path: str | os.PathLike[str]) -> ImageFiles:
         names = sorted(part)
         found[f"{before}names"], found[f"{before}files"] = names, [images[name] for name in names]
         found[f"{before}labels"] = np.array([of[part[name]] for name in names], np.int64)
-    left_out = [*tree.left_out, *layout.left_out, *(LeftOut(name, "no image") for name in others)]
+    left_out = [*tree.left_out, *layout.left_out, *(LeftOut(name, why_none(name)) for name in others)]
     account = Account(layout.text, tuple(sorted(left_out, key=lambda left: left.name)), (*layout.notes, *tree.notes()))
     return ImageFiles(classes, **found, account=account)
+
+
+def images_in(tree: Tree) -> dict[str, File]:
+    """The files that are images."""
+
+    def is_one(name: str, file: File) -> bool:
+        if is_image(name, b""):
+            return True
+        try:
+            return not name.lower().endswith(UNREAD) and is_picture(file)
+        except OSError:  # it has gone
+            return False
+
+    return {name: file for name, file in tree.files.items() if is_one(name, file)}
+
+
+def why_none(name: str) -> str:
+    """Say why a file is not among the images."""
+    return "an image of a format that is not read" if name.lower().endswith(UNREAD) else "no image"

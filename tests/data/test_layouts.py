@@ -173,13 +173,14 @@ def test_every_file_is_an_example_of_one_part_or_accounted_for(tmp_path_factory,
         assert "\n" not in str(error) and "expected" in str(error)
         return
     examples = [*found.names, *found.val_names, *found.test_names]
-    left_out = [left.name for left in found.account.left_out]
+    left_out = {left.name: left.why for left in found.account.left_out}
     hidden = {name for name in written if name.endswith(".hidden.png")}
-    assert len(examples) == len(set(examples)) and len(left_out) == len(set(left_out))
+    assert len(examples) == len(set(examples)) and len(left_out) == len(found.account.left_out)
     assert {*examples, *hidden, *(name for name in left_out if not name.endswith("/"))} == written
     assert not set(examples) & set(left_out)
     assert all(any(name.startswith(left) for left in left_out) for name in empty)
     assert any("hidden" in note for note in found.account.notes) == bool(hidden)
+    assert all(name.endswith(".txt") or left_out[name] != "no image" for name in written - {*examples, *hidden})
     assert found.account.layout
     assert (found.test_labels >= 0).all() and (found.val_labels >= 0).all()
     for name, label in zip([*found.names, *found.val_names, *found.test_names],
