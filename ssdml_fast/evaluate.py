@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -215,13 +216,18 @@ def score_embedding(embedding: Any, labels: Any, ks: tuple[int, ...] = RECALL_KS
     return {"nmi": clustering_nmi(embedding, labels)} | {f"recall@{k}": recall for k, recall in recalls.items()}
 
 
-def report_embedding(embedding: Any, labels: Any) -> dict[str, float | None]:
+def report_embedding(
+    embedding: Any, labels: Any, failed: dict[str, Exception] | None = None
+) -> dict[str, float | None]:
     """All figures of an embedding that its points define: NMI, Recall@1/2/4/8, MAP@R and the silhouette.
 
     Parameters
     ----------
     embedding, labels
         As in :func:`recall_at_k`; of any number of points and classes.
+    failed : dict, optional
+        Where given, a figure whose computation fails, as for lack of memory, is None, and what was raised is put here
+        by its name; the others are computed all the same.
 
     Returns
     -------
@@ -234,6 +240,8 @@ def report_embedding(embedding: Any, labels: Any) -> dict[str, float | None]:
     ------
     TypeError, ValueError
         If an argument does not have that form; the message names it.
+    Exception
+        Without `failed`, whatever a figure's computation raises.
 
     Examples
     --------
@@ -244,14 +252,26 @@ def report_embedding(embedding: Any, labels: Any) -> dict[str, float | None]:
     """
     embedding, labels = _check(embedding, labels)
     n, classes = len(labels), len(np.unique(labels))
+    figures: dict[str, float | None] = dict.fromkeys(FIGURES)
     ks = tuple(k for k in RECALL_KS if k < n)
-    recalls = recall_at_k(embedding, labels, ks) if ks else {}
-    return {
-        "nmi": clustering_nmi(embedding, labels) if classes > 1 else None,
-        **{f"recall@{k}": recalls.get(k) for k in RECALL_KS},
-        "map@r": map_at_r(embedding, labels) if classes < n else None,
-        "silhouette": silhouette(embedding, labels) if 1 < classes < n else None,
-    }
+
+    def compute(names: tuple[str, ...], of: Callable[[], Iterable[float]]) -> None:
+        try:
+            figures.update(zip(names, of(), strict=True))
+        except Exception as error:  # whatever a library finds in the numbers, or lacks for them
+            if failed is None:
+                raise
+            failed.update(dict.fromkeys(names, error))
+
+    if classes > 1:
+        compute(("nmi",), lambda: [clustering_nmi(embedding, labels)])
+    if ks:
+        compute(tuple(f"recall@{k}" for k in ks), lambda: recall_at_k(embedding, labels, ks).values())
+    if classes < n:
+        compute(("map@r",), lambda: [map_at_r(embedding, labels)])
+    if 1 < classes < n:
+        compute(("silhouette",), lambda: [silhouette(embedding, labels)])
+    return figures
 
 
 def _check(embedding: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -48,17 +49,22 @@ def evaluate(
 
 def _evaluate_features(path: Path) -> None:
     from ..evaluate import report_embedding
+    from ..runs.files import error_told
     from .tables import figures_table
 
     source = read(f"features:{path}")
-    x, y = (source.images, source.labels) if source.test_images is None else (source.test_images, source.test_labels)
-    known = y >= 0
-    if known.sum() < 2:
-        raise ValueError(f"{path} must hold at least 2 embeddings with a label to evaluate, found {known.sum()}")
+    x, y = source.images, source.labels
+    if source.test_labels is not None:
+        x, y = source.test_images, source.test_labels
+    known = np.flatnonzero(y >= 0)
+    if len(known) < 2:
+        raise ValueError(f"{path} must hold at least 2 embeddings with a label to evaluate, found {len(known)}")
     console = Console()
     for entry in source.account.left_out:
         console.print(f"left out: {entry.name} ({entry.why})", markup=False)
-    if not known.all():
-        x, y = x[known], y[known]
-        console.print(f"left out: {(~known).sum()} of {len(known)} embeddings (no label)")
-    console.print(figures_table(f"{len(x)} embeddings, %", {path.name: report_embedding(x, y)}))
+    if len(known) < len(y):
+        console.print(f"left out: {len(y) - len(known)} of {len(y)} embeddings (no label)")
+    failed: dict[str, Exception] = {}
+    figures = report_embedding(x[known], y[known], failed)
+    notes = [f"The {name} cannot be computed: {error_told(error)}." for name, error in failed.items()]
+    console.print(figures_table(f"{len(known)} embeddings, %", {path.name: figures}, notes))

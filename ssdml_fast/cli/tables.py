@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from ..evaluate import RECALL_KS
-from ..runs.figures import HeldOut, percent
+from ..runs.figures import FEATURES, HeldOut, percent
 
 
-def figures_table(title: str, figures: dict[str, dict[str, float | None]]) -> Table:
-    """Lay out the figures of :func:`ssdml_fast.evaluate.report_embedding`, one row per embedding, as percentages."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("embedding", no_wrap=True)
+def figures_table(title: str, figures: dict[str, dict[str, float | None]], notes: Iterable[str] = ()) -> Table:
+    """Lay out the figures of :func:`ssdml_fast.evaluate.report_embedding`, one row per embedding, as percentages.
+
+    Notes are put below, a line each.
+    """
+    caption = escape("\n".join(notes)) or None
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("embedding", overflow="fold")  # a long name takes lines, so that no figure is cut
     for heading in ("NMI", *(f"R@{k}" for k in RECALL_KS), "MAP@R", "silh."):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in figures.items():
@@ -19,6 +27,10 @@ def figures_table(title: str, figures: dict[str, dict[str, float | None]]) -> Ta
     return table
 
 
-def held_out_table(held_out: HeldOut) -> Table:
-    """Lay out the figures on test images."""
-    return figures_table(f"{len(held_out.labels)} held-out test images, %", held_out.figures)
+def held_out_table(held_out: HeldOut) -> RenderableType:
+    """Lay out the figures on test examples, or say that there are none."""
+    if not held_out.figures:
+        return "no test part: there are no figures on held-out examples"
+    what = "examples" if FEATURES in held_out.figures else "images"
+    n = len(held_out.labels)
+    return figures_table(f"{n} held-out test {what[:-1] if n == 1 else what}, %", held_out.figures, held_out.notes)

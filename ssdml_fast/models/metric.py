@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import data as torch_data
 
 from .. import _arrays as arrays
 from .. import _scalars as scalars
+from ..data.examples import as_examples
 from ..nn import OrthogonalMetric
 
 BATCH = 128  # images embedded at once: what lies between layers fits caches; fixed, so that no embedding depends on it
@@ -56,7 +58,14 @@ class MetricModel(nn.Module):
         """Embed any number of images by the network alone, in evaluation mode: (N, ...) to (N, d), float32.
 
         The images stay as they are, whatever the network does with its input; autocast changes nothing.
+
+        Raises
+        ------
+        TypeError
+            If they are no floats, and there is no `prepare` that makes them so.
         """
+        if self.prepare is None and not images.is_floating_point():
+            raise TypeError(f"images must be float32 where the model has no `prepare`, found {images.dtype}")
         self.network.eval()
         device = _device(self.network, _device(self.prepare, images.device))
         parts = (part.to(device, copy=True) for part in images.split(BATCH))
@@ -65,10 +74,18 @@ class MetricModel(nn.Module):
             return torch.cat([self.network(part) for part in prepared])
 
     @torch.no_grad()
-    def embed(self, images: np.ndarray) -> np.ndarray:
-        """Embed any number of images, in evaluation mode: (N, ...) to (N, l), as NumPy arrays."""
-        arrays.check_not_masked(images, "images")
-        z = self.features(torch.from_numpy(images))
+    def embed(self, images: Any) -> np.ndarray:
+        """Embed any number of images, in evaluation mode: (N, ...) to (N, l), as NumPy arrays.
+
+        Those of a map-style Dataset are read a batch at a time.
+        """
+        if isinstance(images, torch_data.Dataset):
+            examples = as_examples(images, "images", cache_gb=0)
+            batches = torch.arange(len(examples)).split(BATCH)
+            z = torch.cat([self.features(part) for part in examples.stream(batches)])
+        else:
+            arrays.check_not_masked(images, "images")
+            z = self.features(torch.from_numpy(images))
         head = _device(self.metric, z.device)
         with torch.autocast(head.type, enabled=False):
             return self.metric(z.to(head)).cpu().numpy()
@@ -95,7 +112,7 @@ def untrained(
     ----------
     network : torch.nn.Module
         Maps (B, ...) images to (B, d) rows.
-    images : (N, ...) float32 array or CPU tensor
+    images : (N, ...) float32 array or CPU tensor, or map-style Dataset
         One of them is embedded to learn d; with `prepare`, of what that takes.
     metric_dim : int
         Columns of L, between 1 and d; other heads are given any from 1.
@@ -123,7 +140,10 @@ def untrained(
     for module in (network, prepare):
         if module is not None:
             module.cpu()  # where the model is made for any device; an earlier training may have left them on another
-    example = torch.as_tensor(images[:1]).clone()
+    if isinstance(images, torch_data.Dataset):
+        example = as_examples(images, "images", cache_gb=0).take(torch.tensor([0]))
+    else:
+        example = torch.as_tensor(images[:1]).clone()
     d = _width(network.eval()(example if prepare is None else prepare.eval()(example)))
     limit = (d, " (the network's output size)") if issubclass(head, OrthogonalMetric) else ()  # other heads have others
     metric_dim = scalars.as_int(metric_dim, "metric_dim", 1, *limit)

@@ -77,10 +77,13 @@ def draw_held_out(held_out: HeldOut) -> Figure:
     Raises
     ------
     ValueError
-        If there are less than :data:`LEAST` test images, or one is embedded by NaN or infinity.
+        If there are less than :data:`LEAST` test images, or one is embedded by NaN or infinity, or by nothing.
     """
     if len(held_out.labels) < LEAST:
         raise ValueError(f"a map needs at least {LEAST} test examples, found {len(held_out.labels)}")
+    for name in (BEFORE, AFTER):
+        if name not in held_out.embeddings:
+            raise ValueError(f"a map needs an embedding by the {name}, found none")
     if not all(np.isfinite(held_out.embeddings[name]).all() for name in (BEFORE, AFTER)):
         raise ValueError("a map needs finite embeddings of the test examples, found NaN or infinity")
     titles = {

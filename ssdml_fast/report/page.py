@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 from ..runs.figures import percent
+from ..runs.files import error_told
 from ..runs.folder import write_atomically
 from ..runs.run import Missing, Run
-from .sections import sections
+from .sections import Section, sections
 
 _STOPPED = {
     "finished": "all that was planned is done",
@@ -53,13 +54,12 @@ def write_report(paths: Sequence[str | Path], out: str | Path, data: str | None 
         name = runs[0].dataset.get("name")
         runs = [Run(run.folder.path, data if run.dataset.get("name") == name else None) for run in runs]
     page = Environment(loader=PackageLoader("ssdml_fast.report", ""), autoescape=True, trim_blocks=True)
-    page.filters["png"] = _png
     text = page.get_template("page.html").render(
         title=runs[0].dataset.get("name", "A run"),
         path=runs[0].folder.path,
         version=__version__,
         cards=_cards(runs[0]),
-        sections=sections(runs),
+        sections=[(section, _rendered(section)) for section in sections(runs)],
     )
     write_atomically(Path(out), lambda file: file.write(text.encode()))
 
@@ -84,6 +84,17 @@ def _cards(run: Run) -> list[tuple[str, str, str]]:
         ("validations", f"{last['validation']} of {last['planned']}", remark),
         ("kept", f"validation {best['validation']}", "the last" if run.keeps_last else "the best"),
     ]
+
+
+def _rendered(section: Section) -> list[tuple[str, int, str]]:
+    """Caption, width in pixels of the page, and PNG of each figure; what cannot be drawn is said to be missing."""
+    made = []
+    for caption, figure in section.figures:
+        try:
+            made.append((caption, round(96 * figure.get_figwidth()), _png(figure)))
+        except Exception as error:  # whatever a library finds in names and numbers: the others stand
+            section.missing = f"{section.missing} This cannot be drawn: {error_told(error)}.".strip()
+    return made
 
 
 def _png(figure: Figure) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
+from ..data.examples import as_examples
 from .style import RIGHT, WRONG, new_figure, styled
 
 CELL, FRAME, GAP = 64, 5, 5  # pixels: an example, the frame around it, the space between frames
 SCALE = 130  # of these pixels, to an inch
 
+Pictures = np.ndarray | dict[int, np.ndarray]
+
 
 @styled
 def draw_retrieval(
-    examples: np.ndarray | None,
+    examples: Pictures | None,
     labels: np.ndarray,
     queries: np.ndarray,
     neighbors: dict[str, np.ndarray],
@@ -23,7 +29,7 @@ def draw_retrieval(
 
     Parameters
     ----------
-    examples : (N, height, width, 3) uint8 array or None
+    examples : (N, height, width, 3) uint8 array, dict of such by number of the example, or None
         Pictures of the examples; without, their classes are written instead.
     labels : (N,) integer array
         Class of each example, an index of `classes`.
@@ -79,25 +85,32 @@ def draw_retrieval(
     return figure
 
 
-def as_pictures(examples: np.ndarray) -> np.ndarray | None:
+def as_pictures(examples: Any, rows: np.ndarray) -> Pictures | None:
     """Turn examples into pictures to look at.
 
     Parameters
     ----------
-    examples : (N, channels, height, width) or (N, d) array
+    examples : (N, channels, height, width) or (N, d) array, or map-style Dataset
         uint8; or floats, of which each pixel's least value becomes black (that undoes the subtraction of a mean image)
         and the greatest of all white.
+    rows : integer array
+        Those that are to be looked at; of a Dataset no others are read.
 
     Returns
     -------
-    (N, height, width, 3) uint8 array or None
+    (N, height, width, 3) uint8 array, dict of such by number of the example, or None
         None for feature vectors, of which there is nothing to look at.
 
     Examples
     --------
-    >>> as_pictures(np.zeros((2, 1, 4, 5), np.uint8)).shape
-    (2, 4, 5, 3)
+    >>> as_pictures(np.zeros((2, 1, 4, 5), np.uint8), np.array([1]))[1].shape
+    (4, 5, 3)
     """
+    if not isinstance(examples, np.ndarray):
+        rows = np.unique(rows)
+        read = as_examples(examples, "examples", cache_gb=0).take(torch.from_numpy(rows)).numpy()
+        pictures = as_pictures(read, rows)
+        return None if pictures is None else {int(row): pictures[i] for i, row in enumerate(rows)}
     if examples.ndim != 4 or examples.shape[1] not in (1, 3):
         return None
     if examples.dtype != np.uint8:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from .. import knn_graph
 from ..evaluate import FIGURES, RECALL_KS
-from ..runs.figures import AFTER, percent
-from ..runs.files import is_number
+from ..runs.figures import AFTER, PCA, percent
+from ..runs.files import error_told, is_number
 from ..runs.run import Missing, Run
 from .charts import MEASURED, draw_confusion, draw_convergence, draw_sensitivity, draw_times
 from .maps import DRAWN, LEAST, draw_maps
@@ -62,6 +62,8 @@ def sections(runs: list[Run]) -> list[Section]:
             make(section, runs)
         except Missing as missing:
             section.missing = str(missing)
+        except Exception as error:  # whatever a library finds in the numbers, or lacks for them: the others stand
+            section.missing = f"This cannot be shown: {error_told(error)}."
         made.append(section)
     return made
 
@@ -76,7 +78,9 @@ def _test_figures(section: Section, runs: list[Run]) -> None:
     section.header = ["embedding", "NMI", *(f"R@{k}" for k in RECALL_KS), "MAP@R", "silhouette"]  # as in FIGURES
     tested = dict(run.results["test"])
     if not tested:
-        raise Missing("The run was not tested.")
+        raise Missing("The run was not tested: the data have no test part.")
+    if PCA in tested:
+        section.text += f" {PCA}: principal components, as many as the embedding has dimensions."
     for name, other in zip(names(runs)[1:], others, strict=True):
         try:
             tested[f"{AFTER}: {name}"] = other.results["test"][AFTER]
@@ -133,7 +137,7 @@ def _sensitivity(section: Section, runs: list[Run]) -> None:
 
 def _maps(section: Section, runs: list[Run]) -> None:
     run, others = runs[0], runs[1:]
-    labels = run.data.val_labels
+    _, labels = run.validation
     if len(labels) < LEAST:
         raise Missing(f"A map needs at least {LEAST} validation examples; there are {len(labels)}.")
     start, best = run.history[0], run.best
@@ -165,7 +169,7 @@ def _maps(section: Section, runs: list[Run]) -> None:
 
 def _retrieval(section: Section, runs: list[Run]) -> None:
     run = runs[0]
-    labels, classes = run.data.val_labels, run.data.classes
+    (_, labels), classes = run.validation, run.data.classes
     if len(labels) < 2:
         raise Missing(f"There is nothing to look up among validation examples, of which there are {len(labels)}.")
     k = min(FOUND, len(labels) - 1)
@@ -183,7 +187,6 @@ def _retrieval(section: Section, runs: list[Run]) -> None:
         "Validation examples and the nearest others to them, nearest first, before and after training. Framed green: "
         "of the query's class; orange with a cross: of another."
     )
-    pictures = as_pictures(run.examples.val_images)
     grids = {
         f"One example drawn at random from each class, of at most {LOOKED_UP} classes": spread,
         f"Drawn at random from the {len(wrong):,} examples of {len(labels):,} whose nearest neighbour after training "
@@ -192,42 +195,58 @@ def _retrieval(section: Section, runs: list[Run]) -> None:
     for caption, queries in grids.items():
         if len(queries):
             rows = {name: indices[queries] for name, indices in found.items()}
+            pictures = as_pictures(run.examples.val_images, np.concatenate([queries, *map(np.ravel, rows.values())]))
             section.figures.append((caption, draw_retrieval(pictures, labels, queries, rows, classes)))
 
 
 def _propagated(section: Section, runs: list[Run]) -> None:
     run = runs[0]
     truth, classes = run.data.truth, run.data.classes
-    if not (run.propagated >= 0).any():
+    if not (run.data.labels < 0).any():
         raise Missing("Every training example is labelled: nothing was propagated.")
+    if not len(run.propagated) or (run.propagated < 0).all():
+        raise Missing("No unlabelled example got a label.")
+    is_known, n_unlabelled = truth >= 0, int((run.data.labels < 0).sum())
     section.text = (
-        "What labels the unlabelled examples of each round got along the graph, against their true labels. True labels "
-        "are used here alone; training never sees them."
+        "What labels the unlabelled examples of each round got along the graph. Some get none: no labelled example is "
+        "connected to them, or they are in no partition of the round yet."
     )
-    section.header = ["round", "unlabelled examples", "right", "most frequent mistake (share of the true class)"]
-    present = np.unique(np.concatenate([truth, run.propagated[run.propagated >= 0]]))
+    section.header = ["round", "got a label", "got none"]
+    if is_known[run.data.labels < 0].any():
+        section.text += " True labels are used here alone; training never sees them."
+        section.header[2:2] = ["right", "most frequent mistake (share of the true class)"]
+        if not is_known.all():
+            section.text += f" Those of {int((~is_known).sum()):,} examples are not known, and not counted as right."
+    else:
+        section.missing = "How many are right nobody can tell: no true label of an unlabelled example is known."
+    present = np.unique(np.concatenate([truth[is_known], run.propagated[run.propagated >= 0]]))
     panels = {}
     rounds = np.flatnonzero((run.propagated >= 0).any(1)) + 1  # a method may propagate in some alone
     for number in rounds:
         labels = run.propagated[number - 1]
-        known = labels >= 0
-        rows, columns = (np.searchsorted(present, of[known]) for of in (truth, labels))
-        cells, counts = np.unique(rows * len(present) + columns, return_counts=True)
-        of, to = np.divmod(cells, len(present))
-        right = counts[of == to].sum() / counts.sum()
-        sizes = np.bincount(rows, minlength=len(present))
-        mistakes = np.where(of == to, 0, counts)
-        worst = int(mistakes.argmax())
-        most = f"{classes[present[of[worst]]]} → {classes[present[to[worst]]]} ({counts[worst] / sizes[of[worst]]:.1%})"
-        section.rows.append([str(number), f"{known.sum():,}", f"{right:.1%}", most if mistakes[worst] else "none"])
-        if number in (rounds[0], rounds[-1]) and len(present) <= CONFUSABLE:
-            matrix = np.zeros((len(present), len(present)), np.int64)
-            matrix[of, to] = counts
-            panels[f"round {number}: {right:.1%} right"] = matrix
+        n_labels, known = int((labels >= 0).sum()), (labels >= 0) & is_known
+        measured = ["—", "—"]
+        if known.any():
+            rows, columns = (np.searchsorted(present, of[known]) for of in (truth, labels))
+            cells, counts = np.unique(rows * len(present) + columns, return_counts=True)
+            of, to = np.divmod(cells, len(present))
+            right = counts[of == to].sum() / counts.sum()
+            sizes = np.bincount(rows, minlength=len(present))
+            mistakes = np.where(of == to, 0, counts)
+            worst = int(mistakes.argmax())
+            share = counts[worst] / sizes[of[worst]]
+            most = f"{classes[present[of[worst]]]} → {classes[present[to[worst]]]} ({share:.1%})"
+            measured = [f"{right:.1%}", most if mistakes[worst] else "none"]
+            if number in (rounds[0], rounds[-1]) and len(present) <= CONFUSABLE:
+                matrix = np.zeros((len(present), len(present)), np.int64)
+                matrix[of, to] = counts
+                panels[f"round {number}: {right:.1%} right"] = matrix
+        measured = measured if len(section.header) > 3 else []
+        section.rows.append([str(number), f"{n_labels:,}", *measured, f"{n_unlabelled - n_labels:,}"])
     if panels:
         matrices = draw_confusion(panels, tuple(classes[c] for c in present))
         section.figures.append(("Propagated labels in the first and the last round", matrices))
-    else:
+    elif len(present) > CONFUSABLE and not section.missing:
         section.missing = f"{len(present)} classes are too many for a confusion matrix."
 
 

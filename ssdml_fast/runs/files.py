@@ -74,6 +74,11 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def error_told(error: Exception) -> str:
+    """What an error is, and the first line of what it says."""
+    return f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+
+
 def _integer(digits: str) -> int:
     if len(digits) > DIGITS:
         raise ValueError(f"a number has {len(digits)} digits")

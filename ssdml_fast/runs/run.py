@@ -161,11 +161,18 @@ class Run:
     @cached_property
     def embedding_before(self) -> np.ndarray:
         """Validation examples embedded by the untrained model."""
-        return self.untrained(self.choice, self.data).embed(self.data.val_images)
+        return self.untrained(self.choice, self.data).embed(self.validation[0])
+
+    @property
+    def validation(self) -> tuple[Any, np.ndarray]:
+        """Validation examples as the network takes them, and their labels."""
+        if self.data.val_images is None or self.data.val_labels is None:
+            raise Missing("The data have no validation examples.")
+        return self.data.val_images, self.data.val_labels
 
     def embed(self, other: Run) -> np.ndarray:
         """Embed the validation examples of a run on the same data by the best model of this one."""
-        embedding = self.trained(other.choice, other.data).embed(other.data.val_images)
+        embedding = self.trained(other.choice, other.data).embed(other.validation[0])
         if not np.isfinite(embedding).all():
             raise Missing(f"The model in {self.folder.path} embeds validation examples by NaN or infinity.")
         return embedding
@@ -186,10 +193,10 @@ class Run:
         was = self.folder.read_fingerprint()
         if was:
             decoded = data.decoded or data
-            images, val_images = (as_examples(part, "images") for part in (decoded.images, decoded.val_images))
-            now = fingerprint(images, data.labels, val_images, data.val_labels)
-            known = was.keys() & now.keys()
-            what = difference({part: was[part] for part in known}, {part: now[part] for part in known})
+            images = as_examples(decoded.images, "images", cache_gb=0)
+            val = None if decoded.val_images is None else as_examples(decoded.val_images, "images", cache_gb=0)
+            now = fingerprint(images, data.labels, val, data.val_labels)
+            what = difference(was, {part: now[part] for part in now.keys() & was.keys()})
             if what:
                 return f"{what} differ"
         if self.moved is not None:

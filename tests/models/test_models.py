@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from ambient import AMBIENT
+from datasets import Items
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ssdml_fast.data import DataError
+from ssdml_fast.models.digits import DigitsNet
+from ssdml_fast.models.metric import BATCH, untrained
 from ssdml_fast.models.paper import Cifar10Net, MnistNet
 from ssdml_fast.models.preparation import MeanImage, Whitening, apply
 from ssdml_fast.models.rmac import googlenet, regions, rmac, rmac_features
@@ -200,3 +203,23 @@ def test_googlenet_without_torchvision_says_what_to_install(tmp_path, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "torchvision.models", None)
     with pytest.raises(ImportError, match=r"ssdml-fast\[vision\]"):
         googlenet(tmp_path / "w.pth")
+
+
+def test_a_data_set_is_embedded_a_batch_at_a_time(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (300, 1, 8, 8), np.uint8)
+    prepare = MeanImage(torch.from_numpy(images))
+    model = untrained(seeded(DigitsNet, 0), Items(list(images)), 16, 0, prepare=prepare)
+    whole, sizes = model.embed(images), []
+    monkeypatch.setattr(model, "features", lambda part, of=model.features: sizes.append(len(part)) or of(part))
+    np.testing.assert_array_equal(model.embed(Items(list(images))), whole)
+    assert max(sizes) == BATCH and sum(sizes) == 300
+
+
+def test_bytes_that_nothing_prepares_are_refused():
+    images = np.zeros((3, 1, 8, 8), np.uint8)
+    model = untrained(seeded(DigitsNet, 0), images.astype(np.float32), 16, 0)
+    for each in (images, Items(list(images))):
+        with pytest.raises(
+            TypeError, match=r"^images must be float32 where the model has no `prepare`, found torch.ui"
+        ):
+            model.embed(each)

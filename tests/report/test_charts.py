@@ -58,12 +58,12 @@ def test_frames_and_classes_differ_for_colour_blind_people(blindness):
 
 def test_pictures_are_turned_upright_and_floats_scaled():
     colour = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
-    np.testing.assert_array_equal(as_pictures(colour)[1, 2, 3], colour[1, :, 2, 3])
+    np.testing.assert_array_equal(as_pictures(colour, np.arange(len(colour)))[1, 2, 3], colour[1, :, 2, 3])
     pixels = np.array([[[[0.0, 0.0, 4.0]]], [[[2.0, 1.0, 0.0]]]], np.float32)
-    grey = as_pictures(pixels - pixels.mean(0))
+    grey = as_pictures(pixels - pixels.mean(0), np.arange(len(pixels)))
     assert grey[:, 0, :, 0].tolist() == [[0, 0, 255], [127, 63, 0]] and (grey[..., 0] == grey[..., 2]).all()
-    assert as_pictures(np.ones((1, 1, 2, 2), np.float32)).max() == 0
-    assert as_pictures(np.zeros((4, 7))) is None
+    assert as_pictures(np.ones((1, 1, 2, 2), np.float32), np.arange(1)).max() == 0
+    assert as_pictures(np.zeros((4, 7)), np.arange(4)) is None
 
 
 def record(number, **values):

@@ -6,11 +6,14 @@ import base64
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from datasets import Items
+from matplotlib.figure import Figure
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -200,7 +203,7 @@ def change_data(path):
         (lambda path: (path / "model.safetensors").write_bytes(b"x"), [MAPS, RETRIEVAL], "model.safetensors is dam"),
         (lambda path: (path / "propagated.safetensors").write_bytes(b"x"), [PROPAGATED], "safetensors is damaged"),
         (change_propagated, [PROPAGATED], "their number differs"),
-        (propagate_nothing, [PROPAGATED], "Every training example is labelled"),
+        (propagate_nothing, [PROPAGATED], "No unlabelled example got a label"),
         (lambda path: (path / "results.json").unlink(), ["Figures on test examples"], "has no results.json"),
         (change_data, [MAPS, RETRIEVAL, PROPAGATED], "data cannot be loaded: expected train-images"),
     ],
@@ -428,12 +431,81 @@ def test_propagated_labels_are_counted_against_the_truth(runs):
     for i, row in enumerate(section.rows):
         hidden = given < 0
         assert row[:3] == [str(i + 1), f"{hidden.sum():,}", f"{(labels[i] == truth)[hidden].mean():.1%}"]
+        assert row[4] == "0"
     mistakes = {}
     for of, to in zip(truth[labels[1] >= 0], labels[1][labels[1] >= 0], strict=True):
         mistakes[of, to] = mistakes.get((of, to), 0) + (of != to)
     count = max(mistakes.values())
     of, to = re.match(r"(\d) → (\d) ", section.rows[1][3]).groups()
     assert mistakes[int(of), int(to)] == count
+
+
+def section_of(run, title):
+    """One section, made for itself."""
+    made = sections_module.Section(title)
+    sections_module._SECTIONS[title](made, [run])
+    return made
+
+
+def test_examples_without_a_propagated_label_or_a_true_one_are_counted_apart(runs):
+    run = Run(runs[0])
+    hidden = np.flatnonzero(run.data.labels < 0)
+    run.propagated[1, hidden[:7]] = -1
+    truth = run.data.truth.copy()
+    truth[hidden[5:100]] = -1
+    run.data = replace(run.data, truth=truth)
+    section = section_of(run, PROPAGATED)
+    n_known, right = len(hidden) - 95, (run.propagated == truth)[:, hidden] & (truth[hidden] >= 0)
+    for i, n_none in enumerate((0, 7)):
+        row = section.rows[i]
+        assert (row[1], row[4]) == (f"{len(hidden) - n_none:,}", str(n_none))
+        assert row[2] == f"{right[i].sum() / (n_known - 5 * i):.1%}"
+    assert "Those of 95 examples are not known" in section.text and len(section.figures) == 1
+    run.data = replace(run.data, truth=np.where(run.data.labels >= 0, truth, -1))
+    section = section_of(run, PROPAGATED)
+    assert [len(row) for row in [section.header, *section.rows]] == [3, 3, 3] and not section.figures
+    assert "no true label of an unlabelled example is known" in section.missing
+
+
+def test_parts_that_the_data_lack_are_said(runs):
+    run = Run(runs[0])
+    run.data = replace(run.data, val_images=None, val_labels=None)
+    run.results = {"test": {}}
+    for title in (MAPS, RETRIEVAL):
+        with pytest.raises(Missing, match=r"^The data have no validation examples\.$"):
+            section_of(run, title)
+    with pytest.raises(Missing, match="the data have no test part"):
+        section_of(run, FIGURES)
+
+
+def test_pictures_that_are_decoded_when_asked_for_are_looked_up(runs):
+    run, read = Run(runs[0]), []
+    assert run.data.val_images is run.examples.val_images  # digits are taken as they are
+    images = (255 * run.examples.val_images / run.examples.val_images.max()).astype(np.uint8)
+    lazy = Items([lambda i=i: read.append(i) or images[i] for i in range(len(images))])
+    run.examples = replace(run.examples, val_images=lazy)
+    assert len(section_of(run, RETRIEVAL).figures) == 2
+    assert 0 < len(set(read)) < len(images)  # those that are drawn
+
+
+def test_a_section_or_a_figure_that_fails_takes_no_other_with_it(runs, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise MemoryError("Unable to allocate 7 GiB")
+
+    def undrawable(*_, **__):
+        figure = Figure()
+        figure.text(0, 0, "$\\nonsense{$")
+        return figure
+
+    whole, _ = report(runs[0], out=tmp_path / "whole.html")
+    monkeypatch.setattr(sections_module, "draw_maps", fails)
+    monkeypatch.setattr(sections_module, "draw_convergence", undrawable)
+    page, _ = report(runs[0], out=tmp_path / "report.html")
+    assert "This cannot be shown: MemoryError: Unable to allocate 7 GiB." in page.sections[MAPS]["text"]
+    assert "This cannot be drawn: ValueError: " in page.sections["Convergence"]["text"]
+    for title, section in whole.sections.items():
+        assert page.sections[title]["pictures"] == section["pictures"] * (title not in (MAPS, "Convergence"))
+    assert not any("cannot be shown" in section["text"] for section in whole.sections.values())
 
 
 def test_runs_are_named_by_what_differs(runs, tmp_path):
