@@ -110,7 +110,8 @@ def _source(classes: tuple[str, ...], parts: dict[str, _Part], path: Path, accou
 
 def _of_arrays(path: Path) -> Source:
     arrays, left_out, notes = _arrays(path)
-    parts = {part: of_part for part in ("train", "val", "test") if (of_part := _of(arrays, part, path))}
+    others = [entry.name for entry in left_out]
+    parts = {part: of_part for part in ("train", "val", "test") if (of_part := _of(arrays, part, path, others))}
     (train_name, train), _ = parts["train"]
     examples = {}
     for part, ((name, x), y) in parts.items():
@@ -132,8 +133,8 @@ def _of_arrays(path: Path) -> Source:
 _Named = tuple[str, np.ndarray]
 
 
-def _of(arrays: dict[str, np.ndarray], part: str, path: Path) -> tuple[_Named, _Named | None] | None:
-    """The x and y of a part, each with its name in the file."""
+def _of(arrays: dict[str, np.ndarray], part: str, path: Path, others: list[str]) -> tuple[_Named, _Named | None] | None:
+    """The x and y of a part, each with its name in the file; `others` are there too."""
     found: dict[str, _Named] = {}
     for name, array in arrays.items():
         kind, of_part = _ARRAY.fullmatch(name).groups()  # type: ignore[union-attr]
@@ -143,8 +144,19 @@ def _of(arrays: dict[str, np.ndarray], part: str, path: Path) -> tuple[_Named, _
             found[kind] = name, array
     if "x" not in found and (found or part == "train"):
         wanted = "x_train or x" if part == "train" else f"x_{part}"
-        raise DataError(f"expected an array {wanted} in {path}, found {', '.join(sorted(arrays)) or 'none'}")
+        raise DataError(f"expected an array {wanted} in {path}, found {', '.join([*arrays, *others]) or 'none'}")
+    if "y" in found:
+        found["y"] = found["y"][0], _column(*found["y"], path)
     return (found["x"], found.get("y")) if found else None
+
+
+def _column(name: str, y: np.ndarray, path: Path) -> np.ndarray:
+    """Labels, of a single column too, as (N,)."""
+    column = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if column.ndim != 1 or y.dtype.kind not in "biufSU":
+        found = f"{y.dtype} of shape {y.shape}"
+        raise DataError(f"{name} in {path} must be (N,) integers or texts, one of each example, found {found}")
+    return column
 
 
 def _arrays(path: Path) -> tuple[dict[str, np.ndarray], tuple[LeftOut, ...], tuple[str, ...]]:
@@ -205,54 +217,50 @@ def _told(path: Path) -> Iterator[None]:
 
 def _numbered(arrays: dict[str, _Named], path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The classes of all parts together, and labels by them."""
-    columns = {}
-    for part, (name, y) in arrays.items():
-        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-        if y.ndim != 1 or y.dtype.kind not in "biufSU":
-            raise DataError(
-                f"{name} in {path} must be (N,) integers or texts, one of each example, found {y.dtype} of shape "
-                f"{y.shape}"
-            )
-        columns[part] = y
-    if not columns:
+    if not arrays:
         return (), {}
-    if len({y.dtype.kind if y.dtype.kind in "SU" else "number" for y in columns.values()}) > 1:
+    names, columns = zip(*arrays.values(), strict=True)
+    if len({y.dtype.kind if y.dtype.kind in "SU" else "number" for y in columns}) > 1:
         found = ", ".join(f"{name} of {y.dtype}" for name, y in arrays.values())
         raise DataError(f"labels in {path} must be all numbers or all texts, found {found}")
-    ends = np.cumsum([len(y) for y in columns.values()])
-    names = [name for name, _ in arrays.values()]
+    ends = np.cumsum([len(y) for y in columns])
 
     def where(row: int) -> str:
         part = int(np.searchsorted(ends, row, side="right"))
         return f"row {row - (ends[part - 1] if part else 0)} of {names[part]}"
 
-    classes, numbers = number_labels(np.concatenate([*columns.values()]), f"labels in {path}", where)
-    return classes, dict(zip(columns, np.split(numbers, ends[:-1]), strict=True))
+    classes, numbers = number_labels(np.concatenate(columns), f"labels in {path}", where)
+    return classes, dict(zip(arrays, np.split(numbers, ends[:-1]), strict=True))
 
 
 def _examples(x: np.ndarray, name: str, n: int | None) -> np.ndarray:
     if x.size == 0:
         raise DataError(f"{name} must hold at least one example and feature, found shape {x.shape}")
-    if x.ndim < 2 or x.dtype.kind not in "fiu" or (n is not None and len(x) != n):
+    if x.ndim < 2 or x.dtype.kind not in "bfiu" or (n is not None and len(x) != n):
         rows = "a row of each example" if n is None else f"one row for each of {n} labels"
         raise DataError(f"{name} must be numbers, {rows}, found {x.dtype} of shape {x.shape}")
+    if x.ndim == 4:
+        _check_channels(x, name)
     if x.dtype == np.uint8 and x.ndim > 2:
-        _check_channels(x.shape, name)
         return np.asarray(x[:, None] if x.ndim == 3 else x)
     return finite(x, name)
 
 
-def _check_channels(shape: tuple[int, ...], name: str) -> None:
-    if len(shape) != 4 or shape[1] in (1, 3):
+def _check_channels(x: np.ndarray, name: str) -> None:
+    """Refuse images whose channels are last, or four; of floats, which may be maps of features, only the former."""
+    n_channels, last = x.shape[1], x.shape[3]
+    if n_channels in (1, 3) or (x.dtype != np.uint8 and (last not in (1, 3, 4) or min(x.shape[1:3]) < 8)):
         return
-    wanted = f"{name} must be images of shape (N, channels, height, width), the channels first, found {shape}"
-    if shape[3] in (1, 3):
+    wanted = f"{name} must be images of shape (N, channels, height, width), the channels first, found {x.shape}"
+    if last in (1, 3):
         raise DataError(f"{wanted}, whose channels are last: save x.transpose(0, 3, 1, 2)")
-    if shape[1] == 4 or shape[3] == 4:
-        images = "x[:, :3]" if shape[1] == 4 else "x[..., :3].transpose(0, 3, 1, 2)"
-        of = "four" if shape[1] == 4 else "four, which are last"
-        raise DataError(f"{wanted}; the channels must be one (grey) or three (red, green, blue), not {of}: save "
-                        f"{images}, or blend them with their transparency first")  # fmt: skip
+    if n_channels == 4 or last == 4:
+        images = "x[:, :3]" if n_channels == 4 else "x[..., :3].transpose(0, 3, 1, 2)"
+        of = "four" if n_channels == 4 else "four, which are last"
+        raise DataError(
+            f"{wanted}; the channels must be one (grey) or three (red, green, blue), not {of}: save {images}, or blend "
+            f"them with their transparency first"
+        )
 
 
 def finite(x: np.ndarray, name: str, where: Callable[[int], str] = as_row) -> np.ndarray:

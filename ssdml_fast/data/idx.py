@@ -51,8 +51,9 @@ def load_mnist(path: str | os.PathLike[str]) -> Source:
             )
         parts += [images[:, None], labels.astype(np.int64)]
     n_classes = max(int(labels.max(initial=-1)) for labels in parts[1::2]) + 1
-    layout = Account("the four IDX files of MNIST: train and t10k, images and labels")
-    return Source(tuple(map(str, range(n_classes))), *parts, account=layout)
+    images, labels, test_images, test_labels = parts
+    account = Account("the four IDX files of MNIST: train and t10k, images and labels")
+    return Source(tuple(map(str, range(n_classes))), images, labels, test_images, test_labels, account=account)
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:

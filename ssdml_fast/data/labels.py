@@ -133,7 +133,7 @@ def _of_numbers(labels: np.ndarray, name: str, where: Callable[[int], str]) -> t
     unlabelled = np.zeros(len(labels), bool)
     if labels.dtype.kind == "f":
         unlabelled = np.isnan(labels)
-        whole = np.where(unlabelled, -1, labels)
+        whole = np.where(unlabelled, -1, labels).astype(np.float64)
         _check((whole != np.floor(whole)) | (np.abs(whole) > 2**53), labels, name, where)  # beyond: not told apart
         labels = whole.astype(np.int64)
     elif labels.dtype.kind == "u" and labels.size:

@@ -44,6 +44,7 @@ def test_one_rule_of_labels_for_every_type(labels, dtype):
         (["b", "-1", "a"], ("a", "b"), [1, -1, 0]),
         (["10", "9", "-1.0", "007"], ("007", "9", "10"), [2, 1, -1, 0]),
         (np.array([2.0, NAN, -1.0, 0.0]), ("0", "2"), [1, -1, -1, 0]),
+        (np.array([2.0, NAN, -1.0, 0.0], np.float16), ("0", "2"), [1, -1, -1, 0]),
         (np.array([True, False]), ("0", "1"), [1, 0]),
         (np.array([255, 254, 0], np.uint8), ("0", "254", "255"), [2, 1, 0]),
         (np.array([2**63, 5], np.uint64), ("5", str(2**63)), [1, 0]),
@@ -135,6 +136,12 @@ def test_files_of_a_folder_that_are_not_read_are_told(tmp_path):
     assert left_out == {"README.txt": other, "names.npy": other, "old": "a folder"}
 
 
+def test_numbers_of_any_kind_become_float32(tmp_path):
+    for dtype in ("?", "u1", "<i8", ">i2", "f2", ">f4", "f8", "g"):
+        images = load_features(save(tmp_path, x=np.eye(2).astype(dtype))).images
+        assert images.dtype == np.float32 and images.dtype.isnative and images.tolist() == [[1, 0], [0, 1]]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_a_mapped_array_stays_mapped(tmp_path, dtype):
     shape = (6, 5) if dtype == np.float32 else (6, 3, 4, 4)
@@ -151,20 +158,25 @@ def test_grey_images_as_an_array_get_their_channel(tmp_path):
     assert source.images.shape == (4, 1, 7, 5) and source.images.dtype == np.uint8
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
 @pytest.mark.parametrize(
     ("shape", "found", "wanted"),
     [
         ((2, 8, 8, 3), "whose channels are last", "x.transpose(0, 3, 1, 2)"),
-        ((2, 8, 8, 1), "whose channels are last", "x.transpose(0, 3, 1, 2)"),
+        ((2, 8, 9, 1), "whose channels are last", "x.transpose(0, 3, 1, 2)"),
         ((2, 4, 4, 3), "whose channels are last", "x.transpose(0, 3, 1, 2)"),
         ((2, 8, 8, 4), "not four, which are last", "x[..., :3].transpose(0, 3, 1, 2)"),
         ((2, 4, 8, 8), "not four", "x[:, :3]"),
     ],
 )
-def test_images_whose_channels_are_not_first_are_told_what_to_save(tmp_path, shape, found, wanted):
-    x = RNG.integers(256, size=shape, dtype=np.uint8)
+def test_images_whose_channels_are_not_first_are_told_what_to_save(tmp_path, shape, found, wanted, dtype):
+    x = RNG.integers(256, size=shape).astype(dtype)
+    path = save(tmp_path, x=x)
+    if dtype == np.float64 and shape[1] == 4:
+        assert load_features(path).images.shape == shape  # maps of features, say
+        return
     with pytest.raises(DataError) as refusal:
-        load_features(save(tmp_path, x=x))
+        load_features(path)
     message = str(refusal.value)
     assert f"must be images of shape (N, channels, height, width), the channels first, found {shape}" in message
     assert f"{found}: save {wanted}" in message
@@ -193,12 +205,14 @@ def test_rows_that_are_not_finite_are_told(tmp_path, monkeypatch, n, block):
     ("arrays", "message"),
     [
         ({"y": np.array([0, 1])}, "expected an array x_train or x in .* found y"),
+        ({"y": np.array([0, 1]), "x_trian": np.ones((2, 2))}, "expected an array x_train or x in .* found y, x_trian"),
         ({"x": np.ones((2, 2)), "y_test": np.ones(2)}, "expected an array x_test in .* found x, y_test"),
         ({"x": np.ones((2, 2)), "x_val": np.ones((2, 2))}, "x_val in .* must come with its labels, found no y_val"),
         ({"x": np.ones((2, 2)), "x_train": np.ones((2, 2))}, "must hold one x of the train part, found x and x_train"),
         ({"x": np.ones((2, 2)), "X": np.ones((2, 2))}, "must hold one x of the train part, found [xX] and [xX]"),
         ({"x": np.ones((2, 2)), "y": np.array([0.5, 1])}, "labels in .* found '0.5' in row 0 of y"),
         ({"x": np.ones((2, 2)), "y": np.ones((2, 2))}, r"y in .* must be \(N,\) integers or texts"),
+        ({"x": np.ones((2, 2)), "y": np.int64(1)}, r"y in .* must be \(N,\) .* found int64 of shape \(\)"),
         ({"x": np.ones((2, 2)), "y": np.array([0, -2])}, "found '-2' in row 1 of y"),
         ({"x": np.ones((3, 2)), "y": np.array([0, 1])}, "x in .* one row for each of 2 labels"),
         ({"x": np.array([[np.inf], [1]]), "y": np.array([0, 1])}, "x in .* must be finite, found inf in row 0, col"),
