@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+ROOT = Path("/")
+
 
 def usable_cores() -> int:
     """Count the cores that the process may use: of the machine, of its affinity, of its container's quota.
@@ -26,18 +28,18 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # not on Linux
         cores = os.cpu_count() or 1
-    return max(1, min([cores, *map(math.ceil, _quotas(Path("/")))]))
+    return max(1, min([cores, *map(math.ceil, _quotas())]))
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """Quotas of the control groups of this process, in cores; `root` is that of the file system."""
+def _quotas() -> Iterator[float]:
+    """Quotas of the control groups of this process, in cores."""
     with contextlib.suppress(OSError, ValueError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
+        for line in (ROOT / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:  # the unified hierarchy, where a group is bound by those that it is in, too
-                mount, file = root / "sys/fs/cgroup", "cpu.max"
+                mount, file = ROOT / "sys/fs/cgroup", "cpu.max"
             elif "cpu" in controllers.split(","):
-                mount, file = root / "sys/fs/cgroup" / controllers, "cpu.cfs_quota_us"
+                mount, file = ROOT / "sys/fs/cgroup" / controllers, "cpu.cfs_quota_us"
             else:
                 continue
             group = mount / path.lstrip("/")

@@ -7,7 +7,7 @@ differ (Display P3, Adobe RGB) are near to those that are stored.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,16 +54,22 @@ def as_background(background: str) -> tuple[int, ...]:
     >>> as_background("#ff8000")
     (255, 128, 0)
     """
-    from PIL import ImageColor
-
     if not isinstance(background, str):
         raise TypeError(f"background must be the name of a colour or #rrggbb, found {background!r}")
-    colour: tuple[int, ...] = ()
-    with contextlib.suppress(ValueError):
-        colour = ImageColor.getrgb(background)
+    colour = _rgb(background)
     if len(colour) != 3:
         raise ValueError(f"background must be the name of a colour or #rrggbb, found {background!r}")
     return colour
+
+
+@functools.lru_cache
+def _rgb(colour: str) -> tuple[int, ...]:
+    from PIL import ImageColor
+
+    try:
+        return ImageColor.getrgb(colour)
+    except ValueError:
+        return ()
 
 
 def rawmode_of(image: Image.Image) -> str:

@@ -67,7 +67,7 @@ def _why(error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Show no warnings of Pillow's, from whichever thread: what it warns of is decided here.
+    """Show no warnings of Pillow's, from whichever thread: what may be decoded is decided here.
 
     Filters of warnings belong to the process, so that the first thread in sets them, and the last out puts them back.
     """

@@ -22,14 +22,15 @@ SIGNATURES = {
     "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # with the length of a header that there is
     "TIFF": rb"II[*+]\0|MM\0[*+]",
     "PPM": rb"P[1-6][\s#]|P[fF]\s",
-    "AVIF": rb"....ftypavi[fs]|....ftyp(mif1|msf1|miaf).{0,40}avi[fs]",
-    "HEIF": rb"....ftyp(hei[cfmsx]|hev[cmsx]|mif1|msf1|miaf)",
+    "AVIF": rb"....ftypavi[fs]|....ftyp(?:mif1|msf1|miaf).{0,40}avi[fs]",
+    "HEIF": rb"....ftyp(?:hei[cfmsx]|hev[cmsx]|mif1|msf1|miaf)",
     "JPEG2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
     "QOI": rb"qoif",
     "SGI": rb"\x01\xda[\0\x01][\x01\x02]\0[\x01-\x03]",
     "PCX": rb"\n[\0\x02\x03\x05][\0\x01][\x01\x02\x04\x08]",
     "ICO": rb"\0\0\x01\0[^\0]\0",
 }  # by Pillow's names; the first that fits
+BEGINNING = re.compile(b"|".join(b"(?P<%s>%s)" % (n.encode(), p) for n, p in SIGNATURES.items()), re.DOTALL)
 
 
 def format_of(head: bytes) -> str | None:
@@ -40,7 +41,8 @@ def format_of(head: bytes) -> str | None:
     >>> format_of(b"GIF89a..."), format_of(b"%!PS-Adobe-3.0 EPSF-3.0")
     ('GIF', None)
     """
-    return next((name for name, pattern in SIGNATURES.items() if re.match(pattern, head[:HEAD], re.DOTALL)), None)
+    found = BEGINNING.match(head[:HEAD])
+    return found.lastgroup if found else None
 
 
 def is_picture(file: File) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .bounds import check_pixels, room
 from .orientation import of_exif, of_xmp, upright
@@ -17,8 +16,7 @@ MODES = {1: "L", 3: "RGB"}  # by the number of components
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What a plain JPEG file says before its pixels: their size as they are stored, L or RGB, which way up."""
 
     width: int

@@ -11,6 +11,7 @@ large pictures are decoded at once (:mod:`~ssdml_fast.data.bounds`), so that man
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import threading
@@ -314,7 +315,7 @@ def decode_image(
     """
     checked, crop, colour = check_how(size, crop, background)
     side = checked if isinstance(checked, int) else None
-    with quiet(), told(name):
+    with told(name):
         image = _planes_of(file, side, grey, crop, colour, draft, None)
     if side is None and image.shape[1:] != checked:
         raise DataError(
@@ -340,7 +341,7 @@ def open_image(
     """
     require("decoding image files", "PIL")
     colour = as_background(background)
-    with quiet(), told(name):
+    with told(name):
         return _decoded(file, mode, draft, colour)
 
 
@@ -403,9 +404,8 @@ def _decoded(file: File, mode: str, draft: int | None, background: tuple[int, ..
     data = read(file)
     image = decode_jpeg(data, draft)
     if image is None:
-        image = _opened(io.BytesIO(data), data[:HEAD])
-        rawmode, extent = rawmode_of(image), _extent(image)
-        with room(*image.size):
+        with quiet(), _opened(io.BytesIO(data), data[:HEAD]) as image, room(*image.size):
+            rawmode, extent = rawmode_of(image), _extent(image)
             image.load()
             if extent:  # of a GIF file's first frame; beside it there is nothing
                 image = _beside(image, extent)
@@ -440,7 +440,7 @@ def _header(file: File, background: tuple[int, ...]) -> tuple[int, int, bool]:
             check_pixels(*size)
         else:
             opened.seek(0)
-            with _opened(opened, head[:HEAD]) as image:
+            with quiet(), _opened(opened, head[:HEAD]) as image:
                 size, orientation = image.size, orientation_of(image)
                 grey = is_grey(image, rawmode_of(image), background)
                 if image.format == "PNG" and orientation == 1 and "exif" not in image.info:
@@ -498,28 +498,26 @@ def check_how(
         size = tuple(scalars.as_int(side, "size", 1) for side in size)
     elif size is not None:
         size = scalars.as_int(size, "size", 1)
-    if isinstance(crop, bool) or not isinstance(crop, int | float | np.floating | np.integer):
-        raise TypeError(f"crop must be a number above 0 and at most 1, found {crop!r}")
+    crop = scalars.as_float(crop, "crop")
     if not 0 < crop <= 1:
         raise ValueError(f"crop must be above 0 and at most 1, found {crop}")
     if crop != 1 and not isinstance(size, int):
         raise ValueError(f"crop must be 1 where size is no number, found {crop}")
-    return size, float(crop), as_background(background)
+    return size, crop, as_background(background)
 
 
 def _agreed(
     parts: Sequence[Part], size: int | tuple[int, ...] | None, grey: bool | None, background: str
 ) -> tuple[tuple[int, ...], bool]:
     """Size, if it is not a number, and whether all pictures are grey, by their headers."""
-    if isinstance(size, int) and grey is not None:
+    files = [file for part in parts for file in part[0]]
+    if isinstance(size, int):
+        if grey is None:  # a grey photograph among coloured ones does not take their colours
+            grey = all(_is_grey(file, as_background(background)) for file in files)
         return (), grey
-    files, names = ([file for part in parts for file in part[0]], [name for part in parts for name in part[1]])
+    names = [name for part in parts for name in part[1]]
     looked = look(files, names, background)
     sound = np.setdiff1d(np.arange(len(files)), [row for row, _ in looked.damaged])
-    if grey is None:
-        grey = bool(looked.grey[sound].all())
-    if isinstance(size, int):
-        return (), grey
     found = looked.sizes[sound]
     common = size or tuple(int(side) for side in found[0]) if len(found) else (0, 0)
     if (other := (found != common).any(1)).any():
@@ -529,7 +527,14 @@ def _agreed(
             f"all images must be of {common[1]}x{common[0]} pixels{' as the first' if size is None else ''}, or be "
             f"resized, found {width}x{height} in {names[sound[first]]} ({other.sum()} of {len(found)} differ)"
         )
-    return common, grey
+    return common, bool(looked.grey.all()) if grey is None else grey
+
+
+def _is_grey(file: File, background: tuple[int, ...]) -> bool:
+    """Whether there are shades of grey only; where that cannot be told, it takes nobody's colours."""
+    with contextlib.suppress(DamagedPictures), told(""):
+        return _header(file, background)[2]
+    return True
 
 
 def _each(

@@ -486,7 +486,7 @@ def test_squares_are_taken_of_any_shape(shape):
     [
         ({"crop": 0}, "crop must be above 0"),
         ({"crop": 1.1}, "crop must be above 0"),
-        ({"crop": float("nan")}, "crop must be above 0"),
+        ({"crop": float("nan")}, "crop must be finite"),
         ({"crop": "1"}, "crop must be a number"),
         ({"crop": True}, "crop must be a number"),
         ({"crop": 0.5, "size": (4, 4)}, "crop must be 1 where size"),
