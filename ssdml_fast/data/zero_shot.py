@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from .dataset import DataError
-from .files import existing
+from .dataset import Account, DataError
+from .files import existing, some_lines
 from .images import ImageFiles
 
 
@@ -29,7 +30,7 @@ def cub200(path: str | os.PathLike[str]) -> ImageFiles:
     Raises
     ------
     DataError
-        If a file is missing or damaged.
+        If a list is missing or damaged, or images are missing.
     """
     root = _root(path, "CUB_200_2011", "images.txt")
     names = _table(root / "images.txt")
@@ -58,7 +59,7 @@ def cars196(path: str | os.PathLike[str]) -> ImageFiles:
     Raises
     ------
     DataError
-        If a file is missing or damaged.
+        If a list is missing or damaged, or images are missing.
     """
     root = Path(path)
     if (root / "devkit").is_dir():
@@ -99,7 +100,7 @@ def stanford_online_products(path: str | os.PathLike[str]) -> ImageFiles:
     Raises
     ------
     DataError
-        If a file is missing or damaged.
+        If a list is missing or damaged, or images are missing.
     """
     root = _root(path, "Stanford_Online_Products", "Ebay_train.txt")
     entries = []
@@ -120,13 +121,20 @@ def stanford_online_products(path: str | os.PathLike[str]) -> ImageFiles:
 
 def _split(root: Path, entries: list[tuple[str, int]], classes: tuple[str, ...], n_train: int) -> ImageFiles:
     """Classes below `n_train` train, the others test."""
+    missing = [name for name, _ in entries if not os.path.isfile(f"{root}/{name}")]
+    if missing:
+        raise DataError(
+            f"{root} must hold the {len(entries)} images that it lists, found {len(missing)} missing:"
+            f"{some_lines(missing)}"
+        )
     parts: list = []
     for chosen in ([e for e in entries if e[1] < n_train], [e for e in entries if e[1] >= n_train]):
         if not chosen:
             raise DataError(f"{root} must list images of training and of test classes")
         names = [name for name, _ in chosen]
         parts += [names, [root / name for name in names], np.array([c for _, c in chosen], np.int64)]
-    return ImageFiles(classes, *parts)
+    layout = f"the published lists: {n_train} classes for training, others for testing"
+    return replace(ImageFiles(classes, *parts), account=Account(layout))
 
 
 def _root(path: str | os.PathLike[str], name: str, mark: str) -> Path:

@@ -36,6 +36,12 @@ def write_image(path, pixels):
     image.fromarray(pixels).save(path)
 
 
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
 def pixels(*shape):
     return RNG.integers(256, size=shape, dtype=np.uint8)
 
@@ -373,6 +379,8 @@ def test_cub200_splits_by_species(tmp_path):
     (root / "images" / names[0]).unlink()
     with pytest.raises(DataError, match=r"001.Bird/0.jpg cannot be decoded: there is no such file"):
         found.decode(8)
+    with pytest.raises(DataError, match=r"8 images that it lists, found 1 missing:\n  images/001\.Bird/0\.jpg$"):
+        cub200(root)
     (root / "image_class_labels.txt").write_text("1 9\n")
     with pytest.raises(DataError, match=r"image_class_labels.txt"):
         cub200(root)
@@ -398,6 +406,11 @@ def test_cars196_reads_both_published_layouts(tmp_path):
         one / "cars_annos.mat",
         {"annotations": annotations("relative_im_path", files, [1, 2, 1]), "class_names": models},
     )
+    with pytest.raises(
+        DataError, match=r"3 images that it lists, found 3 missing:\n  car_ims/1\.jpg\n  car_ims/2\.jpg\n"
+    ):
+        cars196(one)
+    touch(one, *files)
     found = cars196(one)
     assert found.names == [files[0], files[2]] and found.labels.tolist() == [0, 0]
     assert found.test_names == [files[1]] and found.classes == ("A 2000", "B 2001")
@@ -407,6 +420,7 @@ def test_cars196_reads_both_published_layouts(tmp_path):
     with pytest.raises(DataError, match=r"cars_test_annos_withlabels.mat, found"):
         cars196(kit)
     savemat(kit / "cars_test_annos_withlabels.mat", {"annotations": annotations("fname", ["1.jpg"], [2])})
+    touch(kit, "cars_train/1.jpg", "cars_test/1.jpg")
     found = cars196(kit)
     assert (found.names, found.test_names) == (["cars_train/1.jpg"], ["cars_test/1.jpg"])
     (kit / "devkit/cars_meta.mat").write_bytes(b"no mat")
@@ -420,7 +434,12 @@ def test_stanford_online_products_keeps_the_published_split(tmp_path):
     with pytest.raises(DataError, match=r"Ebay_test.txt, found Ebay_train.txt"):
         stanford_online_products(tmp_path)
     (tmp_path / "Ebay_test.txt").write_text(head + "4 3 2 c/3_0.JPG\n")
+    touch(tmp_path, "b/1_0.JPG", "b/1_1.JPG", "b/2_0.JPG")
+    with pytest.raises(DataError, match=r"4 images that it lists, found 1 missing:\n  c/3_0\.JPG$"):
+        stanford_online_products(tmp_path)
+    touch(tmp_path, "c/3_0.JPG")
     found = stanford_online_products(tmp_path)
+    assert found.account.layout == "the published lists: 2 classes for training, others for testing"
     assert found.labels.tolist() == [0, 0, 1] and found.test_labels.tolist() == [2]
     assert found.test_files == [tmp_path / "c/3_0.JPG"]
     (tmp_path / "Ebay_test.txt").write_text(head + "4 3\n")
@@ -470,6 +489,7 @@ def prepare_annotations(folder):
     files, models = ["1.jpg", "2.jpg"], np.array([["A 2000", "B 2001"]], dtype=object)
     content = {"annotations": annotations("relative_im_path", files, [1, 2]), "class_names": models}
     savemat(folder / "cars_annos.mat", content)
+    touch(folder, *files)
     return folder / "cars_annos.mat", lambda: cars196(folder)
 
 
