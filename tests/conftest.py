@@ -21,6 +21,8 @@ from ssdml_fast import EdgeAffinity, KnnGraph, _core
 
 pytest.register_assert_rewrite("on_device")  # its assertions explain themselves, as those of test files do
 
+os.environ["SSDML_FAST_CACHE"] = ""  # what a test computes, it computes, and in no folder of whoever runs it
+
 settings.register_profile(
     "ssdml_fast",
     deadline=None,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
-import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .._files import replace_atomically
+
 DIGITS = 300  # of an integer at most, which a float can hold
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")  # what a process that was killed within write_atomically leaves
 
 
 class RunError(Exception):
@@ -23,26 +20,17 @@ class RunError(Exception):
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let `write` fill a new file, then put it in the place of `path` in one step.
 
-    Whatever lies in the folder, nothing outside is written: the new file has a name that nobody can foresee and is made
-    by this call or not at all, and where `path` is a link, the link is replaced.
+    As :func:`ssdml_fast._files.replace_atomically`.
 
     Raises
     ------
     RunError
         If the file cannot be written, as on a full disk; what was at `path` is still there.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as file:  # x: by O_EXCL, which follows no link
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_atomically(path, write)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch's, of a full disk
         raise RunError(f"{path} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def to_json(content: Any, indent: int | None = None) -> str:
