@@ -15,7 +15,7 @@ from . import labels as of_labels
 from . import tables
 from .dataset import Account, DataError, LeftOut, Source
 from .files import beside
-from .labels import PARTS, as_row, number_labels, parts_of
+from .labels import PARTS, alike, as_row, number_labels, parts_of
 
 BLOCK = 1 << 22  # numbers that are checked at once: of a file that is mapped no more lies in memory
 NAMES = ("path", "id", "name")  # a table's columns that tell examples apart; the first is used
@@ -101,7 +101,7 @@ def _source(classes: tuple[str, ...], parts: dict[str, _Part], path: Path, accou
     train, val, test = (parts.get(name, none) for name in ("train", "val", "test"))
     return Source(
         classes, train.images, train.labels, test.images, test.labels, val.images, val.labels, train.names, test.names,
-        val.names, account.adding(left_out),
+        val.names, account.adding(left_out, alike(classes)),
     )  # fmt: skip
 
 

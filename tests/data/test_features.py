@@ -295,6 +295,13 @@ def test_a_table_of_numbers_alone_has_no_labels(tmp_path):
     assert source.names is None and source.account.layout == "a table of 2 features"
 
 
+def test_classes_that_are_hardly_told_apart_are_noted(tmp_path):
+    (tmp_path / "t.csv").write_text("label,x\ncat,1\nCat,2\ndog,3\n")
+    source = load_features(tmp_path / "t.csv")
+    assert source.classes == ("Cat", "cat", "dog")
+    assert source.account.notes == ("classes that differ in letter case only: Cat and cat",)
+
+
 @pytest.mark.parametrize("index", [False, True])
 def test_a_frame_of_embeddings_is_read_from_parquet(tmp_path, index):
     pandas = pytest.importorskip("pandas")
