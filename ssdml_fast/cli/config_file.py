@@ -79,6 +79,8 @@ class ConfigFile:
         values = self.top | self.table
         for name, value in values.items():
             of = (own | others)[name]
+            if name == "labels_per_class" and type(value) is int:
+                continue  # a number is as good as its text
             if type(value) is not of and not (of is float and type(value) is int):
                 raise ValueError(f"config {self.path} must give {KINDS[of]} for {name}, found {value!r}")
         return {name: str(value) for name, value in values.items()}

@@ -11,7 +11,9 @@ import typer
 from typer.core import TyperCommand
 
 from .._settings import Settings, told
+from ..data.settings import DataSettings
 from ..methods import settings_of
+from ..models.settings import NetworkSettings
 from ..runs.folder import RunFolder
 from ..train.config import Config
 from ..train.stored import read_run
@@ -25,7 +27,8 @@ OWN = {
     for each in parameters_of(train)
     if each.name not in APART
 }
-AT_THE_TOP = OWN | {each.name: each.kind for each in told(Config)}
+SHARED = {"The data": DataSettings, "The network": NetworkSettings, "Settings of every method": Config}
+AT_THE_TOP = OWN | {each.name: each.kind for kind in SHARED.values() for each in told(kind)}
 """Name and type of what a file can set beside the settings of a method."""
 
 
@@ -54,7 +57,8 @@ class TrainCommand(TyperCommand):
 
 def train_by(method: str) -> Callable[..., Any]:
     """Return the command with the settings of a method, and those of every method, as options."""
-    return with_settings(train, {f"Settings of {method}": settings_of(method), "Settings of every method": Config})
+    data, network, every = SHARED.items()
+    return with_settings(train, dict((data, network, (f"Settings of {method}", settings_of(method)), every)))
 
 
 def value_of(option: str, args: list[str]) -> str | None:

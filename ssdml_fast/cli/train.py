@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,24 +15,28 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .._settings import divided
-from ..data.dataset import DataError
-from ..data.load import LOADERS, PHOTOGRAPHS, absolute
+from .._settings import Settings, divided, told
+from ..data.settings import DataSettings, from_stored
 from ..methods import METHODS, load_method, settings_of
 from ..methods.recipes import settings as recipe_settings
+from ..models.settings import NetworkSettings
 from ..runs.folder import RunFolder, new_folder, write_atomically
 from ..train.config import ELSEWHERE, Config
 from ..train.records import COLLAPSED, DIVERGED, why
 from ..train.stored import StoredTraining, read_run
+from .header import header
 from .settings import errors_told
+from .waiting import waiting
 
 if TYPE_CHECKING:  # torch and scikit-learn are imported inside the commands, so that --help answers at once
+    from ..data.dataset import Dataset
+    from ..models.networks import Choice
+    from ..runs.inputs import Inputs
     from ..train.engine import Fitted
 
 METHOD = "ssdml"  # where none is named
-CALLS = ("resume", "tensorboard")  # options of one call of the command, not of the training
+CALLS = ("resume", "tensorboard", "strict")  # options of one call of the command, not of the training
 MOVES = (*ELSEWHERE, "data")  # what a training that is resumed may be given anew
-TRAINED = [kind for kind in LOADERS if kind not in PHOTOGRAPHS]
 
 
 def train(
@@ -65,10 +69,6 @@ def train(
             metavar="NAME",
         ),
     ] = METHOD,
-    data: Annotated[
-        str, typer.Option(help=f"'digits', which come with scikit-learn, or KIND:PATH; KIND: {', '.join(TRAINED)}.")
-    ] = "digits",
-    labels_per_class: Annotated[int, typer.Option(help="Labelled training examples of each class.")] = 10,
     recipe: Annotated[
         str,
         typer.Option(
@@ -80,43 +80,63 @@ def train(
         bool,
         typer.Option("--tensorboard", help="Write TensorBoard logs to the run folder; may be given with --resume."),
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse data of which anything is left out, rather than say so.")
+    ] = False,
     **settings: Any,
 ) -> None:
     """Train on a data set, most of it unlabelled, and report on held-out examples.
 
-    Without --data: scikit-learn's handwritten digits. The network goes with the data: the SSDML paper's for images of
-    28x28 (MNIST, Fashion-MNIST) and for colour images of 32x32 (CIFAR-10), none for features, where L alone is trained.
-    Each goes with settings of its own, rather than with the defaults below: see config.json in the run folder.
+    Without --data: scikit-learn's handwritten digits. With --data images:FOLDER, your own: a folder for each class,
+    and one called unlabelled. The network goes with the images: the SSDML paper's for those of 28x28 (MNIST,
+    Fashion-MNIST) and for colours of 32x32 (CIFAR-10), a small one up to 64x64, a pretrained backbone for photographs;
+    none for features, where L alone is trained. Each goes with settings of its own, rather than with the defaults
+    below: see config.json in the run folder.
     """
     sources = {name: context.get_parameter_source(name) for name in context.params if name not in CALLS}
     given = {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")}
     own = {name: value for name, value in settings.items() if name in given}
-    with _folder(out) if resume is None else nullcontext(resume) as path:
+    console = Console()
+    if resume is None:
+        with _interruptible(console), errors_told():
+            _training(method, recipe, own)  # refuses what no data make right
+            data, network = DataSettings(**_named(DataSettings, own)), NetworkSettings(**_named(NetworkSettings, own))
+            seed = Config(**_named(Config, own)).seed
+            if out is not None:
+                RunFolder(out).refuse_used()
+            inputs, examples = _load(console, data, network, seed, strict)
+            training = _training(method, recipe, own, examples)
+        with _folder(out) as path:
+            dataset = data.stored(bool((examples.truth < 0).any()))
+            run = RunFolder(path, dataset, asdict(inputs.choice.settings))
+            with _interruptible(console, run):
+                _run(console, run, inputs.choice, examples, training, tensorboard, is_new=True)
+        return
+    run, again = RunFolder(resume), ["--data", own["data"]] if "data" in own else []
+    with _interruptible(console, run, again):
         with errors_told():
-            if resume is None:
-                training = _training(method, recipe_settings(method, recipe) | own)  # refuses what no data make right
-                run = RunFolder(path, {"name": absolute(_trainable(data)), "labels_per_class": labels_per_class})
-            else:
-                if more := sorted({"config_file": "config"}.get(name, name) for name in given.difference(MOVES)):
-                    raise ValueError(f"resume takes every setting from the run; found also {', '.join(more)}")
-                run = RunFolder(path)
-                training = read_run(run)
-                training = replace(training, config=replace(training.config, **own))
-        try:
-            if resume is None:
-                _run(run, training, tensorboard, recipe, own)
-            else:
-                _run(run, training, tensorboard, data=data if "data" in given else None)
-        except KeyboardInterrupt:
-            console = Console()
-            if run.resumable:
-                console.print(f"\nStopped; the training is saved in {run.path}. To continue:", soft_wrap=True)
-                again = ["ssdml-fast", "train", "--resume", str(run.path)]
-                again += ["--data", data] if resume is not None and "data" in given else []
-                console.print(f"  {shlex.join(again)}", soft_wrap=True, highlight=False, markup=False)
-            else:
-                console.print("\nStopped before there was anything to save.")
-            raise typer.Exit(130) from None
+            if more := sorted({"config_file": "config"}.get(name, name) for name in given.difference(MOVES)):
+                raise ValueError(f"resume takes every setting from the run; found also {', '.join(more)}")
+            training = read_run(run)
+            training = replace(training, config=replace(training.config, **_named(Config, own)))
+            data, network = from_stored(run.dataset, own.get("data")), NetworkSettings(**run.network)
+            inputs, examples = _load(console, data, network, training.config.seed, strict)
+        _run(console, run, inputs.choice, examples, training, tensorboard)
+
+
+@contextmanager
+def _interruptible(console: Console, run: RunFolder | None = None, again: Sequence[str] = ()) -> Iterator[None]:
+    """End by Ctrl-C with a word on how to go on, by the options `again` among others."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run is not None and run.resumable:
+            console.print(f"\nStopped; the training is saved in {run.path}. To continue:", soft_wrap=True)
+            command = shlex.join(["ssdml-fast", "train", "--resume", str(run.path), *again])
+            console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+        else:
+            console.print("\nStopped before there was anything to save.")
+        raise typer.Exit(130) from None
 
 
 @contextmanager
@@ -139,65 +159,63 @@ def _folder(out: Path | None) -> Iterator[Path]:
                     parent.rmdir()
 
 
-def _trainable(name: str) -> str:
-    """Return the name of the data, unless they are of a kind that no network here takes; they are not read for that."""
-    kind = name.partition(":")[0]
-    if kind in PHOTOGRAPHS:
-        raise DataError(
-            f"data must be digits or KIND:PATH with KIND one of {', '.join(TRAINED)}, found {kind}: describe its "
-            "photographs by features first, as ssdml_fast.models.rmac does, and give those as features:PATH"
-        )
-    return name
+def _named(kind: type[Settings], settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that a class declares."""
+    return {each.name: settings[each.name] for each in told(kind) if each.name in settings}
 
 
-def _training(method: str, settings: dict[str, Any]) -> StoredTraining:
+def _training(method: str, recipe: str, own: dict[str, Any], examples: Dataset | None = None) -> StoredTraining:
+    """Settings of a training: those of the recipe for the examples, if they are known, and the user's own."""
+    from ..data.examples import as_examples
+
+    shape = () if examples is None else as_examples(examples.images, "images").shape
+    settings = recipe_settings(method, recipe, shape)
+    if examples is not None and examples.val_labels is None:
+        settings["select"] = "last"
     kind = settings_of(method)
-    own, engines = divided(settings, kind, Config)
-    return StoredTraining(method, kind(**own), Config(**engines))
+    of_method, of_engine = divided(settings | _named(kind, own) | _named(Config, own), kind, Config)
+    return StoredTraining(method, kind(**of_method), Config(**of_engine))
+
+
+def _load(
+    console: Console, data: DataSettings, network: NetworkSettings, seed: int, strict: bool
+) -> tuple[Inputs, Dataset]:
+    """Load the data, say what was understood of them, and prepare them for the network."""
+    from ..runs.inputs import load_inputs
+
+    with waiting(console, "decoding images") as progress:
+        inputs = load_inputs(data, network, seed, strict, progress)
+    console.print(data.data, soft_wrap=True, markup=False, highlight=False)
+    for name, text in header(inputs.examples):
+        console.print(f"  {name:<11} {text}", soft_wrap=True, markup=False, highlight=False)
+    with waiting(console, "describing images") as progress:
+        return inputs, inputs.choice.prepared(inputs.examples, progress)
 
 
 def _run(
+    console: Console,
     run: RunFolder,
+    choice: Choice,
+    examples: Dataset,
     training: StoredTraining,
     tensorboard: bool,
-    recipe: str = "",
-    own: dict[str, Any] | None = None,
-    data: str | None = None,
+    is_new: bool = False,
 ) -> None:
-    """Train, report, and fill the run folder; settings that are not the user's `own` are the recipe's.
-
-    With None of them, resume with those of `training`, on `data` if they were moved.
-    """
-    console = Console()
-    from ..models.networks import choose
+    """Train, report, and fill the run folder."""
     from ..models.seeded import seeded
     from ..report.maps import draw_held_out
     from ..runs.figures import HeldOut
-    from ..runs.run import load_examples
     from ..train.device import described, network_device
     from ..train.tensorboard import TensorBoard
     from ..train.training import fit
     from .live import Live
     from .tables import held_out_table
 
+    config = training.config
     with errors_told():
         logs = TensorBoard(run.tensorboard) if tensorboard else None
-        examples = load_examples(run, training.config.seed, data)
-        shape = examples.images.shape[1:]
-        choice = choose(shape)
-        examples = choice.prepared(examples)
-        if own is not None:
-            training = _training(training.method, recipe_settings(training.method, recipe, shape) | own)
-        config = training.config
-        where = described(network_device(config))
-    n_labelled = int((examples.labels >= 0).sum())
-    console.print(
-        f"{data or run.dataset['name']}: {n_labelled} labelled and {len(examples.labels) - n_labelled} unlabelled "
-        f"training examples, {len(examples.val_labels)} validation, {len(examples.test_labels)} test",
-        soft_wrap=True,
-        markup=False,
-    )
-    console.print(f"{training.method} on {where}", soft_wrap=True, highlight=False, markup=False)
+        where = network_device(config)
+    console.print(f"{training.method} on {described(where)}", soft_wrap=True, highlight=False, markup=False)
     with Live(console) as live, closing(logs) if logs else nullcontext(), errors_told():
 
         def on_validation(record: dict[str, Any]) -> None:
@@ -206,8 +224,8 @@ def _run(
                 logs(record)
 
         fitted = fit(
-            seeded(choice.network, config.seed), examples, None, training.method, training.settings, config, run=run,
-            resume=own is None, on_validation=on_validation, on_batch=live.batch,
+            seeded(choice.network, config.seed), examples, None, training.method, training.settings, config,
+            prepare=choice.taken, run=run, resume=not is_new, on_validation=on_validation, on_batch=live.batch,
         )  # fmt: skip
     console.print(_verdict(fitted, config.select), soft_wrap=True)
 

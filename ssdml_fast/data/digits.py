@@ -38,12 +38,21 @@ def load_digits(seed: int = 0, labels_per_class: int | str | None = None) -> Dat
     >>> data.images.shape[1:], int((data.labels >= 0).sum())
     ((1, 8, 8), 100)
     """
-    require("load_digits", "sklearn")
+    return centred(read_digits().split(seed, labels_per_class))
+
+
+def read_digits() -> Source:
+    """Load scikit-learn's digits with all their labels, pixels scaled to [0, 1]."""
+    require("the digits", "sklearn")
     from sklearn import datasets  # deferred: scikit-learn takes a second to import
 
     pixels, classes = datasets.load_digits(return_X_y=True)
     images = (pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    account = Account("scikit-learn's digits")
-    data = Source(tuple("0123456789"), images, classes.astype(np.int64), account=account).split(seed, labels_per_class)
+    account = Account("the 8x8 digits of scikit-learn")
+    return Source(tuple("0123456789"), images, classes.astype(np.int64), account=account)
+
+
+def centred(data: Dataset) -> Dataset:
+    """Subtract the mean training image."""
     mean = data.images.mean(0)
     return data.map(lambda part: part - mean)

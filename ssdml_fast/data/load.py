@@ -4,32 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .cifar10 import load_cifar10
-from .dataset import DataError, Dataset, Source
-from .digits import load_digits
+from .dataset import Account, DataError, Dataset, Source
+from .digits import centred, read_digits
 from .features import load_features
 from .idx import load_mnist
-from .images import image_folder
+from .images import ImageFiles, image_folder
+from .photo_table import photo_table
+from .relabel import with_labels
+from .unlabelled import with_unlabelled
 from .zero_shot import cars196, cub200, stanford_online_products
 
 SIZE = 227  # pixels a side of zero-shot images in memory: what a network's usual crop of 224 leaves room in
 
-PHOTOGRAPHS = ("cub200", "cars196", "sop")  # no network here takes them: they are described by features first
-
-LOADERS: dict[str, Callable[[Path], Source]] = {
+LOADERS: dict[str, Callable[[Path], Source | ImageFiles]] = {
     "mnist": load_mnist,
     "fashion-mnist": load_mnist,
     "cifar10": load_cifar10,
-    "cub200": lambda path: cub200(path).decode(SIZE),
-    "cars196": lambda path: cars196(path).decode(SIZE),
-    "sop": lambda path: stanford_online_products(path).decode(SIZE),
-    "images": lambda path: image_folder(path).decode(),
+    "cub200": cub200,
+    "cars196": cars196,
+    "sop": stanford_online_products,
+    "images": image_folder,
+    "table": photo_table,
     "features": load_features,
 }
+ZERO_SHOT = ("cub200", "cars196", "sop")
 
 
-def load(name: str, seed: int = 0, labels_per_class: int = 10) -> Dataset:
+def load(
+    name: str,
+    seed: int = 0,
+    labels_per_class: int | str | None = None,
+    *,
+    unlabelled: str | None = None,
+    labels: str | None = None,
+    image_size: int | None = None,
+    background: str = "white",
+    skip_damaged: bool = False,
+    strict: bool = False,
+) -> Dataset:
     """Load a data set and split it for semi-supervised training.
 
     Parameters
@@ -37,16 +52,30 @@ def load(name: str, seed: int = 0, labels_per_class: int = 10) -> Dataset:
     name : str
         ``"digits"``, which comes with scikit-learn, or the kind and the path of files, as in ``"mnist:data/mnist"``:
         ``mnist``, ``fashion-mnist``, ``cifar10``, ``cub200``, ``cars196``, ``sop`` (Stanford Online Products),
-        ``images`` (a folder per class), ``features`` (``.npz`` or a folder of ``.npy``).
+        ``images`` (folders of images), ``table`` (a table of the paths of images), ``features`` (arrays).
     seed : int
         Decides the split and which labels are kept, at least 0.
-    labels_per_class : int
-        Labelled training examples of each class, at least 1.
+    labels_per_class : int or "all", optional
+        Labelled training examples of each class, at least 1. By default 10, or all where there are unlabelled examples,
+        or `labels`.
+    unlabelled : str, optional
+        Folder or archive of more images, all of them without labels; for features, more features.
+    labels : str, optional
+        Table with the columns path and label, which goes before what the data say.
+    image_size : int, optional
+        Pixels a side that images are brought to. By default they stay as they are, and must be of one size.
+    background : str
+        What transparent pixels show: the name of a colour, or #rrggbb.
+    skip_damaged : bool
+        Go on without images that cannot be decoded; they are listed in the account.
+    strict : bool
+        Raise an error where anything is left out.
 
     Returns
     -------
     Dataset
-        uint8 images, or float32 features; digits are float32 already.
+        uint8 images, or float32 features; digits are float32 already. Its `account` says what was understood, and what
+        was left out.
 
     Raises
     ------
@@ -60,17 +89,60 @@ def load(name: str, seed: int = 0, labels_per_class: int = 10) -> Dataset:
     >>> load("digits").images.shape
     (1019, 1, 8, 8)
     """
-    if name == "digits":
-        return load_digits(seed, labels_per_class)
-    return read(name).split(seed, labels_per_class)
+    if labels_per_class is None and labels is not None:
+        labels_per_class = "all"
+    how = {"background": background, "skip_damaged": skip_damaged}
+    found = find(name, unlabelled, labels, **how)
+    return split(name, decoded(name, found, image_size, strict, **how), seed, labels_per_class)
 
 
 def read(name: str) -> Source:
     """Load the files of ``KIND:PATH``, with all their labels."""
+    return decoded(name, find(name))
+
+
+def find(name: str, unlabelled: str | None = None, labels: str | None = None, **decoding: Any) -> Source | ImageFiles:
+    """Find the examples of a data set, image files undecoded but for those that join arrays; see :func:`load`."""
     kind, _, path = name.partition(":")
-    if kind not in LOADERS or not path:
+    if name != "digits" and (kind not in LOADERS or not path):
         raise DataError(f"data must be digits or KIND:PATH with KIND one of {', '.join(LOADERS)}, found {name!r}")
-    return LOADERS[kind](_expanded(path))
+    found = read_digits() if name == "digits" else LOADERS[kind](expanded(path))
+    if unlabelled:
+        found = with_unlabelled(found, expanded(unlabelled), **decoding)
+    if labels:
+        found = with_labels(found, expanded(labels))
+    return found
+
+
+def decoded(
+    name: str,
+    found: Source | ImageFiles,
+    image_size: int | None = None,
+    strict: bool = False,
+    **decoding: Any,
+) -> Source:
+    """Decode what :func:`find` found, if it is image files; see :func:`load`."""
+    if isinstance(found, ImageFiles):
+        size = SIZE if image_size is None and name.partition(":")[0] in ZERO_SHOT else image_size
+        found = found.decode(size, **decoding)
+    if strict:
+        refuse_left_out(found.account)
+    return found
+
+
+def split(name: str, source: Source, seed: int, labels_per_class: int | str | None) -> Dataset:
+    """Divide what :func:`decoded` gives, as :meth:`Source.split` does; see :func:`load`."""
+    data = source.split(seed, labels_per_class)
+    return centred(data) if name == "digits" else data
+
+
+def refuse_left_out(account: Account) -> None:
+    """Refuse data of which something is not used; the message lists all of it."""
+    if account.left_out:
+        listed = "; ".join(f"{each.name} ({each.why})" for each in account.left_out)
+        raise DataError(
+            f"with strict all that is found must be of use, found {len(account.left_out)} that is not: {listed}"
+        )
 
 
 def absolute(name: str) -> str:
@@ -82,10 +154,11 @@ def absolute(name: str) -> str:
     ('digits', 'mnist:/mnist')
     """
     kind, _, path = name.partition(":")
-    return f"{kind}:{_expanded(path).resolve()}" if path else name
+    return f"{kind}:{expanded(path).resolve()}" if path else name
 
 
-def _expanded(path: str) -> Path:
+def expanded(path: str) -> Path:
+    """Return a path with the user's home in place of ``~``."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

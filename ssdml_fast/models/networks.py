@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,40 +15,112 @@ from torch.nn import functional as F
 
 from ..data.dataset import DataError, Dataset
 from ..nn import OrthogonalMetric
+from .backbones import Backbone, Standardize, find_backbone
 from .digits import DigitsNet
 from .metric import MetricModel, untrained
 from .paper import Cifar10Net, MnistNet
+from .photographs import Photographs
 from .preparation import MeanImage, Whitening, apply
 from .seeded import seeded
+from .settings import NetworkSettings
+from .small import SmallNet
+
+SMALL = 64  # pixels a side up to which images are no photographs, unless they are said to be
+DEFAULT = "efficientnet-lite0"  # for photographs
+
+Shape = tuple[int, ...]
+"""Of one example: (d,) features, or (channels, height, width); height and width are 0 of images of several sizes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
-    """What goes with examples of one shape.
+    """What goes with the examples of a data set.
 
     Attributes
     ----------
+    settings : NetworkSettings
+        With what was left open decided.
     network : callable
         Makes an untrained network; see :func:`~ssdml_fast.models.seeded.seeded`.
-    preparation : callable
-        Learns from uint8 training images how the network takes them; floats are taken as they are.
+    preparation : callable, optional
+        Learns from uint8 training images how the network takes them; they are prepared once.
+    prepare : torch.nn.Module, optional
+        Makes of uint8 images what the network takes, whenever it takes them.
+    size : int, optional
+        Pixels a side that images are decoded to; None: they stay as they are.
+    crop : float
+        Share of their shorter side that they keep.
+    grey : bool, optional
+        Whether they are decoded to shades of grey; None: if all are.
+    frozen : torch.nn.Module, optional
+        Makes features of prepared images, once; the network takes these.
     """
 
+    settings: NetworkSettings
     network: Callable[[], nn.Module]
-    preparation: Callable[[Tensor], nn.Module] = MeanImage
+    preparation: Callable[[Tensor], nn.Module] | None = None
+    prepare: nn.Module | None = None
+    size: int | None = None
+    crop: float = 1.0
+    grey: bool | None = None
+    frozen: nn.Module | None = None
 
-    def prepared(self, data: Dataset) -> Dataset:
-        """Prepare uint8 images for the network, as learned from the training images."""
-        if data.images.dtype != np.uint8:
+    def prepared(self, data: Dataset, progress: Callable[[float], object] | None = None, **reading: Any) -> Dataset:
+        """Make of decoded examples what :func:`ssdml_fast.train.fit` is given.
+
+        Parameters
+        ----------
+        data : Dataset
+            As they were decoded.
+        progress : callable, optional
+            Told the share done while features are computed.
+        **reading
+            How :func:`~ssdml_fast.models.features.backbone_features` reads images: `workers`, `device`.
+
+        Raises
+        ------
+        DataError
+            If the preparation would have to be learned from more images than memory holds.
+        """
+        if self.frozen is not None:
+            return self._described(data, progress, **reading)
+        if self.preparation is None or getattr(data.images, "dtype", np.uint8) != np.uint8:
             return data
+        if not isinstance(data.images, np.ndarray):
+            raise DataError(
+                f"backbone must be another than {self.settings.backbone} for so many images, which it learns from all "
+                "of them in memory how to take; 'small' takes them as they come"
+            )
         preparation = self.preparation(torch.from_numpy(data.images))
         return data.map(lambda part: apply(preparation, torch.from_numpy(part)).numpy())
 
+    def _described(self, data: Dataset, progress: Callable[[float], object] | None, **reading: Any) -> Dataset:
+        """Put features in place of images."""
+        from .features import backbone_features
+
+        parts = [part for part in (data.images, data.val_images, data.test_images) if part is not None]
+        total, done = sum(map(len, parts)), 0
+
+        def describe(part: Any) -> np.ndarray:
+            nonlocal done
+            before = done
+            told = None if progress is None else lambda share: progress((before + share * len(part)) / total)
+            features = backbone_features(self.frozen, self.prepare, part, progress=told, **reading)
+            done += len(part)
+            return features
+
+        return data.map(describe)
+
     def untrained(
-        self, images: np.ndarray, metric_dim: int, seed: int, head: type[nn.Module] = OrthogonalMetric
+        self, images: Any, metric_dim: int, seed: int, head: type[nn.Module] = OrthogonalMetric
     ) -> MetricModel:
         """Make the model that a training starts from; see :func:`ssdml_fast.models.metric.untrained`."""
-        return untrained(seeded(self.network, seed), images, metric_dim, seed, head)
+        return untrained(seeded(self.network, seed), images, metric_dim, seed, head, self.taken)
+
+    @property
+    def taken(self) -> nn.Module | None:
+        """What :func:`ssdml_fast.train.fit` is to prepare examples by."""
+        return None if self.frozen is not None else self.prepare
 
 
 class Normalize(nn.Module):
@@ -56,20 +131,48 @@ class Normalize(nn.Module):
         return F.normalize(features)
 
 
-_BY_SHAPE = {
-    (1, 8, 8): Choice(DigitsNet),
-    (1, 28, 28): Choice(MnistNet),
-    (3, 32, 32): Choice(Cifar10Net, Whitening),
+class Resize(nn.Module):
+    """Brings images that lie in memory to `size` pixels a side, whatever their shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Resize(6)(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)).shape
+    torch.Size([2, 3, 6, 6])
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resize a batch, to float32."""
+        size = (self.size, self.size)
+        return F.interpolate(images.float(), size, mode="bilinear", antialias=True).clamp(0, 255)
+
+
+_BY_SHAPE: dict[Shape, tuple[type[nn.Module], Callable[[Tensor], nn.Module]]] = {
+    (1, 8, 8): (DigitsNet, MeanImage),
+    (1, 28, 28): (MnistNet, MeanImage),
+    (3, 32, 32): (Cifar10Net, Whitening),
 }
 
 
-def choose(shape: tuple[int, ...]) -> Choice:
-    """Choose by the shape of one example.
+def choose(shape: Shape, settings: NetworkSettings | None = None, seed: int = 0, are_files: bool = False) -> Choice:
+    """Choose a network by the shape of one example, and by what was asked for.
 
     Parameters
     ----------
     shape : tuple of int
-        (1, 8, 8) is given a network for digits, (1, 28, 28) and (3, 32, 32) the paper's, (d,) none.
+        Of one example: (d,) features are given no network; (1, 8, 8) one for digits, (1, 28, 28) and (3, 32, 32) the
+        paper's, other images up to 64 pixels a side a small one, and photographs a backbone. Height and width of 0:
+        images of several sizes.
+    settings : NetworkSettings, optional
+        What was asked for; by default nothing.
+    seed : int
+        Decides the weights of a backbone that has none.
+    are_files : bool
+        Whether images are still to be decoded, to whatever size.
 
     Returns
     -------
@@ -78,20 +181,76 @@ def choose(shape: tuple[int, ...]) -> Choice:
     Raises
     ------
     DataError
-        If there is no network for the shape.
+        If there is no such network for the shape.
+    ImportError, TypeError, ValueError
+        As :func:`~ssdml_fast.models.backbones.find_backbone`.
 
     Examples
     --------
     >>> choose((1, 28, 28)).network.__name__, choose((100,)).network.__name__
     ('MnistNet', 'Normalize')
+    >>> choose((3, 48, 40), NetworkSettings(image_size=40), are_files=True).settings.backbone
+    'small'
     """
+    asked = settings or NetworkSettings()
     if len(shape) == 1:
-        return Choice(Normalize)
-    if shape not in _BY_SHAPE:
-        known = ", ".join("x".join(map(str, known)) for known in _BY_SHAPE)
+        if asked != NetworkSettings():
+            raise DataError("backbone and its settings must be left out for features, which no network takes")
+        return Choice(asked, Normalize)
+    name, size = asked.backbone, asked.image_size or None
+    target = shape if size is None else (shape[0], size, size)
+    if name == "auto":
+        name = "paper" if target in _BY_SHAPE else "small" if 0 < max(target[1:]) <= SMALL else DEFAULT
+        asked = replace(asked, backbone=name)
+    if name in ("paper", "small"):
+        return _of_its_own(asked, shape, size, are_files)
+    backbone = find_backbone(name, asked.weights, asked.image_size, seed)
+    return _pretrained(replace(asked, image_size=backbone.size), backbone, are_files)
+
+
+def _of_its_own(asked: NetworkSettings, shape: Shape, size: int | None, are_files: bool) -> Choice:
+    """A network that is trained from the start."""
+    if asked.backbone == "paper":
+        usual = {1: 28, 3: 32}.get(shape[0])
+        if are_files:
+            size = size or usual
+        at = shape if size is None else (shape[0], size, size)
+        if at not in _BY_SHAPE or (not are_files and at != shape):
+            known = ", ".join("x".join(map(str, known)) for known in _BY_SHAPE)
+            raise DataError(
+                f"backbone must be another than 'paper' for examples of {_written(at)}; that takes {known} (channels x "
+                f"height x width){_channels_last(shape)}"
+            )
+        network, preparation = _BY_SHAPE[at]
+        return Choice(asked, network, preparation, size=size if are_files else None)
+    if are_files and size is None and not 0 < max(shape[1:]) <= SMALL:
+        size = SMALL
+    if (shape[0] not in (1, 3)) or (not are_files and size not in (None, *shape[1:])):
         raise DataError(
-            f"there is no network for examples of {'x'.join(map(str, shape))}; known: {known} (channels x height x "
-            "width) and features. Describe other images by features first, as ssdml_fast.models.rmac does, or give "
-            "ssdml_fast.train.fit a network"
+            f"backbone 'small' takes grey and colour images, found {_written(shape)}{_channels_last(shape)}"
         )
-    return _BY_SHAPE[shape]
+    prepare = Standardize((127.5,), (64.0,))
+    return Choice(asked, partial(SmallNet, shape[0]), prepare=prepare, size=size if are_files else None)
+
+
+def _pretrained(asked: NetworkSettings, backbone: Backbone, are_files: bool) -> Choice:
+    """A backbone, as it is trained on or, frozen, what makes features for L alone."""
+    prepare: nn.Module = Standardize(backbone.mean, backbone.std)
+    if not are_files:
+        prepare = nn.Sequential(Resize(backbone.size), prepare)
+    network = Photographs(backbone, asked.pool, asked.factors, asked.freeze)
+    make = Normalize if asked.freeze else partial(copy.deepcopy, network)  # as it was before any training
+    frozen = network if asked.freeze else None
+    size = backbone.size if are_files else None
+    return Choice(asked, make, None, prepare, size, backbone.crop, grey=False, frozen=frozen)
+
+
+def _written(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _channels_last(shape: Shape) -> str:
+    """What to do about images whose channels seem to come last."""
+    if len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3):
+        return "; channels come first: x.transpose(0, 3, 1, 2) puts them there"
+    return ""

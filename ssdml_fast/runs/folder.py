@@ -91,11 +91,18 @@ class RunFolder:
         The folder.
     dataset : dict, optional
         What it takes to load the data again; kept in ``config.json`` as given.
+    network : dict, optional
+        What it takes to make the untrained network again, likewise.
     """
 
-    def __init__(self, path: str | os.PathLike[str], dataset: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        dataset: dict[str, Any] | None = None,
+        network: dict[str, Any] | None = None,
+    ) -> None:
         self.path = Path(path)
-        self.dataset = dataset or {}
+        self.dataset, self.network = dataset or {}, network or {}
         self.picture = self.path / "embedding.png"
         self.report = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
@@ -181,10 +188,11 @@ class RunFolder:
             for path in self.path.iterdir():
                 if TEMPORARY.fullmatch(path.name):
                     path.unlink(missing_ok=True)
-            self._write_text(self._config, to_json({"format": FORMAT, "dataset": self.dataset} | asdict(stored), 2))
+            content = {"format": FORMAT, "dataset": self.dataset, "network": self.network} | asdict(stored)
+            self._write_text(self._config, to_json(content, 2))
 
     def read_stored(self) -> Stored:
-        """Return what is trained, and set `dataset` to what it was when that was written.
+        """Return what is trained, and set `dataset` and `network` to what they were when that was written.
 
         Raises
         ------
@@ -206,13 +214,14 @@ class RunFolder:
                 )
             if number == FLAT:
                 content |= {"method": "ssdml", "head": "OrthogonalMetric", "settings": {}}
-            kinds = {"dataset": dict, "method": str, "head": str, "settings": dict, "training": dict}
+            content = {"network": {}} | content  # folders from before there was a choice
+            kinds = {"dataset": dict, "network": dict, "method": str, "head": str, "settings": dict, "training": dict}
             for name, kind in kinds.items():
                 if not isinstance(content.get(name), kind):
                     raise ValueError(f"{name} is no {'text' if kind is str else 'table'}: {content.get(name)!r:.60}")
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(f"{self._config} is damaged or not of a run: {error}") from None
-        self.dataset = content["dataset"]
+        self.dataset, self.network = content["dataset"], content["network"]
         return Stored(content["method"], content["head"], content["settings"], content["training"])
 
     @property

@@ -12,11 +12,14 @@ import numpy as np
 
 from ..data.dataset import Dataset
 from ..data.examples import as_examples
-from ..data.load import absolute, load
+from ..data.load import absolute
+from ..data.settings import from_stored
 from ..models.metric import HEADS, MetricModel
-from ..models.networks import Choice, choose
+from ..models.networks import Choice
+from ..models.settings import NetworkSettings
 from .fingerprint import difference, fingerprint
 from .folder import RunError, RunFolder
+from .inputs import Inputs, load_inputs
 from .records import best_of
 
 T = TypeVar("T")
@@ -24,31 +27,6 @@ T = TypeVar("T")
 
 class Missing(RunError):
     """Something that a run lacks; the message is a sentence, for a report to say in its place."""
-
-
-def load_examples(folder: RunFolder, seed: int, data: str | None = None) -> Dataset:
-    """Load the data set that a run folder names, split by a seed, as it was decoded.
-
-    Parameters
-    ----------
-    folder : RunFolder
-        Its `dataset` names the data.
-    seed : int
-        Of the run.
-    data : str, optional
-        ``"KIND:PATH"`` where the data lie now, if they were moved since.
-
-    Raises
-    ------
-    RunError
-        If the folder names none.
-    DataError, ImportError, TypeError, ValueError
-        As :func:`ssdml_fast.data.load`.
-    """
-    dataset = folder.dataset
-    if set(dataset) != {"name", "labels_per_class"} or not isinstance(dataset["name"], str):
-        raise RunError(f"run folder {folder.path} is of an unknown data set, {dataset!r:.200}")
-    return load(data or dataset["name"], seed, dataset["labels_per_class"])
 
 
 class Run:
@@ -80,7 +58,13 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decided the training, the data set first."""
-        return self.dataset | {"method": self.stored.method} | self.stored.settings | self.stored.training
+        return (
+            self.dataset
+            | self.folder.network
+            | {"method": self.stored.method}
+            | self.stored.settings
+            | self.stored.training
+        )
 
     def setting(self, name: str) -> Any:
         """Return one setting of the method or the training."""
@@ -114,25 +98,34 @@ class Run:
         return _or_missing(what, self.folder.read_results)
 
     @cached_property
-    def examples(self) -> Dataset:
-        """The data as they were decoded."""
+    def inputs(self) -> Inputs:
+        """The data as they were decoded, and the network that goes with them."""
         seed = self.setting("seed")
-        data = _or_missing("The data cannot be loaded", lambda: load_examples(self.folder, seed, self.moved))
-        different = _or_missing("The data cannot be compared", lambda: self._difference(data))
+
+        def load() -> Inputs:
+            network = NetworkSettings(**self.folder.network)
+            return load_inputs(from_stored(self.folder.dataset, self.moved), network, seed)
+
+        inputs = _or_missing("The data cannot be loaded", load)
+        different = _or_missing("The data cannot be compared", lambda: self._difference(inputs.examples))
         if different:
             raise Missing(f"The data are not those that the run was trained on: {different}.")
-        return data
+        return inputs
 
-    @cached_property
+    @property
+    def examples(self) -> Dataset:
+        """The data as they were decoded."""
+        return self.inputs.examples
+
+    @property
     def choice(self) -> Choice:
         """The network that goes with the data."""
-        shape = self.examples.images.shape[1:]
-        return _or_missing("The data cannot be looked at", lambda: choose(shape))
+        return self.inputs.choice
 
     @cached_property
     def data(self) -> Dataset:
         """The data as the network takes them."""
-        return self.choice.prepared(self.examples)
+        return _or_missing("The data cannot be prepared", lambda: self.choice.prepared(self.examples))
 
     def untrained(self, choice: Choice, data: Dataset) -> MetricModel:
         """Make the model that the run started from, for data and the network that goes with them."""

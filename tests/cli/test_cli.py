@@ -152,7 +152,7 @@ def test_a_killed_training_loses_only_what_came_after_its_last_checkpoint(run, q
         (["--mining", "best"], "mining must be one of 'class', 'neighborhood'"),
         (["--neighbors", "5000"], "neighbors must be less than the examples of a partition"),
         (["--metric-dim", "999"], "metric_dim must be in [1, 128]"),
-        (["--labels-per-class", "0"], "labels_per_class must be in"),
+        (["--labels-per-class", "0"], "labels_per_class must be at least 1, found 0"),
         (["--rounds", "many"], "--rounds"),
     ],
 )
@@ -304,16 +304,6 @@ def test_settings_are_judged_together_with_their_recipe(images, quick_maps, tmp_
         assert result.exit_code == 2
         assert "metric_update must be other than 'partition' with mining 'class'" in " ".join(result.output.split())
         assert not (tmp_path / "none").exists()
-
-
-@pytest.mark.parametrize("kind", ["cub200", "cars196", "sop"])
-def test_photographs_are_refused_before_they_are_read(tmp_path, kind):
-    (tmp_path / "my.toml").write_text(f'data = "{kind}:{tmp_path}"\n')
-    for arguments in (["--data", f"{kind}:{tmp_path}"], ["--config", tmp_path / "my.toml"]):
-        result = invoke("train", *arguments, "--out", tmp_path / "run")
-        text = " ".join(result.output.split())
-        assert result.exit_code == 2 and f"found {kind}: describe its" in text and "ssdml_fast.models.rmac" in text
-        assert not (tmp_path / "run").exists()
 
 
 def test_features_are_trained_on_without_a_network_and_evaluated(quick_maps, tmp_path):

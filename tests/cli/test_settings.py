@@ -16,7 +16,9 @@ from ssdml_fast._settings import told
 from ssdml_fast.cli import train
 from ssdml_fast.cli.app import app
 from ssdml_fast.cli.flags import value_of
+from ssdml_fast.data.settings import DataSettings
 from ssdml_fast.methods import METHODS, about, load_method, settings_of
+from ssdml_fast.models.settings import NetworkSettings
 from ssdml_fast.train.config import Config
 from ssdml_fast.train.stored import StoredTraining
 
@@ -141,8 +143,9 @@ def test_help_has_the_settings_of_the_method_and_of_every_method(method):
     found = panels(result.output)
     assert found[f"Settings of {method}"] == flags(settings_of(method))
     assert found["Settings of every method"] == flags(Config)
-    assert found["Options"] >= {"--data", "--config", "--labels-per-class", "--recipe", "--resume", "--out", "--method"}
-    for each in [*told(settings_of(method)), *told(Config)]:
+    assert found["The data"] == flags(DataSettings) and found["The network"] == flags(NetworkSettings)
+    assert found["Options"] >= {"--config", "--recipe", "--resume", "--out", "--method", "--strict"}
+    for each in [*told(settings_of(method)), *told(Config), *told(DataSettings), *told(NetworkSettings)]:
         assert " ".join(each.help.split()[:3]) in text_of(result)
     assert "[method]" in text_of(result)
 
@@ -162,7 +165,7 @@ def test_help_imports_no_torch(arguments):
 def test_without_an_argument_ssdml_trains_by_its_defaults(tmp_path, monkeypatch):
     begun = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "_run", lambda run, training, *others: begun.append(training))
+    monkeypatch.setattr(train, "_run", lambda *given, is_new: begun.append(given[4]))
     result = invoke("train")
     assert result.exit_code == 0, result.output
     assert begun == [StoredTraining("ssdml", settings_of("ssdml")(), Config())]
@@ -290,7 +293,8 @@ def test_a_flag_names_another_method_than_the_file(tmp_path):
         ("gamma = [0.5]", "must give a number for gamma, found [0.5]"),
         ("augment = 1", "must give a text for augment, found 1"),
         ("compile = 1", "must give true or false for compile, found 1"),
-        ("labels_per_class = 'x'", "must give an integer for labels_per_class, found 'x'"),
+        ("labels_per_class = 'x'", "labels_per_class must be 'all' or an integer of at least 1, found 'x'"),
+        ("labels_per_class = 1.5", "must give a text for labels_per_class, found 1.5"),
         ("data = 1", "must give a text for data, found 1"),
         ("gamma = 2", "gamma must be between 0 and 1"),
         ("data = 'nothing:x'", "found 'nothing:"),

@@ -103,8 +103,8 @@ def test_a_training_is_stored_and_read(run):
     assert not run.path.parent.exists()  # nothing is made by looking
     run.create(STORED)
     assert json.loads((run.path / "config.json").read_text()) == {
-        "format": 2, "dataset": DATASET, "method": "ssdml", "head": "OrthogonalMetric", "settings": {"alpha": 40.0},
-        "training": {"seed": 0},
+        "format": 2, "dataset": DATASET, "network": {}, "method": "ssdml", "head": "OrthogonalMetric",
+        "settings": {"alpha": 40.0}, "training": {"seed": 0},
     }  # fmt: skip
     again = RunFolder(run.path)
     assert again.read_stored() == STORED and again.dataset == DATASET
