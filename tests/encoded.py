@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 Image = pytest.importorskip("PIL.Image")
-features = pytest.importorskip("PIL.features")
 
 HEIF = importlib.util.find_spec("pillow_heif") is not None
-AVIF = features.check("avif")
+Image.init()
+AVIF = "AVIF" in Image.SAVE
 LOSSLESS = {"jpeg2000": {"irreversible": False}, "webp": {"lossless": True}, "heif": {"quality": -1}, "avif": {}}
 
 

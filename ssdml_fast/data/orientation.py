@@ -59,7 +59,7 @@ def of_xmp(xmp: bytes) -> int:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Read the orientation of an image that Pillow opened: 1 where it has none, or its plugin turns it.
+    """Read which way up an image is that Pillow opened: 1 where it is as it is shown, or its plugin turns it.
 
     Nothing is decoded. A PNG file may have EXIF data behind its pixels, which Pillow knows once it has loaded them;
     before, :func:`png_exif` finds them.
@@ -74,6 +74,15 @@ def orientation_of(image: Image.Image) -> int:
     xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
     orientation = (isinstance(exif, bytes) and of_exif(exif)) or (isinstance(xmp, bytes) and of_xmp(xmp)) or 1
     return orientation if orientation <= 8 else 1
+
+
+def shown_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    """Width and height of an image of that orientation that Pillow opened and has not loaded, as it is shown."""
+    width, height = image.size
+    if image.format == "TIFF":  # some versions of Pillow turn this before the pixels, some with them
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        width, height, orientation = tags.get(256, width), tags.get(257, height), tags.get(TAG, 1)
+    return (height, width) if orientation in ROTATED else (width, height)
 
 
 def png_exif(file: BinaryIO) -> bytes:

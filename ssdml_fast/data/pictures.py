@@ -31,7 +31,7 @@ from .dataset import DataError
 from .files import File, read
 from .formats import HEAD, format_of, is_readable
 from .jpeg import decode_jpeg, read_header
-from .orientation import ROTATED, of_exif, orientation_of, png_exif, upright
+from .orientation import ROTATED, of_exif, orientation_of, png_exif, shown_size, upright
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -435,18 +435,17 @@ def _header(file: File, background: tuple[int, ...]) -> tuple[int, int, bool]:
     with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as opened:
         head = opened.read(JPEG_HEAD)
         if jpeg := read_header(head):
-            size = jpeg.width, jpeg.height
-            orientation, grey = jpeg.orientation, jpeg.mode == "L"
-            check_pixels(*size)
-        else:
-            opened.seek(0)
-            with quiet(), _opened(opened, head[:HEAD]) as image:
-                size, orientation = image.size, orientation_of(image)
-                grey = is_grey(image, rawmode_of(image), background)
-                if image.format == "PNG" and orientation == 1 and "exif" not in image.info:
-                    orientation = of_exif(png_exif(opened)) or 1
-    height, width = size if orientation in ROTATED else size[::-1]
-    return height, width, grey
+            check_pixels(jpeg.width, jpeg.height)
+            is_turned = jpeg.orientation in ROTATED
+            return *((jpeg.width, jpeg.height) if is_turned else (jpeg.height, jpeg.width)), jpeg.mode == "L"
+        opened.seek(0)
+        with quiet(), _opened(opened, head[:HEAD]) as image:
+            orientation = orientation_of(image)
+            grey = is_grey(image, rawmode_of(image), background)
+            if image.format == "PNG" and orientation == 1 and "exif" not in image.info:
+                orientation = of_exif(png_exif(opened)) or 1
+            width, height = shown_size(image, orientation)
+            return height, width, grey
 
 
 def _square(image: Image.Image, size: int, short: int) -> Image.Image:

@@ -143,7 +143,10 @@ KINDS_THAT_ARE_WRITTEN = [
 def test_damaged_files_raise_nothing_but_that_they_are(mode, kind, how):
     if (kind == "avif" and not AVIF) or (kind == "heif" and not HEIF):
         pytest.skip("cannot be written here")
-    data = encoded(smooth(40, 30).convert(mode), kind, **how)
+    try:
+        data = encoded(smooth(40, 30).convert(mode), kind, **how)
+    except KeyError:
+        pytest.skip("cannot be written by this Pillow")
     rng = np.random.default_rng(len(data))
     files = [data[: int(at)] for at in rng.integers(0, len(data), 25)]
     for i in range(75):
