@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssdml_fast.data import features
+from ssdml_fast.data import feature_parts
 from ssdml_fast.data.dataset import DataError, LeftOut
 from ssdml_fast.data.features import load_features
 from ssdml_fast.data.labels import number_labels
@@ -186,7 +186,7 @@ def test_images_whose_channels_are_not_first_are_told_what_to_save(tmp_path, sha
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 40])
 @pytest.mark.parametrize("block", [3, 8, 1 << 22])
 def test_rows_that_are_not_finite_are_told(tmp_path, monkeypatch, n, block):
-    monkeypatch.setattr(features, "BLOCK", block)
+    monkeypatch.setattr(feature_parts, "BLOCK", block)
     x, rows = np.ones((60, 4)), np.sort(RNG.permutation(60)[:n])
     for i, row in enumerate(rows):
         x[row, [2, 3]] = [(NAN, np.inf), (-np.inf, 1), (1e300, 1)][i % 3]
@@ -195,10 +195,10 @@ def test_rows_that_are_not_finite_are_told(tmp_path, monkeypatch, n, block):
         listed = ", ".join(f"row {row}" for row in rows[1:5]) + ", …" * (n > 5)
         expected += f"; and in {n - 1} more row{'s' * (n > 2)}: {listed}"
     with pytest.raises(DataError) as refusal:
-        features.finite(x, "x")
+        feature_parts.finite(x, "x")
     assert str(refusal.value) == expected
     x[rows] = 2
-    assert features.finite(x, "x").dtype == np.float32
+    assert feature_parts.finite(x, "x").dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -278,12 +278,12 @@ def test_a_table_is_read(tmp_path):
     source = load_features(tmp_path / "t.csv")
     assert source.classes == ("cat", "dog")
     assert source.images.tolist() == [[1, 2], [3, 4]] and source.images.dtype == np.float32
-    assert source.labels.tolist() == [0, -1] and source.names == ["a", "b"]
-    assert source.val_images.tolist() == [[5, 6]] and source.val_labels.tolist() == [1] and source.val_names == ["c"]
-    assert source.test_images.tolist() == [[7, 8]] and source.test_labels.tolist() == [0] and source.test_names == ["d"]
-    assert source.account.layout == "a table of 2 features, with the columns 'Label', 'Split', 'ID'"
+    assert source.labels.tolist() == [0, -1] and source.names == ["A", "B"]
+    assert source.val_images.tolist() == [[5, 6]] and source.val_labels.tolist() == [1] and source.val_names == ["C"]
+    assert source.test_images.tolist() == [[7, 8]] and source.test_labels.tolist() == [0] and source.test_names == ["D"]
+    assert source.account.layout == "a table of 2 features, with the columns 'Label', 'Split', 'name'"
     assert source.account.left_out == (
-        LeftOut("column 'name'", "the column 'ID' tells examples apart"), LeftOut("column 6", "no name"),
+        LeftOut("column 'ID'", "the column 'name' tells examples apart"), LeftOut("column 6", "no name"),
         LeftOut("1 of 2 test examples, the first in line 6", "no label"),
     )  # fmt: skip
 
