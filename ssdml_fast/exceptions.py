@@ -12,3 +12,15 @@ class RangeError(ValueError):
 
     In a training, those of an embedding that diverges.
     """
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether too little memory is the reason of an error, on whatever device; few libraries have a type for it.
+
+    Examples
+    --------
+    >>> is_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")), is_of_memory(RuntimeError())
+    (True, False)
+    """
+    said = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in said)

@@ -11,16 +11,32 @@ import typer
 from rich.markup import escape
 
 from .._settings import Settings, told
+from ..exceptions import is_of_memory
+from ..runs.files import first_line
 from ..runs.folder import RunError
 
 
 @contextmanager
 def errors_told() -> Iterator[None]:
-    """Turn errors about what the user gave into one clear line and exit status 2."""
+    """Turn errors about what the user gave, and what the machine lacks, into one clear line and exit status 2."""
     try:
         yield
-    except (ImportError, MemoryError, RunError, TypeError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from None
+    except BrokenPipeError:  # of a terminal that reads no further
+        raise
+    except (ImportError, MemoryError, OSError, RunError, TypeError, ValueError) as error:
+        raise typer.BadParameter(_line(error)) from None
+    except RuntimeError as error:
+        if not is_of_memory(error):
+            raise
+        raise typer.BadParameter(_line(error)) from None
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ImportError):
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    if is_of_memory(error) and "memory" not in str(error):
+        return "there is too little memory" + f": {first_line(error)}" * bool(str(error))
+    return str(error)
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:

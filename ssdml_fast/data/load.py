@@ -154,7 +154,12 @@ def absolute(name: str) -> str:
     ('digits', 'mnist:/mnist')
     """
     kind, _, path = name.partition(":")
-    return f"{kind}:{expanded(path).resolve()}" if path else name
+    if not path:
+        return name
+    try:
+        return f"{kind}:{expanded(path).resolve()}"
+    except (OSError, RuntimeError) as error:  # RuntimeError: of links that lead in a circle
+        raise DataError(f"data must be at a path that can be looked at, found {path!r}: {error}") from None
 
 
 def expanded(path: str) -> Path:

@@ -199,8 +199,11 @@ class RunFolder:
         RunError
             If there is no such run, ``config.json`` is damaged, or it is of a newer version.
         """
-        if not self.path.is_dir():
-            raise RunError(f"there is no run folder {self.path}")
+        try:
+            if not self.path.is_dir():
+                raise RunError(f"there is no run folder {self.path}")
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise RunError(f"run folder {self.path} cannot be looked at: {error.strerror}") from None
         text = self._read(self._config, lambda path: path.read_text(encoding="utf-8"))
         try:
             content = from_json(text)
@@ -226,8 +229,11 @@ class RunFolder:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
-        return self._checkpoint.is_file()
+        """Whether there is a checkpoint to resume from, as far as that can be seen."""
+        try:
+            return self._checkpoint.is_file()
+        except OSError:
+            return False
 
     def write_progress(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of a training; all else in the folder follows from it, so a crash in between is harmless.
@@ -382,10 +388,14 @@ class RunFolder:
         write_atomically(path, lambda file: file.write(text.encode()))
 
     def _read(self, path: Path, read: Callable[[Path], Any]) -> Any:
-        if not path.is_file():
-            raise RunError(f"run folder {self.path} has no {path.name}")
         try:
+            if not path.is_file():
+                raise RunError(f"run folder {self.path} has no {path.name}")
             return read(path)
+        except RunError:
+            raise
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror or first_line(error)}") from None
         except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
             raise RunError(f"{path} is damaged: {first_line(error)}") from None
 

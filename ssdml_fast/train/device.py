@@ -60,6 +60,27 @@ def _best() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def check_compiles(device: torch.device) -> None:
+    """Refuse to compile where torch cannot, as without a C++ compiler; a function of one line tells.
+
+    Raises
+    ------
+    ValueError
+        With what torch says of it.
+    """
+    try:
+        torch.compile(lambda x: 2 * x)(torch.ones(2, device=device))
+    except Exception as error:  # of many kinds, most of them not public
+        raise ValueError(
+            f"compile must be False, as torch.compile does not work here: {why_not_compiled(error)}"
+        ) from error
+
+
+def why_not_compiled(error: BaseException) -> str:
+    """The reason of an error of torch.compile in one line, without its advice."""
+    return " ".join(str(error).split("Set TORCH")[0].split("You can suppress")[0].split()) or type(error).__name__
+
+
 @contextmanager
 def surroundings(device: torch.device, tf32: bool) -> Iterator[None]:
     """Train as in a fresh process, whatever the caller has set: the default type and device, autocast, disabled

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..models.metric import BATCH, MetricModel
 from .config import Config
-from .device import kernel_device
+from .device import kernel_device, why_not_compiled
 from .feed import Feed
 from .method import Diverged, Method
 from .world import World
@@ -92,11 +92,20 @@ class Learner:
         kind, precision = self.network_device.type, self.config.precision
         # no cache: it would outlive the step, and its weights, within the one that switches a caller's autocast off
         with torch.autocast(kind, getattr(torch, precision), precision != "float32", cache_enabled=False):
-            z = self.network(images)
+            z = self._through_network(images)
         z = z.float().to(self.device)
         if self.looks and not torch.isfinite(z).all():
             raise Diverged
         return z
+
+    def _through_network(self, images: Tensor) -> Tensor:
+        """What the network makes of images in training mode, or by what torch compiled of it."""
+        try:
+            return self.network(images)
+        except RuntimeError as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise ValueError(f"compile must be False for this network: {why_not_compiled(error)}") from error
+            raise
 
     @torch.no_grad()
     def taught(self, images: Tensor) -> Tensor:

@@ -18,12 +18,12 @@ from .._extras import require
 from .._settings import Settings
 from ..data.dataset import Dataset
 from ..data.examples import Examples, as_examples, labels_of
-from ..exceptions import RangeError
+from ..exceptions import RangeError, is_of_memory
 from ..methods import METHODS, load_method, name_of, settings_of
 from ..models.metric import untrained
 from ..runs.folder import RunFolder, Stored
 from .config import Config
-from .device import network_device, surroundings
+from .device import check_compiles, network_device, surroundings
 from .engine import Engine, Fitted
 from .method import Diverged, Method, TrainingSet
 from .stored import read_run
@@ -147,6 +147,8 @@ def fit(
         run.refuse_used()  # before any work
     decoded = None if was_decoded is None else _decoded(was_decoded)
     with surroundings(where, shared.tf32), ExitStack() as opened:
+        if shared.compile:
+            check_compiles(where)
         kept, val_kept = _cache_shares(shared.cache_gb, train, val)
         examples, labels = _part(train, "train", shared.workers, kept, kind.needs_labels)
         opened.callback(examples.close)
@@ -165,7 +167,7 @@ def fit(
             _train(engine, run, stored, resume, on_validation, on_batch)
             return engine.result()
         except (MemoryError, RuntimeError) as error:
-            if not _is_of_memory(error):
+            if not is_of_memory(error):
                 raise
             raise MemoryError(_too_little(where, shared, run)) from error
 
@@ -299,12 +301,6 @@ def _check_labelled(labels: np.ndarray, kind: type[Method]) -> None:
             f"train labels must hold some of at least 0 for the method {name_of(kind)}, which learns from labels, "
             f"found none{hint}"
         )
-
-
-def _is_of_memory(error: Exception) -> bool:
-    """Whether too little memory is the reason, on whatever device; only CUDA's allocator has a type for it."""
-    said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # CUDA and Metal; the host; CUDA's libraries
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in said)
 
 
 def _too_little(where: torch.device, config: Config, run: RunFolder | None) -> str:

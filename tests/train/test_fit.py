@@ -102,7 +102,8 @@ def test_other_arithmetic_trains_as_well_and_resumes_to_the_same(tmp_path, monke
     compiled, compiler = [], torch.compile
 
     def quick(network):
-        compiled.append(network)
+        if isinstance(network, nn.Module):  # not what is tried beforehand
+            compiled.append(network)
         return compiler(network, backend="aot_eager")
 
     monkeypatch.setattr(torch, "compile", quick)
@@ -363,6 +364,33 @@ def test_settings_that_do_not_fit_the_data_are_named_before_anything_is_written(
         with pytest.raises(ValueError, match=f"{setting} must be"):
             train(TINY | {setting: value}, run=run)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_compiled_is_named_before_anything_is_written(tmp_path, monkeypatch):
+    def without_compiler(*_):
+        raise RuntimeError("No C++ compiler found.\n\nSet TORCHDYNAMO_VERBOSE=1 for more")
+
+    monkeypatch.setattr(torch, "compile", lambda _: without_compiler)
+    message = r"^compile must be False, as torch.compile does not work here: No C\+\+ compiler found\.$"
+    with pytest.raises(ValueError, match=message):
+        train(TINY | {"compile": True}, run=RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_cannot_be_compiled_is_named(monkeypatch):
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def fails(network):
+        def call(images):
+            if isinstance(network, nn.Module):
+                raise BackendCompilerFailed(fails, RuntimeError("no kernel for it"), None)
+            return network(images)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(ValueError, match=r"^compile must be False for this network: .*no kernel for it"):
+        train(TINY | {"compile": True})
 
 
 def test_resuming_needs_a_run():
