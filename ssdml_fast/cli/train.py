@@ -20,6 +20,7 @@ from ..data.settings import DataSettings, from_stored
 from ..methods import METHODS, load_method, settings_of
 from ..methods.recipes import settings as recipe_settings
 from ..models.settings import NetworkSettings
+from ..runs.files import error_told
 from ..runs.folder import RunFolder, new_folder, write_atomically
 from ..train.config import ELSEWHERE, Config
 from ..train.records import COLLAPSED, DIVERGED, why
@@ -233,15 +234,16 @@ def _run(
         head = load_method(training.method).Head
         before = choice.untrained(examples.images, config.metric_dim, config.seed, head)
         held_out = HeldOut.of(before, fitted.model, examples)
-        run.write_results(
-            {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
-        )
+        results = {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
+        run.write_results(results | {"notes": held_out.notes})
         console.print(held_out_table(held_out))
         picture = BytesIO()
         try:
             draw_held_out(held_out).savefig(picture, format="png")
         except ValueError as error:  # too few examples, or what a library finds in them or in the names of classes
             console.print(f"no picture: {error}", soft_wrap=True, highlight=False, markup=False)
+        except Exception as error:  # whatever a library lacks for it: the figures stand
+            console.print(f"no picture: {error_told(error)}", soft_wrap=True, highlight=False, markup=False)
         else:
             write_atomically(run.picture, lambda file: file.write(picture.getvalue()))
     console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)

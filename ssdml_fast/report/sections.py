@@ -86,6 +86,7 @@ def _test_figures(section: Section, runs: list[Run]) -> None:
             tested[f"{AFTER}: {name}"] = other.results["test"][AFTER]
         except (KeyError, Missing):
             section.missing = "Runs that have not ended, or were not tested, are left out."
+    section.missing = " ".join([*run.results["notes"], *[section.missing] * bool(section.missing)])
     section.rows = [[name, *(percent(row.get(figure)) for figure in FIGURES)] for name, row in tested.items()]
 
 

@@ -357,6 +357,9 @@ class RunFolder:
         rows = list(test.values()) if isinstance(test, dict) else [None]
         if not all(isinstance(row, dict) and all(v is None or is_number(v) for v in row.values()) for row in rows):
             raise RunError(f"{self._results} is damaged: it must hold under test the figures of each embedding")
+        notes = results.setdefault("notes", [])
+        if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+            raise RunError(f"{self._results} is damaged: it must hold under notes a list of sentences")
         return results
 
     def write_results(self, results: dict[str, Any]) -> None:
@@ -365,8 +368,9 @@ class RunFolder:
         Parameters
         ----------
         results : dict
-            Under ``test``, for each embedding by name its figures by name, None where one is not defined; under
-            ``stopped`` why the training ended, under ``best_validation`` which model was kept.
+            Under ``test``, for each embedding by name its figures by name, None where one is not defined or could not
+            be computed, which sentences under ``notes`` tell, if there are any; under ``stopped`` why the training
+            ended, under ``best_validation`` which model was kept.
         """
         self._write_text(self._results, to_json(results, 2))
 

@@ -380,5 +380,21 @@ def test_a_model_that_overflows_on_a_test_example_loses_no_training(quick_maps, 
     assert all(raw.values()) and others == [dict.fromkeys(FIGURES)] * 2
 
 
+def test_what_fails_after_a_training_loses_no_other_figure(quick_maps, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise MemoryError("Unable to allocate 7 GiB")
+
+    monkeypatch.setattr("ssdml_fast.evaluate.silhouette", fails)
+    monkeypatch.setattr("ssdml_fast.report.maps.draw_maps", fails)
+    result = invoke("train", "--out", tmp_path / "run", *TINY)
+    text = " ".join(result.output.split())
+    assert result.exit_code == 0 and "no picture: MemoryError: Unable to allocate 7 GiB" in text
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    for name, row in results["test"].items():
+        assert [figure for figure, value in row.items() if value is None] == ["silhouette"]
+        note = f"The silhouette of the {name} cannot be computed: MemoryError: Unable to allocate 7 GiB."
+        assert note in results["notes"] and note in text
+
+
 def test_version():
     assert invoke("--version").output.strip() == __version__

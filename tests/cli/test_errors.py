@@ -34,7 +34,7 @@ def invoke(*arguments):
         (["train", "--out", LONG, "--rounds", 1], f"run folder {LONG} cannot be made: File name too long"),
         (["train", "--data", f"images:{LONG}"], "File name too long"),
         (["train", "--data", f"features:{LONG}"], f"{LONG}, found"),
-        (["train", "--data", "images:circle/a"], "'circle/a'"),
+        (["train", "--data", "images:circle/a"], "circle"),
         (["train", "--out", "circle/a", "--rounds", 1], "cannot be made: Too many levels of symbolic links"),
         (["evaluate", "circle"], "there is no run folder circle"),
     ],

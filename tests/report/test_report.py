@@ -478,6 +478,13 @@ def test_parts_that_the_data_lack_are_said(runs):
         section_of(run, FIGURES)
 
 
+def test_what_could_not_be_computed_is_said(runs):
+    run = Run(runs[0])
+    run.results = run.results | {"notes": ["The silhouette cannot be computed: MemoryError.", "And one more."]}
+    section = section_of(run, FIGURES)
+    assert section.missing == "The silhouette cannot be computed: MemoryError. And one more." and section.rows
+
+
 def test_pictures_that_are_decoded_when_asked_for_are_looked_up(runs):
     run, read = Run(runs[0]), []
     assert run.data.val_images is run.examples.val_images  # digits are taken as they are

@@ -389,6 +389,16 @@ def test_results_that_are_none_are_one_clear_error(run, content):
         run.read_results()
 
 
+@pytest.mark.parametrize("notes", ["text", [3], {"a": "b"}])
+def test_notes_on_results_that_are_none_are_one_clear_error(run, notes):
+    run.create(STORED)
+    run.write_results({"test": {}, "notes": notes})
+    with pytest.raises(RunError, match=r"results\.json is damaged: it must hold under notes a list of sentences"):
+        run.read_results()
+    run.write_results({"test": {}})  # as versions before 0.4.0 did
+    assert run.read_results() == {"test": {}, "notes": []}
+
+
 @pytest.mark.parametrize("labels", [np.zeros(3, np.int64), np.zeros((1, 3)), np.full((1, 3), -2)])
 def test_propagated_labels_that_are_none_are_one_clear_error(run, labels):
     run.create(STORED)
