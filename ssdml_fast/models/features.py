@@ -32,6 +32,7 @@ def backbone_features(
     images: Any,
     name: str = "images",
     workers: int = 0,
+    device: str | torch.device | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> np.ndarray:
     """Embed images by a network in evaluation mode, or find that again which was computed before.
@@ -40,7 +41,7 @@ def backbone_features(
     ----------
     network : torch.nn.Module
         Maps (B, ...) images to (B, d) l2-normalised rows, as :class:`~ssdml_fast.models.photographs.Photographs` does.
-        Used where its parameters are; put in evaluation mode, and its convolutions laid out with channels last.
+        Put in evaluation mode and on `device`, its convolutions laid out with channels last.
     prepare : torch.nn.Module or function, optional
         Makes of images what the network takes, as :class:`~ssdml_fast.models.backbones.Standardize` does.
     images : (N, ...) uint8 or float32 array, or torch.utils.data.Dataset
@@ -49,6 +50,8 @@ def backbone_features(
         What to call them in messages.
     workers : int
         Processes that decode images of a Dataset.
+    device : str or torch.device, optional
+        Where to compute; by default where the network is.
     progress : callable, optional
         Called with the share done, the last time with 1.0.
 
@@ -84,6 +87,8 @@ def backbone_features(
     examples = as_examples(images, name, workers, cache_gb=0)
     if not len(examples):
         raise ValueError(f"{name} must hold at least one example, found none")
+    if device is not None:
+        network.to(device)
     try:
         return _features(network.eval(), prepare, images, examples, progress or (lambda share: None))
     finally:

@@ -21,6 +21,7 @@ API = {
     "reference": "ssdml_fast.reference",
     "train": "ssdml_fast.train",
     "data": "ssdml_fast.data",
+    "models": "ssdml_fast.models",
     "evaluate": "ssdml_fast.evaluate",
     "integrations": "ssdml_fast.integrations.pytorch_metric_learning",
 }
