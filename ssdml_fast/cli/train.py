@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .._settings import Settings, divided, told
-from ..data.settings import DataSettings, from_stored
+from ..data.settings import DataSettings
 from ..methods import METHODS, load_method, settings_of
 from ..methods.recipes import settings as recipe_settings
 from ..models.settings import NetworkSettings
@@ -98,6 +98,8 @@ def train(
     given = {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")}
     own = {name: value for name, value in settings.items() if name in given}
     console = Console()
+    from ..runs.inputs import load_inputs, stored_inputs
+
     if resume is None:
         with _interruptible(console), errors_told():
             _training(method, recipe, own)  # refuses what no data make right
@@ -105,11 +107,10 @@ def train(
             seed = Config(**_named(Config, own)).seed
             if out is not None:
                 RunFolder(out).refuse_used()
-            inputs, examples = _load(console, data, network, seed, strict)
-            training = _training(method, recipe, own, examples)
+            inputs, examples = _load(console, lambda told: load_inputs(data, network, seed, strict, told))
+            training = _training(method, recipe, own, examples, inputs.choice.backbone)
         with _folder(out) as path:
-            dataset = data.stored(bool((examples.truth < 0).any()))
-            run = RunFolder(path, dataset, asdict(inputs.choice.settings))
+            run = RunFolder(path, inputs.dataset, inputs.network)
             with _interruptible(console, run):
                 _run(console, run, inputs.choice, examples, training, tensorboard, is_new=True)
         return
@@ -120,8 +121,8 @@ def train(
                 raise ValueError(f"resume takes every setting from the run; found also {', '.join(more)}")
             training = read_run(run)
             training = replace(training, config=replace(training.config, **_named(Config, own)))
-            data, network = from_stored(run.dataset, own.get("data")), NetworkSettings(**run.network)
-            inputs, examples = _load(console, data, network, training.config.seed, strict)
+            seed, moved = training.config.seed, own.get("data")
+            inputs, examples = _load(console, lambda told: stored_inputs(run, seed, moved, strict, told))
         _run(console, run, inputs.choice, examples, training, tensorboard)
 
 
@@ -165,12 +166,14 @@ def _named(kind: type[Settings], settings: dict[str, Any]) -> dict[str, Any]:
     return {each.name: settings[each.name] for each in told(kind) if each.name in settings}
 
 
-def _training(method: str, recipe: str, own: dict[str, Any], examples: Dataset | None = None) -> StoredTraining:
+def _training(
+    method: str, recipe: str, own: dict[str, Any], examples: Dataset | None = None, backbone: str = ""
+) -> StoredTraining:
     """Settings of a training: those of the recipe for the examples, if they are known, and the user's own."""
     from ..data.examples import as_examples
 
     shape = () if examples is None else as_examples(examples.images, "images").shape
-    settings = recipe_settings(method, recipe, shape)
+    settings = recipe_settings(method, recipe, shape, backbone)
     if examples is not None and examples.val_labels is None:
         settings["select"] = "last"
     kind = settings_of(method)
@@ -178,15 +181,11 @@ def _training(method: str, recipe: str, own: dict[str, Any], examples: Dataset |
     return StoredTraining(method, kind(**of_method), Config(**of_engine))
 
 
-def _load(
-    console: Console, data: DataSettings, network: NetworkSettings, seed: int, strict: bool
-) -> tuple[Inputs, Dataset]:
+def _load(console: Console, load: Callable[[Callable[[float], None]], Inputs]) -> tuple[Inputs, Dataset]:
     """Load the data, say what was understood of them, and prepare them for the network."""
-    from ..runs.inputs import load_inputs
-
     with waiting(console, "decoding images") as progress:
-        inputs = load_inputs(data, network, seed, strict, progress)
-    console.print(data.data, soft_wrap=True, markup=False, highlight=False)
+        inputs = load(progress)
+    console.print(inputs.data.data, soft_wrap=True, markup=False, highlight=False)
     for name, text in header(inputs.examples):
         console.print(f"  {name:<11} {text}", soft_wrap=True, markup=False, highlight=False)
     with waiting(console, "describing images") as progress:
@@ -203,7 +202,6 @@ def _run(
     is_new: bool = False,
 ) -> None:
     """Train, report, and fill the run folder."""
-    from ..models.seeded import seeded
     from ..report.maps import draw_held_out
     from ..runs.figures import HeldOut
     from ..train.device import described, network_device
@@ -225,7 +223,7 @@ def _run(
                 logs(record)
 
         fitted = fit(
-            seeded(choice.network, config.seed), examples, None, training.method, training.settings, config,
+            choice.made(examples.images, config.seed), examples, None, training.method, training.settings, config,
             prepare=choice.taken, run=run, resume=not is_new, on_validation=on_validation, on_batch=live.batch,
         )  # fmt: skip
     console.print(_verdict(fitted, config.select), soft_wrap=True)

@@ -10,6 +10,7 @@ RECIPES = ("default", "paper")
 
 Shape = tuple[int, ...]
 FEATURES: Shape = (0,)  # stands for any (d,)
+ADAPTED = 256  # directions that are kept of a frozen backbone's features, and turned by L
 
 _EVERY: dict[Shape, dict[str, Any]] = {  # of the training, whatever the method
     (1, 28, 28): {"batch_size": 250, "augment": "affine"},
@@ -43,6 +44,20 @@ _LARGE = _PARTITION | {"rounds": 1, "patience": 100}
 _PAPER: dict[str, dict[Shape, dict[str, Any]]] = {  # by method; () is what holds for any shape
     "ssdml": {(): _SSDML_PAPER, (3, 32, 32): {"metric_dim": 32, "warmup": 300}},
 }
+_BACKBONE: dict[str, dict[str, dict[str, Any]]] = {  # by method, and by what becomes of the backbone
+    "ssdml": {
+        "frozen": _PARTITION
+        | {
+            "batch_size": 100,
+            "alpha": 45.0,
+            "confident": 0.5,
+            "confident_last": 0.9,
+            "learning_rate": 2e-3,
+            "weight_decay": 4.0,
+        },
+        "trained": _PARTITION | {"rounds": 2, "learning_rate": 1e-4, "augment": "shift"},
+    },
+}
 _DEFAULT: dict[str, dict[Shape, dict[str, Any]]] = {
     "ssdml": {
         (1, 28, 28): _LARGE | {"warmup": 500},
@@ -63,7 +78,7 @@ _DEFAULT: dict[str, dict[Shape, dict[str, Any]]] = {
 }
 
 
-def settings(method: str, recipe: str, shape: Shape = ()) -> dict[str, Any]:
+def settings(method: str, recipe: str, shape: Shape = (), backbone: str = "") -> dict[str, Any]:
     """Return the settings of a method's recipe for examples of one shape, in place of the defaults.
 
     Parameters
@@ -76,6 +91,8 @@ def settings(method: str, recipe: str, shape: Shape = ()) -> dict[str, Any]:
         MNIST.
     shape : tuple of int
         Of one example: (channels, height, width), or (d,) for features; without, what the recipe sets for any.
+    backbone : {"", "frozen", "trained"}
+        What becomes of the backbone, where the network is one for photographs.
 
     Returns
     -------
@@ -98,5 +115,8 @@ def settings(method: str, recipe: str, shape: Shape = ()) -> dict[str, Any]:
         if method not in _PAPER:
             raise ValueError(f"recipe must be 'default' for the method {method}, which has no other, found 'paper'")
         return _PAPER[method][()] | _PAPER[method].get(shape, features)
+    if backbone:
+        features = {"metric_dim": min(ADAPTED, shape[0])} if len(shape) == 1 else {}
+        return features | _BACKBONE.get(method, {}).get(backbone, {})
     own = _DEFAULT.get(method, {}).get(FEATURES if features else shape, {})
     return features | _EVERY.get(shape, {}) | own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,14 +16,16 @@ from torch.nn import functional as F
 
 from ..data.dataset import DataError, Dataset
 from ..nn import OrthogonalMetric
+from .adapter import Adapter
 from .backbones import Backbone, Standardize, find_backbone
 from .digits import DigitsNet
+from .features import backbone_features
 from .metric import MetricModel, untrained
 from .paper import Cifar10Net, MnistNet
 from .photographs import Photographs
 from .preparation import MeanImage, Whitening, apply
 from .seeded import seeded
-from .settings import NetworkSettings
+from .settings import NOT_PHOTOGRAPHS, NetworkSettings
 from .small import SmallNet
 
 SMALL = 64  # pixels a side up to which images are no photographs, unless they are said to be
@@ -53,7 +56,7 @@ class Choice:
     grey : bool, optional
         Whether they are decoded to shades of grey; None: if all are.
     frozen : torch.nn.Module, optional
-        Makes features of prepared images, once; the network takes these.
+        Makes features of prepared images, once; an :class:`~ssdml_fast.models.adapter.Adapter` of these is the network.
     """
 
     settings: NetworkSettings
@@ -75,7 +78,7 @@ class Choice:
         progress : callable, optional
             Told the share done while features are computed.
         **reading
-            How :func:`~ssdml_fast.models.features.backbone_features` reads images: `workers`, `device`.
+            How :func:`~ssdml_fast.models.features.backbone_features` reads images: `workers`.
 
         Raises
         ------
@@ -83,7 +86,7 @@ class Choice:
             If the preparation would have to be learned from more images than memory holds.
         """
         if self.frozen is not None:
-            return self._described(data, progress, **reading)
+            return _described(data, self.frozen, self.prepare, progress, **reading)
         if self.preparation is None or getattr(data.images, "dtype", np.uint8) != np.uint8:
             return data
         if not isinstance(data.images, np.ndarray):
@@ -94,33 +97,55 @@ class Choice:
         preparation = self.preparation(torch.from_numpy(data.images))
         return data.map(lambda part: apply(preparation, torch.from_numpy(part)).numpy())
 
-    def _described(self, data: Dataset, progress: Callable[[float], object] | None, **reading: Any) -> Dataset:
-        """Put features in place of images."""
-        from .features import backbone_features
-
-        parts = [part for part in (data.images, data.val_images, data.test_images) if part is not None]
-        total, done = sum(map(len, parts)), 0
-
-        def describe(part: Any) -> np.ndarray:
-            nonlocal done
-            before = done
-            told = None if progress is None else lambda share: progress((before + share * len(part)) / total)
-            features = backbone_features(self.frozen, self.prepare, part, progress=told, **reading)
-            done += len(part)
-            return features
-
-        return data.map(describe)
-
     def untrained(
         self, images: Any, metric_dim: int, seed: int, head: type[nn.Module] = OrthogonalMetric
     ) -> MetricModel:
         """Make the model that a training starts from; see :func:`ssdml_fast.models.metric.untrained`."""
-        return untrained(seeded(self.network, seed), images, metric_dim, seed, head, self.taken)
+        return untrained(self.made(images, seed), images, metric_dim, seed, head, self.taken)
+
+    def made(self, images: Any, seed: int) -> nn.Module:
+        """Make the untrained network for prepared training examples."""
+        return Adapter(images) if self.frozen is not None else seeded(self.network, seed)
+
+    @property
+    def backbone(self) -> str:
+        """What becomes of the backbone, if it is one: ``"frozen"`` or ``"trained"``; empty if there is none."""
+        if self.frozen is not None:
+            return "frozen"
+        return "" if self.settings.backbone in ("auto", *NOT_PHOTOGRAPHS) else "trained"
+
+    @property
+    def digest(self) -> str:
+        """Hash of what stays as it is, 128 bits in hexadecimal; empty where nothing does."""
+        if self.frozen is None:
+            return ""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in self.frozen.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def taken(self) -> nn.Module | None:
         """What :func:`ssdml_fast.train.fit` is to prepare examples by."""
         return None if self.frozen is not None else self.prepare
+
+
+def _described(
+    data: Dataset, network: nn.Module, prepare: Any, progress: Callable[[float], object] | None, **reading: Any
+) -> Dataset:
+    """Put features in place of images."""
+    total = sum(len(part) for part in (data.images, data.val_images, data.test_images) if part is not None)
+    done = 0
+
+    def describe(part: Any) -> np.ndarray:
+        nonlocal done
+        told = None if progress is None else lambda share: progress((done + share * len(part)) / total)
+        features = backbone_features(network, prepare, part, progress=told, **reading)
+        done += len(part)
+        return features
+
+    return data.map(describe)
 
 
 class Normalize(nn.Module):
@@ -201,7 +226,7 @@ def choose(shape: Shape, settings: NetworkSettings | None = None, seed: int = 0,
     target = shape if size is None else (shape[0], size, size)
     if name == "auto":
         name = "paper" if target in _BY_SHAPE else "small" if 0 < max(target[1:]) <= SMALL else DEFAULT
-        asked = replace(asked, backbone=name)
+        asked = replace(asked, backbone=name, freeze=asked.freeze or name == DEFAULT)
     if name in ("paper", "small"):
         return _of_its_own(asked, shape, size, are_files)
     backbone = find_backbone(name, asked.weights, asked.image_size, seed)
@@ -239,7 +264,7 @@ def _pretrained(asked: NetworkSettings, backbone: Backbone, are_files: bool) -> 
     if not are_files:
         prepare = nn.Sequential(Resize(backbone.size), prepare)
     network = Photographs(backbone, asked.pool, asked.factors, asked.freeze)
-    make = Normalize if asked.freeze else partial(copy.deepcopy, network)  # as it was before any training
+    make = partial(copy.deepcopy, network)  # as it was before any training
     frozen = network if asked.freeze else None
     size = backbone.size if are_files else None
     return Choice(asked, make, None, prepare, size, backbone.crop, grey=False, frozen=frozen)

@@ -3,23 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..data.dataset import Dataset, Source
+from ..data.dataset import DataError, Dataset, Source
 from ..data.images import ImageFiles
 from ..data.load import find, refuse_left_out, split
-from ..data.settings import DataSettings
+from ..data.settings import DataSettings, from_stored
 from ..models.networks import Choice, choose
 from ..models.settings import NetworkSettings
+from .folder import RunFolder
+
+Progress = Callable[[float], object] | None
 
 
 @dataclass(frozen=True)
 class Inputs:
     """Examples, divided, and what goes with them."""
 
+    data: DataSettings
     examples: Dataset
     choice: Choice
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """What it takes to load the same examples again, for ``config.json``."""
+        return self.data.stored(has_unlabelled=bool((self.examples.truth < 0).any()))
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What it takes to choose the same network again, for ``config.json``."""
+        digest = {"digest": self.choice.digest} if self.choice.digest else {}
+        return asdict(self.choice.settings) | digest
+
+
+def stored_inputs(
+    run: RunFolder, seed: int, data: str | None = None, strict: bool = False, progress: Any = None
+) -> Inputs:
+    """Load what a run folder says that its training was given; see :func:`load_inputs`.
+
+    Parameters
+    ----------
+    run : RunFolder
+        Whose ``config.json`` was read.
+    seed, strict, progress
+        As of :func:`load_inputs`.
+    data : str, optional
+        ``"KIND:PATH"`` where the data lie now, if they were moved since.
+
+    Raises
+    ------
+    DataError
+        Also if the weights of a backbone that stays as it is are others than they were.
+    """
+    network = dict(run.network)
+    was = network.pop("digest", "")
+    inputs = load_inputs(from_stored(run.dataset, data), NetworkSettings(**network), seed, strict, progress)
+    if was != inputs.choice.digest:
+        raise DataError(f"weights must be those that the run was trained with, found others for {network['backbone']}")
+    return inputs
 
 
 def load_inputs(
@@ -27,7 +69,7 @@ def load_inputs(
     network: NetworkSettings,
     seed: int,
     strict: bool = False,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress = None,
 ) -> Inputs:
     """Load a data set, choose the network, decode images to the size that it takes, and divide them by the seed.
 
@@ -58,4 +100,4 @@ def load_inputs(
         choice = choose(source.images.shape[1:], network, seed)
     if strict:
         refuse_left_out(source.account)
-    return Inputs(split(data.data, source, seed, data.per_class), choice)
+    return Inputs(data, split(data.data, source, seed, data.per_class), choice)

@@ -13,13 +13,11 @@ import numpy as np
 from ..data.dataset import Dataset
 from ..data.examples import as_examples
 from ..data.load import absolute
-from ..data.settings import from_stored
 from ..models.metric import HEADS, MetricModel
 from ..models.networks import Choice
-from ..models.settings import NetworkSettings
 from .fingerprint import difference, fingerprint
 from .folder import RunError, RunFolder
-from .inputs import Inputs, load_inputs
+from .inputs import Inputs, stored_inputs
 from .records import best_of
 
 T = TypeVar("T")
@@ -102,11 +100,8 @@ class Run:
         """The data as they were decoded, and the network that goes with them."""
         seed = self.setting("seed")
 
-        def load() -> Inputs:
-            network = NetworkSettings(**self.folder.network)
-            return load_inputs(from_stored(self.folder.dataset, self.moved), network, seed)
-
-        inputs = _or_missing("The data cannot be loaded", load)
+        what = "The data cannot be loaded"
+        inputs = _or_missing(what, lambda: stored_inputs(self.folder, seed, self.moved))
         different = _or_missing("The data cannot be compared", lambda: self._difference(inputs.examples))
         if different:
             raise Missing(f"The data are not those that the run was trained on: {different}.")

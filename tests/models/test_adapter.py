@@ -1,0 +1,59 @@
+"""The layer that follows a frozen backbone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
+
+from ssdml_fast.models.adapter import Adapter
+
+
+def features(n=60, d=12, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+@given(st.integers(5, 40), st.integers(2, 12), st.integers(1, 20), st.integers(0, 99))
+def test_it_begins_as_principal_component_analysis(n, d, dim, seed):
+    x = features(n, d, seed)
+    z = Adapter(x, dim)(torch.from_numpy(x)).detach().numpy()
+    dim = min(d, dim)
+    assert z.shape == (n, dim)
+    components = PCA(min(dim, n - 1), svd_solver="full").fit_transform(normalize(x.astype(np.float64)))
+    expected = normalize(components)
+    np.testing.assert_allclose(np.abs(z[:, : expected.shape[1]]), np.abs(expected), atol=2e-3)
+
+
+def test_weight_decay_pulls_it_back_to_where_it_began():
+    x = features()
+    adapter = Adapter(x, 4)
+    before = adapter(torch.from_numpy(x))
+    with torch.no_grad():
+        adapter.change.normal_()
+        adapter.bias.normal_()
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.5, weight_decay=1.0)
+    for parameter in adapter.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(60):
+        optimizer.step()
+    torch.testing.assert_close(adapter(torch.from_numpy(x)), before)
+
+
+def test_what_it_was_made_from_is_in_its_state():
+    x, other = features(), features(seed=1)
+    adapter, stranger = Adapter(x, 4), Adapter(other, 4)
+    stranger.load_state_dict(adapter.state_dict())
+    torch.testing.assert_close(stranger(torch.from_numpy(x)), adapter(torch.from_numpy(x)))
+    assert {name for name, _ in adapter.named_parameters()} == {"change", "bias"}
+
+
+@pytest.mark.parametrize("x", [np.ones((5, 3), np.float32), np.zeros((1, 3), np.float32)])
+def test_features_that_are_all_the_same_stay_finite(x):
+    assert torch.isfinite(Adapter(x, 2)(torch.from_numpy(x))).all()
+
+
+def test_a_direction_less_than_one_is_refused():
+    with pytest.raises(ValueError, match="dim must be at least 1"):
+        Adapter(features(), 0)
