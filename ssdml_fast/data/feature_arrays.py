@@ -12,7 +12,7 @@ import numpy as np
 
 from .dataset import Account, DataError, LeftOut, Source
 from .feature_parts import Part, finite, source_of
-from .files import beside
+from .files import beside, some_names
 from .labels import PARTS, number_labels
 from .tables import SUFFIXES
 
@@ -64,7 +64,7 @@ def _of(arrays: dict[str, np.ndarray], part: str, path: Path, others: list[str])
             found[kind] = name, array
     if "x" not in found and (found or part == "train"):
         wanted = "x_train or x" if part == "train" else f"x_{part}"
-        raise DataError(f"expected an array {wanted} in {path}, found {', '.join([*arrays, *others]) or 'none'}")
+        raise DataError(f"expected an array {wanted} in {path}, found {some_names([*arrays, *others])}")
     if "y" in found:
         found["y"] = found["y"][0], _column(*found["y"], path)
     return (found["x"], found.get("y")) if found else None

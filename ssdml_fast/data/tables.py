@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 ENCODINGS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # by byte order mark
+ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b")  # what zip and gzip begin with
+PARQUET = b"PAR1"
 BLOCK = 4096  # rows that are packed together
 BLANK = [""]  # the fields of a line of blanks
 SAMPLE = 20  # lines by which the delimiter is chosen
@@ -166,9 +168,9 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     Parameters
     ----------
     path : str or path
-        A Parquet file (``.parquet`` or ``.pq``), else a text: UTF-8, or UTF-16 with its byte order mark; fields are
-        separated by commas, semicolons or tabs, whichever its first lines show; quoted by ``"``. The first line has the
-        columns' names. Blank lines are passed over.
+        A Parquet file, by its suffix (``.parquet`` or ``.pq``) or its content, else a text: UTF-8, or UTF-16 with its
+        byte order mark; fields are separated by commas, semicolons or tabs, whichever its first lines show; quoted by
+        ``"``. The first line has the columns' names. Blank lines are passed over.
 
     Returns
     -------
@@ -197,7 +199,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     array([  2.5, 400. ])
     """
     path = existing(Path(path), "a table")
-    return _ParquetTable(path) if path.suffix.lower() in (".parquet", ".pq") else _TextTable(path)
+    return _ParquetTable(path) if path.suffix.lower() in (".parquet", ".pq") or _is_parquet(path) else _TextTable(path)
 
 
 class _TextTable(Table):
@@ -326,12 +328,24 @@ class _ParquetTable(Table):
             raise DataError(f"column {self.columns[i]!r} of {self.path} must hold numbers, found nothing in row {row}")
 
 
+def _is_parquet(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(PARQUET)) == PARQUET
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
 def _checked(path: Path) -> tuple[bytes, str]:
     """What is in a file of text, and its encoding."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from None
+    if data.startswith(ARCHIVES):
+        raise DataError(
+            f"{path} must be text, found what is compressed, as a spreadsheet's own format is: save the table as CSV"
+        )
     encoding = next((name for mark, name in ENCODINGS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

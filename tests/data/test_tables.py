@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 
 import numpy as np
@@ -107,6 +108,11 @@ def test_many_rows_keep_their_order_and_lines(tmp_path):
         ("a,b\n1,2\n".encode("utf-16")[:-1], "line 2 of .* must be UTF-16"),
         (b"a,b\n1,\0\n", "line 2 of .* must be text, found a NUL character"),
         (b"a,b\n" + b"1,2\n" * 50 + b'3,"' + b"4,5\n" * 9, "line 52 of .* a quote that is not closed"),
+        (
+            b"PK\x03\x04" + bytes(99),
+            "must be text, found what is compressed, as a spreadsheet's own .* save the table as CSV",
+        ),
+        (gzip.compress(b"a,b\n1,2\n"), "found what is compressed"),
         (b'a,b\n"1"2,3\n', "line 2 of .* expected after"),
         (b"a,b\n1," + b"2" * 200_000, "line 2 of .* field larger than field limit"),
     ],
@@ -182,6 +188,15 @@ def test_parquet_columns_are_read_as_texts_and_numbers(tmp_path):
     for name, found in (("number", "found nothing in row 1"), ("path", "found 'a.jpg' in row 0")):
         with pytest.raises(DataError, match=rf"'{name}' of .* must hold numbers, {found}".replace("path", "Path")):
             table.numbers(name)
+
+
+def test_parquet_is_known_by_its_content(tmp_path):
+    parquet(tmp_path / "t.parquet", a=[1, 2])
+    (tmp_path / "t.parquet").rename(tmp_path / "t.csv")
+    assert read_table(tmp_path / "t.csv").numbers("a").tolist() == [1, 2]
+    write(tmp_path / "t.parquet", "a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"t.parquet cannot be read as Parquet"):
+        read_table(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize("kind", ["list", "large_list", "fixed"])
