@@ -150,9 +150,10 @@ class _Contents:
         head = member.read(HEAD)
         return head + member.read(-1) if wanted(name, head) else b""
 
-    def entries(self, folder: str) -> Iterator[tuple[str, File | Folder | Unreadable | None]]:
-        for name in self.inner[folder]:
-            yield name, None if is_hidden(name) else self._kind(posixpath.join(folder, name))
+    def entries(self, folder: str) -> list[tuple[str, File | Folder | Unreadable | None]]:
+        return [
+            (name, None if is_hidden(name) else self._kind(posixpath.join(folder, name))) for name in self.inner[folder]
+        ]
 
     def _kind(self, name: str) -> File | Folder | Unreadable:
         place = self._followed(name)

@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from .archives import Wanted, unpack
@@ -131,11 +131,10 @@ def check_all_used(account: Account) -> None:
         raise DataError(f"all that is found must be used (strict), found {len(lines)} left out:{''.join(lines)}")
 
 
-def _entries(folder: str) -> Iterator[tuple[str, File | Folder | Unreadable | None]]:
+def _entries(folder: str) -> list[tuple[str, File | Folder | Unreadable | None]]:
     """Entries of a folder on the disk; paths as text, which for 200,000 files saves 70 MB."""
     with os.scandir(folder) as entries:
-        for entry in entries:
-            yield entry.name, None if is_hidden(entry.name) else _kind(entry)
+        return [(entry.name, None if is_hidden(entry.name) else _kind(entry)) for entry in entries]
 
 
 def _kind(entry: os.DirEntry[str]) -> File | Folder | Unreadable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from .dataset import DataError, LeftOut
 
 File = str | Path | bytes
 """The path of a file on the disk, or what is in it."""
+
+FILE = (str, Path, bytes)
 
 Files = dict[str, File]
 """Files by name: their path below the folder or in the archive, with forward slashes; ascending."""
@@ -67,7 +69,7 @@ def is_hidden(name: str) -> bool:
     return name[0] == "." or name.lower() in HIDDEN
 
 
-def walk(root: Folder, entries: Callable[[str], Iterable[tuple[str, File | Folder | Unreadable | None]]]) -> Tree:
+def walk(root: Folder, entries: Callable[[str], Sequence[tuple[str, File | Folder | Unreadable | None]]]) -> Tree:
     """Go through a folder and those in it; a folder that lies in itself by way of a link is not entered again.
 
     Parameters
@@ -96,7 +98,7 @@ def walk(root: Folder, entries: Callable[[str], Iterable[tuple[str, File | Folde
         folder, name, above = waiting.pop()
         above = (*above, folder.identity)
         try:
-            found = list(entries(folder.place))
+            found = entries(folder.place)
         except OSError as error:
             if folder is root:
                 raise
@@ -110,7 +112,7 @@ def walk(root: Folder, entries: Callable[[str], Iterable[tuple[str, File | Folde
         before = f"{name}/" if name else ""
         for last, entry in found:
             inner = before + last
-            if isinstance(entry, str | bytes | Path):
+            if isinstance(entry, FILE):
                 tree.files[inner] = entry
             elif entry is None:
                 tree.n_hidden += 1
