@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from .dataset import DataError, LeftOut
-from .tree import File, Folder, Tree, Unreadable, is_hidden, walk
+from .tree import File, Folder, Tree, Unreadable, is_hidden, shown, walk
 
 Read = Callable[[int], bytes]
 """Reads so many bytes on; all that are left if the number is negative."""
@@ -89,7 +89,8 @@ def unpack(path: Path, wanted: Wanted | None = None) -> Tree:
     if damaged:
         raise DataError("; ".join(damaged[:20]) + f"; and {len(damaged) - 20} more" * (len(damaged) > 20))
     tree = walk(Folder("", ""), contents.entries)
-    tree.left_out = sorted([*tree.left_out, *contents.left_out], key=lambda left: left.name)
+    left_out = (LeftOut(shown(left.name), left.why) for left in contents.left_out)
+    tree.left_out = sorted([*tree.left_out, *left_out], key=lambda left: left.name)
     return tree
 
 
@@ -206,11 +207,13 @@ def _tar_members(path: Path) -> Iterator[Member]:
     with tarfile.open(path, errors="surrogateescape") as tar:
         for member in tar:
             if member.size < 0:  # which some versions of tarfile follow backwards, for ever
-                raise DataError(f"{path} is damaged: its member {member.name} is said to be of {member.size} bytes")
+                raise DataError(
+                    f"{path} is damaged: its member {shown(member.name)} is said to be of {member.size} bytes"
+                )
             if member.isfile():
                 file = tar.extractfile(member)
                 assert file is not None  # a regular file
-                yield Member(member.name, "file", member.size, read=_told(file.read, f"{member.name} in {path}"))
+                yield Member(member.name, "file", member.size, read=_told(file.read, f"{shown(member.name)} in {path}"))
             elif member.isdir():
                 yield Member(member.name, "folder")
             elif member.issym() or member.islnk():

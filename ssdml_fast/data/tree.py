@@ -27,7 +27,7 @@ class Tree:
     Attributes
     ----------
     files : dict
-        The files by name: their path on the disk, or what is in them.
+        The files by name, as :func:`shown`: their path on the disk, or what is in them.
     empty : list of str
         Names of the folders in which nothing lies.
     left_out : list of LeftOut
@@ -67,6 +67,17 @@ class Unreadable:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is hidden, or made by a file manager."""
     return name[0] == "." or name.lower() in HIDDEN
+
+
+def shown(name: str) -> str:
+    r"""Return a name as text that can be written anywhere: bytes that are no UTF-8 by their numbers.
+
+    Examples
+    --------
+    >>> shown(b"caf\xe9".decode("utf-8", "surrogateescape"))
+    'caf\\xe9'
+    """
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def walk(root: Folder, entries: Callable[[str], Sequence[tuple[str, File | Folder | Unreadable | None]]]) -> Tree:
@@ -111,9 +122,12 @@ def walk(root: Folder, entries: Callable[[str], Sequence[tuple[str, File | Folde
             raise DataError(f"links in {root.place} must lead to at most {MOST_LINKED:,} files and folders")
         before = f"{name}/" if name else ""
         for last, entry in found:
-            inner = before + last
+            inner = before + shown(last)
             if isinstance(entry, FILE):
-                tree.files[inner] = entry
+                if inner in tree.files:
+                    tree.left_out.append(LeftOut(inner, "a name that cannot be told from another's"))
+                else:
+                    tree.files[inner] = entry
             elif entry is None:
                 tree.n_hidden += 1
             elif isinstance(entry, Unreadable):

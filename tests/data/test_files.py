@@ -143,15 +143,18 @@ def test_a_path_that_leads_nowhere_is_one_line(tmp_path, name):
         assert "\n" not in str(error.value)
 
 
-def test_names_that_are_no_utf_8_are_names(tmp_path):
-    folder = tmp_path / "d"
-    folder.mkdir()
-    with open(os.fsencode(folder) + b"/caf\xe9", "w") as file:
-        file.write("x")
-    assert list(open_files(folder).files) == [os.fsdecode(b"caf\xe9")]
+def test_names_that_are_no_utf_8_can_be_written_anywhere(tmp_path):
+    folder = os.fsencode(tmp_path / "d") + b"/caf\xe9"
+    os.makedirs(folder)
+    for name in (b"1", b"\xff", b"\\xff", "é".encode()):
+        with open(folder + b"/" + name, "wb") as file:
+            file.write(b"x")
     with tarfile.open(tmp_path / "t", "w") as tar:
-        tar.add(folder, arcname=".")
-    assert list(open_files(tmp_path / "t").files) == [os.fsdecode(b"caf\xe9")]
+        tar.add(tmp_path / "d", arcname=".")
+    for path in (tmp_path / "d", tmp_path / "t"):
+        tree = open_files(path)
+        assert contents(tree) == dict.fromkeys(("caf\\xe9/1", "caf\\xe9/\\xff", "caf\\xe9/é"), "x")
+        assert whys(tree) == {"caf\\xe9/\\xff": "a name that cannot be told from another's"}
 
 
 def test_links_folded_into_each_other_are_bounded(tmp_path, monkeypatch):
