@@ -100,7 +100,7 @@ class _Contents:
     def __init__(self) -> None:
         self.inner: dict[str, dict[str, None]] = {"": {}}  # names in a folder
         self.files: dict[str, File | Unreadable] = {}
-        self.links: dict[str, str] = {}
+        self.links: dict[str, tuple[bool, str]] = {}  # whether a hard one, and its target
         self.left_out: list[LeftOut] = []
 
     def add(self, member: Member, wanted: Wanted | None) -> None:
@@ -114,9 +114,9 @@ class _Contents:
         else:
             self._forget(name)
             if member.kind == "link":
-                self.links[name] = posixpath.join(posixpath.dirname(name), member.target)
+                self.links[name] = False, member.target
             elif member.kind == "hard link":
-                self.links[name] = member.target.lstrip("/")
+                self.links[name] = True, member.target  # from the root of the archive
             else:
                 self.files[name] = self._read(member, name, wanted)
             self._enter(*name.rpartition("/")[::2])
@@ -158,24 +158,41 @@ class _Contents:
 
     def _kind(self, name: str) -> File | Folder | Unreadable:
         place = self._followed(name)
+        if place is None:
+            return Unreadable("a link to itself")
         if place in self.files:
             return self.files[place]
         if place in self.inner:
             return Folder(place, place, name in self.links)
-        return Unreadable("a link out of the archive" if place.startswith(("/", "../")) else "a dangling link")
+        return Unreadable("a link out of the archive" if place == ".." else "a dangling link")
 
-    def _followed(self, name: str) -> str:
-        """The place that a name leads to; that of its folder has no links on the way to it."""
+    def _followed(self, name: str) -> str | None:
+        """The place that a name leads to, found as on the disk; ".." if that is outside, None if it has no end."""
         if name not in self.links:
             return name
-        for _ in range(MOST_LINKS):
-            name = posixpath.normpath(name)
-            slashes = [at for at, letter in enumerate(name) if letter == "/"]
-            link = next((name[:at] for at in (*slashes, len(name)) if name[:at] in self.links), None)
-            if link is None:
-                break
-            name = self.links[link] + name[len(link) :]
-        return "" if name == "." else name
+        place, steps, n_links = "", name.split("/")[::-1], 0
+        while steps:
+            step = steps.pop()
+            if step == "..":
+                if not place:
+                    return ".."
+                place = posixpath.dirname(place)
+            elif step not in ("", "."):
+                at = posixpath.join(place, step)
+                if at not in self.links:
+                    place = at
+                    if place not in self.inner:
+                        return "/".join([place, *steps[::-1]])  # a file, where no step follows, or nothing
+                    continue
+                is_hard, target = self.links[at]
+                n_links += 1
+                if n_links > MOST_LINKS:
+                    return None
+                if target.startswith("/") and not is_hard:
+                    return ".."
+                place = "" if is_hard else place
+                steps += target.split("/")[::-1]
+        return place
 
 
 def members(path: Path) -> Iterator[Member]:

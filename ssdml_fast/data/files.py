@@ -145,7 +145,8 @@ def _kind(entry: os.DirEntry[str]) -> File | Folder | Unreadable:
             return Folder(entry.path, _identity(entry.stat()), entry.is_symlink())
         return Unreadable("a dangling link" if entry.is_symlink() else "a special file")
     except OSError as error:
-        return Unreadable("a link to itself" if error.errno == errno.ELOOP else f"not found: {error.strerror}")
+        why = {errno.ELOOP: "a link to itself", errno.ENOTDIR: "a dangling link"}
+        return Unreadable(why.get(error.errno or 0, f"not found: {error.strerror}"))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -10,6 +10,8 @@ import tarfile
 import zipfile
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from ssdml_fast.data import DataError
 from ssdml_fast.data import tree as trees
@@ -81,11 +83,9 @@ def test_links_are_followed_and_those_that_lead_nowhere_told(tmp_path, container
         "again/1": "1", "again/deep/2": "2", "by": "2", "cat/1": "1", "cat/deep/2": "2", "dog/3": "1", "hard": "1",
         "pool/1": "1", "pool/deep/2": "2",
     }  # fmt: skip
-    found = whys(tree)
-    assert found.pop("itself") == ("a link to itself" if container == "folder" else "a dangling link")
     round_it = "a link to a folder that it lies in"
     loops = dict.fromkeys(("again/deep/up", "cat/deep/up", "pool/deep/up"), round_it)
-    assert found == {"lost": "a dangling link", **loops}
+    assert whys(tree) == {"lost": "a dangling link", "itself": "a link to itself", **loops}
 
 
 @pytest.mark.parametrize("container", ["tar", "zip"])
@@ -168,6 +168,33 @@ def test_links_folded_into_each_other_are_bounded(tmp_path, monkeypatch):
     for path in (tmp_path, tmp_path.with_suffix(".tar")):
         with pytest.raises(DataError, match="must lead to at most 100 files"):
             open_files(path)
+
+
+PLACES = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
+TARGETS = st.lists(st.sampled_from(["a", "b", "c", "..", "."]), min_size=1, max_size=4).map("/".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(PLACES, st.none() | TARGETS, max_size=8), st.lists(PLACES, max_size=2))
+def test_an_archive_is_read_as_the_folder_that_it_is_of(tmp_path_factory, entries, empty):
+    folder = tmp_path_factory.mktemp("any") / "d"
+    folder.mkdir()
+    for name, target in entries.items():
+        path = folder / name
+        if os.path.lexists(path) or any(os.path.lexists(p) and not p.is_dir() for p in path.parents):
+            continue
+        if folder.resolve() not in (*path.parent.resolve().parents, path.parent.resolve()):
+            continue  # by way of a link out of it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name) if target is None else path.symlink_to(target)
+    for name in empty:
+        if not any(os.path.lexists(p) for p in (folder / name, *(folder / name).parents) if p not in folder.parents):
+            (folder / name).mkdir(parents=True)
+    tree = open_files(folder)
+    assume(not any(os.path.relpath(os.path.realpath(p), folder).startswith("..") for p in folder.rglob("*")))
+    for container in ("tar", "zip"):
+        other = open_files(packed(folder, container))
+        assert contents(other) == contents(tree) and whys(other) == whys(tree) and other.empty == tree.empty
 
 
 # ---- tars
