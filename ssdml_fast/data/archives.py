@@ -44,7 +44,8 @@ class Member:
     name : str
         As the archive has it, with forward slashes.
     kind : str
-        "file", "folder", "link" (to a path from its own folder), "hard link" (to a member) or "special file".
+        "file", "folder", "link" (to a path from its own folder), "hard link" (to a member) or "special file"; "missing
+        end" after the last of an archive that may have had more.
     size : int
         Bytes of a file.
     target : str
@@ -105,7 +106,9 @@ class _Contents:
 
     def add(self, member: Member, wanted: Wanted | None) -> None:
         name = posixpath.normpath(member.name.lstrip("/"))
-        if name.startswith("../") or name == ".." or len(name) > LONGEST_PATH:
+        if member.kind == "missing end":
+            self.left_out.append(LeftOut(name, "the mark of its end is missing: more of it may be"))
+        elif name.startswith("../") or name == ".." or len(name) > LONGEST_PATH:
             self.left_out.append(LeftOut(member.name[:LONGEST_PATH], "a name that no folder can hold"))
         elif member.kind == "folder":
             self._enter("" if name == "." else name)
@@ -210,7 +213,8 @@ def members(path: Path) -> Iterator[Member]:
     except DataError:
         raise
     except ERRORS as error:
-        raise DataError(f"expected a folder, tar or zip at {path}, found what cannot be read as one: {error}") from None
+        what = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")  # tarfile lists all that it tried
+        raise DataError(f"expected a folder, tar or zip at {path}, found what cannot be read as one: {what}") from None
 
 
 def _is_tar(path: Path) -> bool:
@@ -220,8 +224,29 @@ def _is_tar(path: Path) -> bool:
         return True  # a damaged one, which is told when it is read
 
 
+class _Header(tarfile.TarInfo):
+    """A header; where it is damaged, tarfile would take it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Header:
+        start = tar.offset
+        try:
+            return super().fromtarfile(tar)  # type: ignore[return-value]
+        except tarfile.HeaderError as error:
+            kind = type(error).__name__  # which tarfile has, but does not document
+            if start and kind in ("InvalidHeaderError", "TruncatedHeaderError"):
+                raise tarfile.ReadError(f"{error} after {start:,} bytes") from None
+            if start and kind == "EmptyHeaderError" and isinstance(tar, _Tar):
+                tar.has_end = False
+            raise
+
+
+class _Tar(tarfile.TarFile):
+    has_end = True
+
+
 def _tar_members(path: Path) -> Iterator[Member]:
-    with tarfile.open(path, errors="surrogateescape") as tar:
+    with _Tar.open(path, errors="surrogateescape", tarinfo=_Header) as tar:
         for member in tar:
             if member.size < 0:  # which some versions of tarfile follow backwards, for ever
                 raise DataError(
@@ -237,6 +262,8 @@ def _tar_members(path: Path) -> Iterator[Member]:
                 yield Member(member.name, "link" if member.issym() else "hard link", target=member.linkname)
             else:
                 yield Member(member.name, "special file")
+        if not tar.has_end:
+            yield Member(path.name, "missing end")
 
 
 def _zip_members(path: Path) -> Iterator[Member]:

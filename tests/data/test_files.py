@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import socket
@@ -255,6 +256,28 @@ def test_a_tar_that_leads_back_is_told(tmp_path):
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * 32)
     (tmp_path / "t").write_bytes(tarfile.TarInfo("b.png").tobuf() + bytes(header) + bytes(1024))
     with pytest.raises(DataError, match=r"a\.png"):
+        open_files(tmp_path / "t")
+
+
+@pytest.mark.parametrize("compression", ["", ":gz"])
+def test_a_tar_that_is_damaged_or_cut_off_is_not_taken_for_a_shorter_one(tmp_path, compression):
+    def written(content):
+        (tmp_path / "t").write_bytes(gzip.compress(content) if compression else content)
+        return open_files(tmp_path / "t")
+
+    content = tar_of(tmp_path / "t", ("a", b"1"), ("b", b"2"), ("c", b"3")).read_bytes()
+    assert len(written(content).files) == 3
+    for damaged in (content[:1024] + b"x" + content[1025:], content[: 1024 + 100], content[: 1024 + 512]):
+        with pytest.raises(DataError, match=r"found what cannot be read as one: |b in .* cannot be read: "):
+            written(damaged)
+    tree = written(content[:2048])
+    assert contents(tree) == {"a": "1", "b": "2"}
+    assert whys(tree) == {"t": "the mark of its end is missing: more of it may be"}
+
+
+def test_a_file_that_is_no_archive_is_told_in_a_line(tmp_path):
+    (tmp_path / "t").write_text("text")
+    with pytest.raises(DataError, match=r"found what cannot be read as one: file could not be opened successfully$"):
         open_files(tmp_path / "t")
 
 
