@@ -15,12 +15,13 @@ import ssdml_fast as sf
 
 from .._run.mine_class_triplets import draw
 from ..graph import KnnGraph
+from ..models.metric import MetricModel
 from ..nn import OrthogonalMetric
 from ..optim import CayleySGD
 from ..train.aid import Aid
 from ..train.batches import batch_sizes
 from ..train.config import Config
-from ..train.method import Batch, Leg, Work
+from ..train.method import Batch, Leg, TrainingSet, Work
 from .graph import GraphMethod
 from .settings import SSDMLSettings
 from .warmup import labelled_batches
@@ -45,6 +46,22 @@ class SSDML(GraphMethod):
     """
 
     Settings = SSDMLSettings
+
+    def __init__(self, settings: SSDMLSettings, model: MetricModel, data: TrainingSet, seed: int) -> None:
+        super().__init__(settings, model, data, seed)
+        if settings.mining == "class" and len(data.classes) == len(data):
+            raise ValueError(
+                "train labels must give at least two examples to one class, or leave some unlabelled, with mining "
+                f"'class', found a class of its own for each of the {len(data)} examples"
+            )
+
+    def check(self, config: Config) -> None:
+        """Refuse mini-batches in which there can be no triplet."""
+        if self.settings.mining == "class" and config.batch_size < 3:
+            raise ValueError(
+                "batch_size must be at least 3 with mining 'class', which draws triplets within mini-batches, found "
+                f"{config.batch_size}"
+            )
 
     def head_optimizer(self, head: nn.Module, config: Config) -> torch.optim.Optimizer:
         """Cayley steps, or such as do not keep L orthogonal."""

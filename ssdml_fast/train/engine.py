@@ -108,6 +108,7 @@ class Engine(Learner):
         device: torch.device,
         decoded: tuple[Examples, Examples | None] | None = None,
     ) -> None:
+        method.check(config)
         super().__init__(model, method, config, device)
         self.data = data
         self.feed = Feed(examples, device, model.prepare)

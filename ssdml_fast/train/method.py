@@ -308,6 +308,20 @@ class Method(nn.Module):
         """
         return CayleySGD(head.parameters(), config.metric_step) if any(True for _ in head.parameters()) else None
 
+    def check(self, config: Config) -> None:
+        """Refuse settings of the engine that nothing can be learnt with; by default none.
+
+        Parameters
+        ----------
+        config : Config
+            The engine's settings.
+
+        Raises
+        ------
+        ValueError
+            With a message that names the setting; nothing has been done or written yet.
+        """
+
     def legs(self) -> Sequence[Leg]:
         """Return the whole plan, which depends on settings and labels alone.
 

@@ -134,6 +134,37 @@ def test_a_row_of_zeros_has_no_class_and_is_never_chosen():
     assert most_confident(posteriors, 0.5).tolist() == [0, 2]  # of two, not of five
 
 
+@pytest.mark.parametrize(
+    ("labels", "settings", "message"),
+    [
+        (
+            np.arange(120),
+            {},
+            r"^train labels must give at least two examples to one class, .* each of the 120 examples",
+        ),
+        (None, {"batch_size": 2}, r"^batch_size must be at least 3 with mining 'class', .* found 2$"),
+        (np.where(np.arange(120) < 2, 7, -1), {}, r"^train labels must hold at least two classes besides -1, found cl"),
+        (None, {"neighbors": 120}, r"^neighbors must be less than the examples of a partition, 120, found 120$"),
+    ],
+)
+def test_what_can_give_no_triplets_is_named_before_anything_is_written(labels, settings, message, tmp_path):
+    points, few, of = islands()
+    data = (points, few if labels is None else labels), (points, of)
+    with pytest.raises(ValueError, match=message):
+        train({"metric_dim": 2} | settings, AsTheyAre(), data, run=RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mining", ["class", "neighborhood"])
+@pytest.mark.parametrize("n_labels", [1, 2])
+def test_a_label_of_some_classes_is_enough(mining, n_labels):
+    points, _, of = islands()
+    labels = np.where((np.arange(120) % 30 < n_labels) & (of < 2), of, -1)  # two classes have none
+    settings = {"mining": mining, "metric_dim": 2, "rounds": 1, "warmup": 5, "softmax_weight": 1.0}
+    result = train(settings, nn.Linear(2, 2), ((points, labels), (points, of)))
+    assert result.stopped == "finished" and all(np.isfinite(record["score"]) for record in result.history)
+
+
 # --- what moves L -----------------------------------------------------------------------------------------------------
 
 
