@@ -65,6 +65,21 @@ def test_images_are_those_of_decoding_them_all(files, size, test, grey):
     assert labels_of(Subset(dataset, [8, 0])).tolist() == [2, 0]
 
 
+def test_a_crop_and_a_background_are_those_of_decoding_them_all(tmp_path):
+    (tmp_path / "a").mkdir()
+    image = smooth(80, 60).convert("RGBA")
+    image.putalpha(smooth(80, 60, seed=1).convert("L"))
+    image.save(tmp_path / "a" / "0.png")
+    files = image_folder(tmp_path)
+    dataset = pickle.loads(pickle.dumps(ImageFileDataset(files, 16, crop=0.8, background="#ff8000")))
+    expected = decode_images(files.files, files.names, 16, crop=0.8, background="#ff8000")
+    assert torch.equal(dataset[0][0], torch.from_numpy(expected[0]))
+    assert not torch.equal(dataset[0][0], ImageFileDataset(files, 16)[0][0])
+    for how in ({"crop": 2}, {"background": "nothing"}, {"crop": 0.5, "size": None}):
+        with pytest.raises(ValueError, match=f"{next(iter(how))} must be"):
+            ImageFileDataset(files, **{"size": 16, **how})
+
+
 def test_workers_read_image_files(files):
     examples = DatasetExamples(ImageFileDataset(files, 16), "images", workers=2)
     found = examples.take(torch.arange(9).flip(0))
