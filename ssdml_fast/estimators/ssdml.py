@@ -73,7 +73,8 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     best_iter_ : int
         Passes after which the samples were embedded best, 0 at the start; that embedding is kept.
     transduction_ : (n_samples,) array
-        Label of each training sample: its own, or the one that reaches it along the graph of the final embedding.
+        Label of each training sample: its own, or the one that reaches it along the graph of the final embedding. Where
+        none does, or all do alike, it is -1, and "" among texts.
 
     Raises
     ------
@@ -163,12 +164,17 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         z = self._scaled(X).astype(np.float32)
         network = nn.Identity() if hidden is None else seeded(lambda: _Network(X.shape[1], hidden), seed)
         guessed = self._propagate(z, labels)
-        some = np.random.default_rng(seed).permutation(len(z))[:VALIDATED]
+        some = np.random.default_rng(seed).permutation(len(z))
+        some = some[guessed[some] >= 0][:VALIDATED]
         fitted = fit(network, (z, labels), (z[some], guessed[some]), "ssdml", settings, config)
         self.components_ = fitted.model.metric.state_dict()["L"].numpy().T.astype(np.float64)
         self._network = fitted.model.network.double()  # so that an embedding does not depend on the rows around it
         self._embedding = self.transform(X)
-        self.transduction_ = self.classes_[self._propagate(self._embedding, labels)]
+        propagated = self._propagate(self._embedding, labels)
+        self.transduction_ = self.classes_[propagated]
+        if (propagated < 0).any():
+            none = "" if self.classes_.dtype.kind in "OU" else -1
+            self.transduction_ = np.where(propagated < 0, none, self.transduction_)
         self.n_iter_, self.best_iter_ = fitted.history[-1]["epoch"], fitted.best["epoch"]
         return self
 
@@ -222,9 +228,11 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return len(self.components_)
 
     def _propagate(self, z: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The labels that samples have, or else get along the graph of their embeddings."""
+        """The labels that samples have, or else get along the graph of their embeddings; -1 where none reaches them."""
         graph = knn_graph(z, max(1, min(self.n_neighbors, len(z) - 1)))
-        return np.where(labels >= 0, labels, propagate_labels(graph, labels, self.gamma, tol=TOLERANCE).labels)
+        found = propagate_labels(graph, labels, self.gamma, tol=TOLERANCE)
+        undecided = (found.posteriors == found.posteriors[:, :1]).all(1)  # as where no label is connected
+        return np.where(labels >= 0, labels, np.where(undecided, -1, found.labels))
 
     def _settings(self, seed: int, n: int) -> tuple[dict[str, Any], Config]:
         """The settings of the method and of the training; checks them."""

@@ -122,6 +122,19 @@ def test_labels_may_be_names_with_a_mark_for_none(noisy, dtype, mark, step):
     assert np.isnan(model.score(X[~known], labels[~known]))
 
 
+@pytest.mark.parametrize(("dtype", "mark"), [(np.int64, -1), (np.float64, -1), ("U2", ""), (object, "")])
+def test_samples_that_no_label_reaches_get_none(dtype, mark):
+    of = np.repeat(np.arange(4), 30)
+    corners = np.array([[0, 0], [30, 0], [0, 30], [300, 300]])
+    X = corners[of] + np.random.default_rng(0).normal(size=(120, 2))
+    names = np.array([0, 1, 2, 3] if mark == -1 else ["0", "1", "2", "3"], dtype)
+    y = np.where((np.arange(120) % 30 < 2) & (of < 3), names[of], np.array(mark, dtype))  # none of the last thirty
+    model = sf.SSDML(random_state=0, max_iter=2).fit(X, y)
+    assert model.transduction_[:90].tolist() == names[of[:90]].tolist()
+    assert model.transduction_[90:].tolist() == [mark] * 30
+    assert model.score(X, names[of]) == 0.75
+
+
 def test_integers_as_objects_are_integers(noisy):
     X, _, few = noisy
     model = sf.SSDML(random_state=0, max_iter=1).fit(X, few.astype(object))
