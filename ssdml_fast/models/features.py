@@ -16,10 +16,9 @@ from torch.utils.data import Subset
 
 from .._files import replace_atomically
 from ..data.examples import Examples, as_examples
+from .metric import at_once
 
 CACHE = "SSDML_FAST_CACHE"
-AT_ONCE = 8  # images on a CPU: what lies between layers stays in its caches; 64 take twice as long
-AT_ONCE_ON_DEVICE = 128
 CHECKED = 4  # images whose features are computed even so, to see that those kept are of this network
 TOLERANCE = 1e-3  # distance between the two, of unit length: other machines round otherwise
 CHUNK = 64 << 20  # bytes of an array that are hashed at once
@@ -75,7 +74,8 @@ def backbone_features(
     they are decoded. A Dataset without it is embedded anew each time. What is found is believed only if it is whole and
     agrees with four of its images, embedded now; a folder that cannot be written is no error.
 
-    In memory beside the images: N · d floats, and what lies between the layers for 8 images (128 on a device).
+    In memory beside the images: N · d floats, and what lies between the layers for 8 images, 128 on a device (of up to
+    64 pixels a side for 128, and 1,024).
 
     Examples
     --------
@@ -110,9 +110,8 @@ def _features(
         prepare.to(device).eval()
 
     def embedded(rows: Tensor) -> Tensor:
-        at_once = AT_ONCE if device.type == "cpu" else AT_ONCE_ON_DEVICE
         parts, done = [], 0
-        for batch in examples.stream(rows.split(at_once)):
+        for batch in examples.stream(rows.split(at_once(examples.shape, device.type))):
             batch = batch.to(device)
             with torch.autocast(device.type, enabled=False):
                 z = network(batch if prepare is None else prepare(batch))

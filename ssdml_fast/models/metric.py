@@ -16,6 +16,8 @@ from ..data.examples import as_examples
 from ..nn import OrthogonalMetric
 
 BATCH = 128  # images embedded at once: what lies between layers fits caches; fixed, so that no embedding depends on it
+PHOTOGRAPHS = 8  # likewise, of more than 64 pixels a side
+ON_DEVICE = 1024, 128  # likewise, where there are no caches to fit: small images, photographs
 
 
 HEADS: dict[str, type[nn.Module]] = {"OrthogonalMetric": OrthogonalMetric, "Identity": nn.Identity}
@@ -68,7 +70,7 @@ class MetricModel(nn.Module):
             raise TypeError(f"images must be float32 where the model has no `prepare`, found {images.dtype}")
         self.network.eval()
         device = _device(self.network, _device(self.prepare, images.device))
-        parts = (part.to(device, copy=True) for part in images.split(BATCH))
+        parts = (part.to(device, copy=True) for part in images.split(at_once(images.shape[1:], device.type)))
         prepared = parts if self.prepare is None else map(self.prepare, parts)
         with torch.autocast(device.type, enabled=False):
             return torch.cat([self.network(part) for part in prepared])
@@ -81,7 +83,8 @@ class MetricModel(nn.Module):
         """
         if isinstance(images, torch_data.Dataset):
             examples = as_examples(images, "images", cache_gb=0)
-            batches = torch.arange(len(examples)).split(BATCH)
+            size = at_once(examples.shape, _device(self.network, _device(self.prepare, torch.device("cpu"))).type)
+            batches = torch.arange(len(examples)).split(size)
             z = torch.cat([self.features(part) for part in examples.stream(batches)])
         else:
             arrays.check_not_masked(images, "images")
@@ -89,6 +92,18 @@ class MetricModel(nn.Module):
         head = _device(self.metric, z.device)
         with torch.autocast(head.type, enabled=False):
             return self.metric(z.to(head)).cpu().numpy()
+
+
+def at_once(shape: tuple[int, ...], device: str = "cpu") -> int:
+    """How many examples of a shape are embedded at once on a kind of device, whatever their number.
+
+    Examples
+    --------
+    >>> at_once((3, 32, 32)), at_once((3, 224, 224)), at_once((3, 224, 224), "cuda")
+    (128, 8, 128)
+    """
+    small, photographs = (BATCH, PHOTOGRAPHS) if device == "cpu" else ON_DEVICE
+    return photographs if len(shape) == 3 and max(shape[1:]) > 64 else small
 
 
 def _device(module: nn.Module | None, otherwise: torch.device) -> torch.device:

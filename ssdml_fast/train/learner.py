@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from ..models.metric import BATCH, MetricModel
+from ..models.metric import MetricModel, at_once
 from .config import Config
 from .device import kernel_device, why_not_compiled
 from .feed import Feed
@@ -16,7 +16,6 @@ from .method import Diverged, Method
 from .world import World
 
 MOMENTUM = 0.9  # of SGD
-EMBEDDED_ON_DEVICE = 1024  # examples at once, where there are no caches to fit
 
 
 class Learner:
@@ -118,7 +117,7 @@ class Learner:
         """Embed any number of examples by a network in evaluation mode, on the kernels' device."""
         model.network.eval()
         part = rows[self.world.shard(len(rows))]
-        size = BATCH if self.network_device.type == "cpu" else EMBEDDED_ON_DEVICE
+        size = at_once(feed.examples.shape, self.network_device.type)
         z = torch.cat([model.network(images).float() for images in feed.parts(part, size)])
         return self.world.gather(z, len(rows)).to(self.device)
 

@@ -34,7 +34,7 @@ class Counted(nn.Module):
 
 
 def pictures(n=23):
-    return np.random.default_rng(0).integers(0, 256, (n, 3, 9, 11), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (n, 3, 9, 70), np.uint8)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_what_was_computed_is_found_again(cache):
     [
         {"images": pictures()[::-1]},
         {"images": pictures()[:-1]},
-        {"images": pictures().reshape(23, 3, 11, 9)},
+        {"images": pictures().reshape(23, 3, 70, 9)},
         {"images": pictures().astype(np.float32)},
         {"network": Counted(bias=0.1)},
         {"prepare": Standardize((0, 0, 0))},

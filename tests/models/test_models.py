@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ssdml_fast.data import DataError
 from ssdml_fast.models.digits import DigitsNet
-from ssdml_fast.models.metric import BATCH, untrained
+from ssdml_fast.models.metric import BATCH, at_once, untrained
 from ssdml_fast.models.paper import Cifar10Net, MnistNet
 from ssdml_fast.models.preparation import MeanImage, Whitening, apply
 from ssdml_fast.models.rmac import googlenet, regions, rmac, rmac_features
@@ -195,7 +195,7 @@ def test_googlenet_takes_its_weights_from_a_path(tmp_path):
     torch.save(models.googlenet(weights=None, aux_logits=True, init_weights=False).state_dict(), tmp_path / "w.pth")
     assert googlenet(tmp_path / "w.pth").eval()(torch.randn(1, 3, 96, 128)).shape == (1, 1024, 3, 4)
     torch.save({}, tmp_path / "w.pth")
-    with pytest.raises(DataError, match="does not hold weights"):
+    with pytest.raises(DataError, match="must hold weights of torchvision:googlenet"):
         googlenet(tmp_path / "w.pth")
 
 
@@ -213,6 +213,7 @@ def test_a_data_set_is_embedded_a_batch_at_a_time(monkeypatch):
     monkeypatch.setattr(model, "features", lambda part, of=model.features: sizes.append(len(part)) or of(part))
     np.testing.assert_array_equal(model.embed(Items(list(images))), whole)
     assert max(sizes) == BATCH and sum(sizes) == 300
+    assert at_once((1, 8, 8)) == BATCH > at_once((3, 65, 8)) and at_once((3, 65, 8), "cuda") > at_once((3, 65, 8))
 
 
 def test_bytes_that_nothing_prepares_are_refused():
