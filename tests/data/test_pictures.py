@@ -160,29 +160,48 @@ def test_png_files_of_16_bits_keep_the_upper_8(channels):
     assert look([data], ["a"]).grey[0] == (channels < 3)
 
 
+def tiff(body, width, height, order, *tags):
+    """Write what Pillow cannot: pixels, and tags for them; several values of a tag are a tuple of 16 bits each."""
+    entries = sorted([(256, width), (257, height), (259, 1), (273, 16), (278, height), (279, len(body)), *tags])
+    start = 16 + len(body)
+    after, values = start + 2 + 12 * len(entries) + 4, b""
+    data = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I8x", start) + body
+    data += struct.pack(f"{order}H", len(entries))
+    for tag, value in entries:
+        if isinstance(value, tuple):
+            data += struct.pack(f"{order}HHII", tag, 3, len(value), after + len(values))
+            values += struct.pack(f"{order}{len(value)}H", *value)
+        else:
+            data += struct.pack(f"{order}HHII", tag, 4, 1, value)
+    return data + bytes(4) + values
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("planes", [3, 4])
 def test_coloured_tiff_and_ppm_files_of_16_bits_keep_the_upper_8(order, planes):
     values = random(4, 5, planes, dtype=np.uint16)
-    body = values.astype(f"{order}u2").tobytes()
-    entries = [
-        (256, 5), (257, 4), (258, 8), (259, 1), (262, 2), (273, 16), (277, planes), (278, 4), (279, len(body)),
-    ] + [(338, 2)] * (planes == 4)  # fmt: skip
-    ifd = 16 + len(body)
-    tail = ifd + 2 + 12 * len(entries) + 4
-    data = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I8x", ifd) + body
-    data += struct.pack(f"{order}H", len(entries))
-    for tag, value in entries:
-        if tag == 258:
-            data += struct.pack(f"{order}HHII", tag, 3, planes, tail)
-        else:
-            data += struct.pack(f"{order}HHII", tag, 4, 1, value)
-    data += bytes(4) + struct.pack(f"{order}{planes}H", *[16] * planes)
+    tags = [(258, (16,) * planes), (262, 2), (277, planes)] + [(338, 2)] * (planes == 4)
     upper = values >> 8
-    np.testing.assert_array_equal(shown(data), over(upper[..., :3], upper[..., 3]) if planes == 4 else upper)
+    found = shown(tiff(values.astype(f"{order}u2").tobytes(), 5, 4, order, *tags))
+    np.testing.assert_array_equal(found, over(upper[..., :3], upper[..., 3]) if planes == 4 else upper)
     if planes == 3:
         found = shown(b"P6 5 4 65535\n" + values.astype(">u2").tobytes())
         np.testing.assert_allclose(found, values / 65535 * 255, atol=0.51)  # which Pillow rounds
+
+
+def test_tiff_files_of_12_bits_keep_the_upper_8():
+    values = random(4, 6, dtype=np.uint16) >> 4
+    bits = (values[..., None] >> np.arange(12)[::-1]) & 1
+    body = np.packbits(bits.reshape(4, -1).astype(np.uint8), axis=1).tobytes()
+    found = shown(tiff(body, 6, 4, "<", (258, 12), (262, 1), (277, 1)))
+    np.testing.assert_array_equal(found, values >> 4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_shades_with_a_sign_are_refused(order):
+    data = tiff(bytes(48), 6, 4, order, (258, 16), (262, 1), (277, 1), (339, 2))
+    with pytest.raises(DamagedPictures, match=r"must be shades of 1 to 16 bits, .* stored as I;16B?S\)"):
+        decode_images([data], ["a"])
 
 
 def test_numbers_that_are_no_shades_are_refused():
