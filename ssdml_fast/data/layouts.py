@@ -15,6 +15,7 @@ The rules, for folders below the one that is given, in any letter case:
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -169,8 +170,13 @@ class _Understanding:
             self._note_barren(top)
             top = only
         self.start = len(top.path)
+        if top.role == LABELLED and not top.folders:
+            raise self._error(f"a folder for each class in {top.path}", [top])
         if len(top.folders) == 1 and top.direct and not any(top.barren.values()) and not self._roles(top):
-            self.layout.notes.append(f"{next(iter(top.folders))}/, which lies beside images, is not taken for a class")
+            (inner,) = top.folders.values()
+            if inner.folders:
+                raise self._error(f"all images in folders, or none but in {inner.path}", [inner])
+            self.layout.notes.append(f"{self._short(inner)}, which lies beside images, is not taken for a class")
             self._unlabelled(top)
         elif self._is_divided_by_class(top):
             self._parts_of_classes(top)
@@ -195,6 +201,7 @@ class _Understanding:
         for folder in classes:
             if folder.role:
                 self.layout.notes.append(f"{self._short(folder)} is taken for a class, as those beside it")
+        self._check_classes(classes)
         if classes and train and not any(folder.folders for folder in evaluated):
             raise self._error("only val/, test/ and unlabelled/ beside the folder of the training part", classes)
         if train and roles[LABELLED]:
@@ -215,6 +222,14 @@ class _Understanding:
             self._evaluated(folder, self.layout.val if folder.role == VAL else self.layout.test)
         if not self.layout.train:
             raise self._error("images for training", evaluated)
+
+    def _check_classes(self, classes: list[_Folder]) -> None:
+        """Refuse folders called much as parts are, such as training_set and test_set, that all hold the same ones."""
+        words = {word for folder in classes for word in re.split(r"[^a-z]+", folder.name.lower())}
+        if len(classes) > 1 and words & set(PARTS):
+            same = set.intersection(*(set(folder.folders) for folder in classes))
+            if same and not any(folder.direct for folder in classes):
+                raise self._error("parts to be called train/, val/ and test/", classes)
 
     def _training(self, top: _Folder, folders: list[_Folder] | None = None) -> None:
         """Sort out the training part: the folders of classes, if need be in one for what is labelled."""
@@ -267,8 +282,8 @@ class _Understanding:
             folder = only
             self._note_barren(folder)
         parts = [inner for inner in folder.folders.values() if inner.role in (TRAIN, VAL, TEST) and inner.folders]
-        if len(parts) > 1 and len(parts) == len(folder.folders):
-            raise self._error(f"classes in {self._short(folder)}", parts)
+        if len(parts) == len(folder.folders) > 1 or any(set(inner.folders) & set(folder.folders) for inner in parts):
+            raise self._error(f"no parts in {self._short(folder)}", parts)
         return folder
 
     def _is_divided_by_class(self, top: _Folder) -> bool:

@@ -29,7 +29,7 @@ class Tree:
     files : dict
         The files by name, as :func:`shown`: their path on the disk, or what is in them.
     empty : list of str
-        Names of the folders in which nothing lies.
+        Names of the folders in which nothing lies, or hidden files alone.
     left_out : list of LeftOut
         What was found and cannot be read: dangling links, special files, what nobody may read.
     n_hidden : int
@@ -115,7 +115,7 @@ def walk(root: Folder, entries: Callable[[str], Sequence[tuple[str, File | Folde
                 raise
             tree.left_out.append(LeftOut(name, f"a folder that cannot be read: {error.strerror}"))
             continue
-        if not found and folder is not root:
+        if folder is not root and all(entry is None for _, entry in found):
             tree.empty.append(name)
         n_linked += len(found) if folder.is_link else 0
         if n_linked > MOST_LINKED:

@@ -29,6 +29,7 @@ def of(part):
         ("cat/1 dog/", CLASSES, "cat/1=cat", "", "", "dog/"),
         ("cat/1 cow/notes.txt dog/2", CLASSES, "cat/1=cat dog/2=dog", "", "", "cow/"),
         ("cat/1 Cat/2", CLASSES, "Cat/2=Cat cat/1=cat", "", "", ""),
+        ("cat/l/1 cat/r/2 dog/l/3 dog/r/4", CLASSES, "cat/l/1=cat cat/r/2=cat dog/l/3=dog dog/r/4=dog", "", "", ""),
         # no classes
         ("1 2", "images without classes", "1=- 2=-", "", "", ""),
         ("photos/1 photos/2", "in photos/: images without classes", "photos/1=- photos/2=-", "", "", ""),
@@ -123,7 +124,12 @@ def test_a_layout_is_understood(names, text, train, val, test, left_out):
         ("labelled/1 unlabelled/2", "expected a folder for each class in labelled/"),
         ("train/a/1 train/b/2 car/3", "expected only val/, test/ and unlabelled/ beside .* found car/"),
         ("labelled/a/1 car/3", "expected labelled images in one folder .* found labelled/, car/"),
-        ("train/train/a/1 train/val/a/2 test/a/3", "expected classes in train/.* found train/train/, train/val/"),
+        ("train/train/a/1 train/val/a/2 test/a/3", "expected no parts in train/.* found train/train/, train/val/"),
+        ("train/a/1 train/b/2 train/val/a/3 test/a/4", "expected no parts in train/.* found train/val/"),
+        ("training_set/a/1 training_set/b/2 test_set/a/3", "to be called train/.* found test_set/, training_set/"),
+        ("seg-train/a/1 seg-pred/a/2", "to be called train/, val/ and test/ .* found seg-pred/, seg-train/"),
+        ("a/cat/1 a/dog/2 preview", "expected all images in folders, or none but in a/ .* found a/"),
+        ("labelled/1 labelled/2", "expected a folder for each class in labelled/"),
         ("a/test/1 b/test/2", "expected train/ in the folders of classes"),
     ],
 )
@@ -166,7 +172,7 @@ def test_every_file_is_an_example_of_one_part_or_accounted_for(tmp_path_factory,
             (where / name).write_bytes(b"text")
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     empty = {f"{path.relative_to(folder).as_posix()}/" for path in folder.rglob("*") if path.is_dir()}
-    empty = {name for name in empty if not any((folder / name).iterdir())}
+    empty = {name for name in empty if all(path.name.startswith(".") for path in (folder / name).iterdir())}
     try:
         found = image_folder(folder)
     except DataError as error:
