@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .dataset import Account, DataError, Dataset, LeftOut, Source, hide_labels, stratified_split
-from .images import image_folder
+from .images import ImageFiles, image_folder
 from .load import load
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "ImageFileDataset",
+    "ImageFiles",
     "LeftOut",
     "Source",
     "hide_labels",

@@ -35,7 +35,7 @@ class ImageFileDataset(Dataset):
     grey : bool
         One channel rather than three (red, green, blue).
     crop : float
-        Share of the shorter side that the square takes, as in :func:`~ssdml_fast.data.pictures.decode_image`.
+        Share of the shorter side that the square takes, as in :meth:`ImageFiles.decode`.
     background : str
         What is behind transparent pixels: the name of a colour, or ``#rrggbb``.
 

@@ -191,7 +191,7 @@ def image_folder(path: str | os.PathLike[str]) -> ImageFiles:
     path : str or path
         Folder or archive of ``<class>/<image>``; of ``train/``, ``val/`` and ``test/``, or some of these, with folders
         of classes in them; with ``unlabelled/`` beside the classes or the parts; or of images alone, none of which has
-        a label. :mod:`ssdml_fast.data.layouts` has the rules, and other names for these folders.
+        a label. ``ssdml_fast/data/layouts.py`` has the rules, and other names for these folders.
 
     Returns
     -------

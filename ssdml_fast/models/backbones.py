@@ -103,7 +103,7 @@ def find_backbone(name: str, weights: str = "auto", image_size: int = 0, seed: i
         ``"package.module:function"``: what this returns without arguments, a :class:`Backbone`, or a module that
         takes images prepared as ImageNet's.
     weights : str
-        A file, as :func:`~ssdml_fast.models.weights.load_weights` takes it; ``"none"``: random ones;
+        A file, ``.npz``, ``.safetensors`` or of ``torch.save``; ``"none"``: random ones;
         ``"pretrained"``: those of ImageNet, from an installed package or where torchvision or timm have put them in an
         earlier download; ``"auto"``: those of an installed package, as there are for efficientnet-lite0, or as a
         function of one's own makes them.

@@ -44,7 +44,7 @@ def backbone_features(
     prepare : torch.nn.Module or function, optional
         Makes of images what the network takes, as :class:`~ssdml_fast.models.backbones.Standardize` does.
     images : (N, ...) uint8 or float32 array, or torch.utils.data.Dataset
-        As :func:`~ssdml_fast.data.examples.as_examples` takes them.
+        As :func:`ssdml_fast.train.fit` takes them.
     name : str
         What to call them in messages.
     workers : int

@@ -107,10 +107,10 @@ def rmac_features(
     Parameters
     ----------
     network : torch.nn.Module
-        Maps (1, 3, height, width) images, normalised as ImageNet's, to feature maps, as :func:`googlenet` does. Put in
+        Maps (1, 3, height, width) images, normalised as ImageNet's, to feature maps, as ``googlenet`` does. Put in
         evaluation mode.
     files : sequence of path or bytes
-        The images, as in :class:`~ssdml_fast.data.images.ImageFiles`.
+        The images, as in :class:`~ssdml_fast.data.ImageFiles`.
     names : sequence of str
         What to call each in an error message.
     sides : sequence of float
