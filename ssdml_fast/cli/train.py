@@ -235,15 +235,16 @@ def _run(
         results = {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
         run.write_results(results | {"notes": held_out.notes})
         console.print(held_out_table(held_out))
-        picture = BytesIO()
-        try:
-            draw_held_out(held_out).savefig(picture, format="png")
-        except ValueError as error:  # too few examples, or what a library finds in them or in the names of classes
-            console.print(f"no picture: {error}", soft_wrap=True, highlight=False, markup=False)
-        except Exception as error:  # whatever a library lacks for it: the figures stand
-            console.print(f"no picture: {error_told(error)}", soft_wrap=True, highlight=False, markup=False)
-        else:
-            write_atomically(run.picture, lambda file: file.write(picture.getvalue()))
+        if held_out.figures:
+            picture = BytesIO()
+            try:
+                draw_held_out(held_out).savefig(picture, format="png")
+            except ValueError as error:  # too few examples, or what a library finds in them or in the names of classes
+                console.print(f"no picture: {error}", soft_wrap=True, highlight=False, markup=False)
+            except Exception as error:  # whatever a library lacks for it: the figures stand
+                console.print(f"no picture: {error_told(error)}", soft_wrap=True, highlight=False, markup=False)
+            else:
+                write_atomically(run.picture, lambda file: file.write(picture.getvalue()))
     console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)
 
 
