@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from .archives import Wanted, unpack
-from .dataset import Account, DataError
+from .dataset import DataError
 from .tree import File, Files, Folder, Tree, Unreadable, is_hidden, walk
 
 __all__ = [
-    "File", "Files", "Tree", "beside", "check_all_used", "existing", "open_files", "read", "some_lines", "some_names",
+    "File", "Files", "Tree", "beside", "existing", "open_files", "read", "some_lines", "some_names",
 ]  # fmt: skip
 
 TOLD = 20  # lines of an error message that lists what was found
@@ -108,27 +108,6 @@ def some_names(names: Collection[str]) -> str:
 def some_lines(found: Sequence[str]) -> str:
     """Say what was found, a line each, for an error message."""
     return "".join(f"\n  {one}" for one in found[:TOLD]) + f"\n  and {len(found) - TOLD} more" * (len(found) > TOLD)
-
-
-def check_all_used(account: Account) -> None:
-    """Refuse data of which anything is left out.
-
-    Raises
-    ------
-    DataError
-        If anything is; the message lists all of it.
-
-    Examples
-    --------
-    >>> from ssdml_fast.data.dataset import LeftOut
-    >>> check_all_used(Account(notes=("1 hidden file was not looked at",)))
-    >>> check_all_used(Account(left_out=(LeftOut("cat/notes.txt", "no image"),)))
-    Traceback (most recent call last):
-    ssdml_fast.data.dataset.DataError: all that is found must be used (strict), found 1 left out:
-      cat/notes.txt: no image
-    """
-    if lines := [f"\n  {left.name}: {left.why}" for left in account.left_out]:
-        raise DataError(f"all that is found must be used (strict), found {len(lines)} left out:{''.join(lines)}")
 
 
 def _entries(folder: str) -> list[tuple[str, File | Folder | Unreadable | None]]:
