@@ -122,6 +122,8 @@ def decoded(
     **decoding: Any,
 ) -> Source:
     """Decode what :func:`find` found, if it is image files; see :func:`load`."""
+    if strict:  # before any work
+        refuse_left_out(found.account)
     if isinstance(found, ImageFiles):
         size = SIZE if image_size is None and name.partition(":")[0] in ZERO_SHOT else image_size
         found = found.decode(size, **decoding)

@@ -29,7 +29,7 @@ def test_digits_parts_are_disjoint_and_repeatable():
     parts = [data.images, data.val_images, data.test_images]
     assert sum(map(len, parts)) == 1797
     assert len({image.tobytes() for part in parts for image in part}) == 1797  # digits has no duplicate images
-    assert data.account.layout == "scikit-learn's digits"
+    assert data.account.layout == "the 8x8 digits of scikit-learn"
     np.testing.assert_allclose(data.images.mean(0), 0, atol=1e-6)
     for field in dataclasses.fields(data):
         if field.name != "decoded":

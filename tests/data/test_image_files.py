@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from ssdml_fast.data import DataError, images
+from ssdml_fast.data import DataError, images, load
 from ssdml_fast.data.damage import DamagedPictures
 from ssdml_fast.data.images import image_folder
 
@@ -137,3 +137,12 @@ def test_images_are_told_by_what_is_in_them_where_their_name_does_not(tmp_path):
             "dog/vector.svg": "an image of a format that is not read",
         }  # fmt: skip
         assert len(found.decode(4, skip_damaged=True).images) == 3
+
+
+def test_strictly_all_that_is_found_is_of_use(folder):
+    damage(folder, "train/cat/2")
+    with pytest.raises(DataError, match=r"found 1 that is not: train/cat/2\.png \(cannot be decoded: "):
+        load(f"images:{folder}", strict=True, skip_damaged=True)
+    (folder / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"found 1 that is not: notes\.txt \(no image\)$"):  # before any is decoded
+        load(f"images:{folder}", strict=True)
