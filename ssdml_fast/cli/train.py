@@ -108,7 +108,7 @@ def train(
             if out is not None:
                 RunFolder(out).refuse_used()
             inputs, examples = _load(console, lambda told: load_inputs(data, network, seed, strict, told))
-            training = _training(method, recipe, own, examples, inputs.choice.backbone)
+            training = _training(method, recipe, own, inputs.choice, examples)
         with _folder(out) as path:
             run = RunFolder(path, inputs.dataset, inputs.network)
             with _interruptible(console, run):
@@ -167,13 +167,11 @@ def _named(kind: type[Settings], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _training(
-    method: str, recipe: str, own: dict[str, Any], examples: Dataset | None = None, backbone: str = ""
+    method: str, recipe: str, own: dict[str, Any], choice: Choice | None = None, examples: Dataset | None = None
 ) -> StoredTraining:
     """Settings of a training: those of the recipe for the examples, if they are known, and the user's own."""
-    from ..data.examples import as_examples
-
-    shape = () if examples is None else as_examples(examples.images, "images").shape
-    settings = recipe_settings(method, recipe, shape, backbone)
+    of = () if choice is None or examples is None else (choice.shape(examples.images), choice.backbone)
+    settings = recipe_settings(method, recipe, *of)
     if examples is not None and examples.val_labels is None:
         settings["select"] = "last"
     kind = settings_of(method)

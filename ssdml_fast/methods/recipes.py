@@ -48,14 +48,14 @@ _BACKBONE: dict[str, dict[str, dict[str, Any]]] = {  # by method, and by what be
     "ssdml": {
         "frozen": _PARTITION
         | {
-            "batch_size": 100,
+            "gamma": 0.9,
             "alpha": 45.0,
             "confident": 0.5,
             "confident_last": 0.9,
             "learning_rate": 2e-3,
             "weight_decay": 4.0,
         },
-        "trained": _PARTITION | {"rounds": 2, "learning_rate": 1e-4, "augment": "shift"},
+        "trained": _PARTITION | {"rounds": 2, "epochs": 1, "gamma": 0.9, "alpha": 45.0, "learning_rate": 1e-4},
     },
 }
 _DEFAULT: dict[str, dict[Shape, dict[str, Any]]] = {
@@ -92,7 +92,7 @@ def settings(method: str, recipe: str, shape: Shape = (), backbone: str = "") ->
     shape : tuple of int
         Of one example: (channels, height, width), or (d,) for features; without, what the recipe sets for any.
     backbone : {"", "frozen", "trained"}
-        What becomes of the backbone, where the network is one for photographs.
+        What becomes of the backbone, where the network is one for photographs, of whose features `shape` then is.
 
     Returns
     -------
@@ -116,7 +116,6 @@ def settings(method: str, recipe: str, shape: Shape = (), backbone: str = "") ->
             raise ValueError(f"recipe must be 'default' for the method {method}, which has no other, found 'paper'")
         return _PAPER[method][()] | _PAPER[method].get(shape, features)
     if backbone:
-        features = {"metric_dim": min(ADAPTED, shape[0])} if len(shape) == 1 else {}
-        return features | _BACKBONE.get(method, {}).get(backbone, {})
+        return {"metric_dim": min(ADAPTED, shape[0])} | _BACKBONE.get(method, {}).get(backbone, {})
     own = _DEFAULT.get(method, {}).get(FEATURES if features else shape, {})
     return features | _EVERY.get(shape, {}) | own

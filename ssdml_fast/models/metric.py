@@ -14,6 +14,7 @@ from .. import _arrays as arrays
 from .. import _scalars as scalars
 from ..data.examples import as_examples
 from ..nn import OrthogonalMetric
+from .adapter import Adapter
 
 BATCH = 128  # images embedded at once: what lies between layers fits caches; fixed, so that no embedding depends on it
 PHOTOGRAPHS = 8  # likewise, of more than 64 pixels a side
@@ -121,7 +122,7 @@ def untrained(
     head: type[nn.Module] = OrthogonalMetric,
     prepare: nn.Module | None = None,
 ) -> MetricModel:
-    """Give `network` a head; by default a random orthonormal L of `metric_dim` columns.
+    """Give `network` a head; by default a random orthonormal L of `metric_dim` columns, the first after an `Adapter`.
 
     Parameters
     ----------
@@ -165,7 +166,10 @@ def untrained(
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    return MetricModel(network, head(d, metric_dim, generator=torch.Generator().manual_seed(seed)), d, prepare)
+    metric = head(d, metric_dim, generator=torch.Generator().manual_seed(seed))
+    if isinstance(metric, OrthogonalMetric) and isinstance([*network.modules()][-1], Adapter):
+        metric.L.copy_(torch.eye(d, metric_dim))  # its first dimensions tell most; drawn at random L would lose them
+    return MetricModel(network, metric, d, prepare)
 
 
 def check_network(network: nn.Module) -> None:

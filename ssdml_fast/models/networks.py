@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.dataset import DataError, Dataset
+from ..data.examples import as_examples
 from ..nn import OrthogonalMetric
 from .adapter import Adapter
 from .backbones import Backbone, Standardize, find_backbone
@@ -25,7 +26,7 @@ from .paper import Cifar10Net, MnistNet
 from .photographs import Photographs
 from .preparation import MeanImage, Whitening, apply
 from .seeded import seeded
-from .settings import NOT_PHOTOGRAPHS, NetworkSettings
+from .settings import NetworkSettings
 from .small import SmallNet
 
 SMALL = 64  # pixels a side up to which images are no photographs, unless they are said to be
@@ -55,8 +56,8 @@ class Choice:
         Share of their shorter side that they keep.
     grey : bool, optional
         Whether they are decoded to shades of grey; None: if all are.
-    frozen : torch.nn.Module, optional
-        Makes features of prepared images, once; an :class:`~ssdml_fast.models.adapter.Adapter` of these is the network.
+    photographs : Photographs, optional
+        The backbone, where there is one, as it is before any training.
     """
 
     settings: NetworkSettings
@@ -66,7 +67,19 @@ class Choice:
     size: int | None = None
     crop: float = 1.0
     grey: bool | None = None
-    frozen: nn.Module | None = None
+    photographs: Photographs | None = None
+
+    @property
+    def backbone(self) -> str:
+        """What becomes of the backbone: ``"frozen"``, its features are made once, or ``"trained"``; empty: there is
+        none."""
+        if self.photographs is None:
+            return ""
+        return "frozen" if self.photographs.freeze else "trained"
+
+    def shape(self, images: Any) -> Shape:
+        """Of what is trained on prepared examples: an example's, or (d,) of a backbone that makes d features of it."""
+        return as_examples(images, "images").shape if self.photographs is None else (self.photographs.d,)
 
     def prepared(self, data: Dataset, progress: Callable[[float], object] | None = None, **reading: Any) -> Dataset:
         """Make of decoded examples what :func:`ssdml_fast.train.fit` is given.
@@ -85,8 +98,8 @@ class Choice:
         DataError
             If the preparation would have to be learned from more images than memory holds.
         """
-        if self.frozen is not None:
-            return _described(data, self.frozen, self.prepare, progress, **reading)
+        if self.photographs is not None and self.photographs.freeze:
+            return _described(data, self.photographs, self.prepare, progress, **reading)
         if self.preparation is None or getattr(data.images, "dtype", np.uint8) != np.uint8:
             return data
         if not isinstance(data.images, np.ndarray):
@@ -104,23 +117,26 @@ class Choice:
         return untrained(self.made(images, seed), images, metric_dim, seed, head, self.taken)
 
     def made(self, images: Any, seed: int) -> nn.Module:
-        """Make the untrained network for prepared training examples."""
-        return Adapter(images) if self.frozen is not None else seeded(self.network, seed)
+        """Make the untrained network for prepared training examples.
 
-    @property
-    def backbone(self) -> str:
-        """What becomes of the backbone, if it is one: ``"frozen"`` or ``"trained"``; empty if there is none."""
-        if self.frozen is not None:
-            return "frozen"
-        return "" if self.settings.backbone in ("auto", *NOT_PHOTOGRAPHS) else "trained"
+        A backbone that knows images is followed by an :class:`~ssdml_fast.models.adapter.Adapter` of the features that
+        it makes of them; one that does not, by nothing.
+        """
+        if self.photographs is None or not self.photographs.pretrained:
+            return seeded(self.network, seed)
+        if self.photographs.freeze:
+            return Adapter(images)
+        network = self.network()
+        return nn.Sequential(network, Adapter(backbone_features(network, self.prepare, images)))
 
     @property
     def digest(self) -> str:
         """Hash of what stays as it is, 128 bits in hexadecimal; empty where nothing does."""
-        if self.frozen is None:
+        if self.backbone != "frozen":
             return ""
+        assert self.photographs is not None
         digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in self.frozen.state_dict().items():
+        for name, tensor in self.photographs.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -128,7 +144,7 @@ class Choice:
     @property
     def taken(self) -> nn.Module | None:
         """What :func:`ssdml_fast.train.fit` is to prepare examples by."""
-        return None if self.frozen is not None else self.prepare
+        return None if self.backbone == "frozen" else self.prepare
 
 
 def _described(
@@ -259,15 +275,14 @@ def _of_its_own(asked: NetworkSettings, shape: Shape, size: int | None, are_file
 
 
 def _pretrained(asked: NetworkSettings, backbone: Backbone, are_files: bool) -> Choice:
-    """A backbone, as it is trained on or, frozen, what makes features for L alone."""
+    """A backbone, to be trained on, or that stays as it is."""
     prepare: nn.Module = Standardize(backbone.mean, backbone.std)
     if not are_files:
         prepare = nn.Sequential(Resize(backbone.size), prepare)
     network = Photographs(backbone, asked.pool, asked.factors, asked.freeze)
     make = partial(copy.deepcopy, network)  # as it was before any training
-    frozen = network if asked.freeze else None
     size = backbone.size if are_files else None
-    return Choice(asked, make, None, prepare, size, backbone.crop, grey=False, frozen=frozen)
+    return Choice(asked, make, None, prepare, size, backbone.crop, grey=False, photographs=network)
 
 
 def _written(shape: Shape) -> str:

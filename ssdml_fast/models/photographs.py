@@ -34,6 +34,11 @@ class Photographs(nn.Module):
     freeze : bool
         Whether the backbone stays as it is: nothing in it requires a gradient, and it is always in evaluation mode.
 
+    Attributes
+    ----------
+    d : int
+        Numbers in a row.
+
     Raises
     ------
     ValueError
@@ -48,6 +53,8 @@ class Photographs(nn.Module):
     >>> network(torch.zeros(2, 3, 96, 64)).shape
     torch.Size([2, 512])
     """
+
+    d: int
 
     def __init__(
         self, backbone: Backbone, pool: str = "mean", scales: Sequence[float] = (1.0,), freeze: bool = False
@@ -105,6 +112,7 @@ class Photographs(nn.Module):
             if not isinstance(output, Tensor) or output.ndim not in (2, 4) or len(output) != 1:
                 found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"{wanted}, found for one image {found}")
+            self.d = output.shape[1]
             if output.ndim == 2 and self.pool != "mean":
                 raise ValueError(f"pool must be 'mean' with a backbone that gives no feature maps, found {self.pool!r}")
 

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
+from torch import nn
 
 from ssdml_fast.models.adapter import Adapter
+from ssdml_fast.models.metric import untrained
 
 
 def features(n=60, d=12, seed=0):
@@ -57,3 +59,10 @@ def test_features_that_are_all_the_same_stay_finite(x):
 def test_a_direction_less_than_one_is_refused():
     with pytest.raises(ValueError, match="dim must be at least 1"):
         Adapter(features(), 0)
+
+
+def test_l_begins_with_its_first_directions():
+    x = features()
+    model = untrained(nn.Sequential(nn.Identity(), Adapter(x, 6)), x, 4, seed=0)
+    np.testing.assert_array_equal(model.metric.L.detach().numpy(), np.eye(6, 4))
+    assert not np.array_equal(untrained(nn.Linear(12, 6), x, 4, seed=0).metric.L.detach().numpy(), np.eye(6, 4))
