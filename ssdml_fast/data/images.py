@@ -14,7 +14,9 @@ from .dataset import Account, DataError, LeftOut, Source
 from .files import File, Tree, open_files, some_names
 from .formats import format_of, is_picture
 from .layouts import understand
-from .pictures import Progress, check_how, check_parts, decode_parts, look
+from .pictures import Progress, check_how, check_parts, decode_images, decode_parts, look
+
+__all__ = ["ImageFiles", "decode_images", "find_images", "image_folder"]
 
 SUFFIXES = (
     ".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm",
@@ -102,8 +104,9 @@ class ImageFiles:
         Parameters
         ----------
         size : int or (height, width), optional
-            A number: the largest central square of each image, resized to that many pixels a side. A pair: the size
-            that they must all have; by default that of the first.
+            A number: the largest central square of each image, resized to that many pixels a side; of JPEG files that
+            are much larger, from a half, a quarter or an eighth of their size, to which they are decoded at once. A
+            pair: the size that they must all have; by default that of the first.
         crop : float
             Share of the sides of that square that is kept, its centre.
         grey : bool, optional
@@ -144,7 +147,7 @@ class ImageFiles:
             damaged = check_parts(parts, size, crop, grey, background, progress)
             images: list[Any] = []
         else:
-            images, damaged = decode_parts(parts, size, crop, grey, background, progress)
+            images, damaged = decode_parts(parts, size, crop, grey, background, progress, draft=True)
         if damaged and not skip_damaged:
             raise DamagedPictures([(one.name, one.why) for one in damaged])
         sound = self._without([[one.row for one in damaged if one.part == part] for part in range(len(PARTS))])
