@@ -25,7 +25,7 @@ class DataSettings(Settings):
 
     data: str = setting("digits", f"'digits', which come with scikit-learn, or KIND:PATH; KIND: {', '.join(LOADERS)}.")
     unlabelled: str = setting("", "Folder or archive of more images without labels; for features, more features.")
-    labels: str = setting("", "Table with the columns path and label: what it says goes before what the data say.")
+    labels: str = setting("", "Table with the columns path and label; its labels take the place of the data's own.")
     labels_per_class: str = setting(
         "",
         "Labelled training examples of each class that are kept, the others hidden; or 'all'. By default 10, or all "
@@ -33,7 +33,7 @@ class DataSettings(Settings):
         pattern=r"(?:all|-?\d+)?",
         form="'all' or an integer of at least 1",
     )
-    background: str = setting("white", "What transparent pixels show: the name of a colour, or #rrggbb.")
+    background: str = setting("white", "What lies behind transparent pixels: the name of a colour, or #rrggbb.")
     skip_damaged: bool = setting(False, "Go on without the images that cannot be decoded, and list them.")
 
     def check(self) -> None:
