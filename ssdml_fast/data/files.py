@@ -125,7 +125,7 @@ def _kind(entry: os.DirEntry[str]) -> File | Folder | Unreadable:
         return Unreadable("a dangling link" if entry.is_symlink() else "a special file")
     except OSError as error:
         why = {errno.ELOOP: "a link to itself", errno.ENOTDIR: "a dangling link"}
-        return Unreadable(why.get(error.errno or 0, f"not found: {error.strerror}"))
+        return Unreadable(why.get(error.errno or 0, f"cannot be looked at: {error.strerror}"))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -90,19 +91,29 @@ def unused_columns(table: Table, *used: str | None) -> tuple[str, ...]:
     return (f"columns of {table.path.name} that are not used: {', '.join(unused)}",) if unused else ()
 
 
+def spellings(path: str) -> tuple[str, ...]:
+    r"""Return a path as it may be meant: as it is, with the slashes of Windows turned, in either form of Unicode.
+
+    Examples
+    --------
+    >>> spellings(r"cat\1.jpg"), len(spellings("caf\u00e9.jpg"))
+    (('cat\\1.jpg', 'cat/1.jpg'), 2)
+    """
+    turned = path.replace("\\", "/")
+    forms = () if path.isascii() else (unicodedata.normalize(form, turned) for form in ("NFC", "NFD"))
+    return tuple(dict.fromkeys((path, turned, *forms)))
+
+
 def _files(table: Table, column: str, names: list[str]) -> list[str]:
     """The paths of all files, which must exist."""
     folder, missing = str(table.path.parent), []
-    files = [os.path.normpath(os.path.join(folder, os.path.expanduser(name))) for name in names]
-    for row, (name, file) in enumerate(zip(names, files, strict=True)):
-        if not name:
-            missing.append(f"no path in {table.line(row)}")
-        elif not os.path.isfile(file):
-            turned = os.path.normpath(os.path.join(folder, name.replace("\\", "/")))  # as Windows writes paths
-            if os.path.isfile(turned):
-                files[row] = turned
-            else:
-                missing.append(f"{name} in {table.line(row)}")
+    files = []
+    for row, name in enumerate(names):
+        paths = (os.path.join(folder, os.path.expanduser(path)) for path in spellings(name))
+        if name and (file := next(filter(os.path.isfile, paths), "")):
+            files.append(file)
+        else:
+            missing.append(f"{name or 'no path'} in {table.line(row)}")
     if missing:
         raise DataError(
             f"column {column!r} of {table.path} must hold paths of files, absolute or from {folder}, found "
@@ -118,7 +129,7 @@ def _listed_again(
     first: dict[str, int] = {}
     again, unlike = [], []
     for row, file in enumerate(files):
-        if (other := first.setdefault(file, row)) == row:
+        if (other := first.setdefault(os.path.normpath(file), row)) == row:
             continue
         again.append((row, f"listed in {table.line(other)} too"))
         if labels[row] != labels[other] or part_of[row] != part_of[other]:

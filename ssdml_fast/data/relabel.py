@@ -15,7 +15,7 @@ from .dataset import DataError, Source
 from .files import some_lines
 from .images import ImageFiles
 from .labels import COLUMNS, alike, number_labels
-from .photo_table import PATHS, unused_columns
+from .photo_table import PATHS, spellings, unused_columns
 from .tables import Table, read_table
 
 NAMES = (*PATHS, "name", "id", "row")  # a table's columns that name examples; the first is used
@@ -66,7 +66,7 @@ def with_labels(found: Found, path: str | os.PathLike[str]) -> Found:
     column = next((name for name in map(table.find, NAMES) if name), None) or table.needed(*PATHS)
     names, numbers = number_labels(table.column(label), f"column {label!r} of {table.path}", table.line)
     places = _places(found, table, column)
-    classes = [*found.classes]
+    classes = {name: c for c, name in enumerate(found.classes)}
     of = np.array([_number(name, classes) for name in names] + [-1], np.int64)  # the last of those with none
     given = _once(table, column, places, of[numbers])
     labels = {part: getattr(found, f"{before}labels") for part, before in PARTS.items()}
@@ -75,7 +75,7 @@ def with_labels(found: Found, path: str | os.PathLike[str]) -> Found:
         changed[part][row] = number
     _check_evaluated(table, column, given, labels)
     notes: list[str] = [_told(table, given, labels), *unused_columns(table, column, label)]
-    kept, renumbered = _used(classes, labels, changed)
+    kept, renumbered = _used([*classes], labels, changed)
     fields: dict[str, Any] = {f"{PARTS[part]}labels": of_part for part, of_part in renumbered.items()}
     return replace(found, classes=kept, account=found.account.adding(notes=[*notes, *alike(kept)]), **fields)
 
@@ -125,25 +125,27 @@ def _by_name(found: ImageFiles | Source, folder: str) -> Callable[[str], tuple[P
                 by_path[os.path.abspath(file)] = (part, row)
 
     def find(text: str) -> tuple[Place | None, str]:
-        turned = text.replace("\\", "/")  # as Windows writes paths
-        name = next((name for name in (text, turned) if name in by_name), "")
-        if name in twice:
-            return None, " (the name of several)"
-        path = os.path.abspath(os.path.join(folder, os.path.expanduser(turned)))
-        like = by_last.get(turned.rpartition("/")[2])
-        return by_name.get(name) or by_path.get(path), f" (is it {like}?)" if like else ""
+        for spelling in spellings(text):
+            if spelling in twice:
+                return None, " (the name of several)"
+            if spelling in by_name:
+                return by_name[spelling], ""
+        for spelling in spellings(text):
+            path = os.path.abspath(os.path.join(folder, os.path.expanduser(spelling)))
+            if path in by_path:
+                return by_path[path], ""
+        like = by_last.get(text.replace("\\", "/").rpartition("/")[2])
+        return None, f" (is it {like}?)" if like else ""
 
     return find
 
 
-def _number(name: str, classes: list[str]) -> int:
+def _number(name: str, classes: dict[str, int]) -> int:
     """The number of a class, which is added if it is new; 3.0, as tables write numbers with gaps, is 3."""
-    if name not in classes:
-        whole = re.fullmatch(r"([-+]?\d+)\.0*", name)
-        if whole and whole[1] in classes:
-            return classes.index(whole[1])
-        classes.append(name)
-    return classes.index(name)
+    whole = re.fullmatch(r"([-+]?\d+)\.0*", name)
+    if name not in classes and whole and whole[1] in classes:
+        name = whole[1]
+    return classes.setdefault(name, len(classes))
 
 
 def _once(table: Table, column: str, places: list[Place], numbers: np.ndarray) -> dict[Place, tuple[int, int]]:

@@ -170,7 +170,7 @@ def _decoded(path: Path, found: Source, background: str, skip_damaged: bool, pro
         )
     names, files, account = _images(path, found)
     size = height if height == width else (height, width)
-    (images,), damaged = decode_parts([(files, names)], size, 1.0, channels == 1, background, progress)
+    (images,), damaged = decode_parts([(files, names)], size, 1.0, channels == 1, background, progress, draft=True)
     if damaged and not skip_damaged:
         raise DamagedPictures([(one.name, one.why) for one in damaged])
     if images is None or not len(images):

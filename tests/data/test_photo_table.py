@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from ssdml_fast.data import DataError
@@ -37,7 +39,7 @@ def test_paths_labels_and_splits_are_read(folder, monkeypatch):
     assert (found.val_names, found.val_labels.tolist()) == (["~/1.jpg"], [0])
     assert (found.test_names, found.test_labels.tolist()) == (["a\\2.jpg"], [1])
     files = [*found.files, *found.val_files, *found.test_files]
-    assert files == [f"{folder}/{name}" for name in ("3.jpg", "4.jpg", "a/1.jpg", "a/2.jpg")]
+    assert files == [f"{folder}/{name}" for name in ("3.jpg", "a/../4.jpg", "a/1.jpg", "a/2.jpg")]
     assert found.account.layout == "a table with the columns 'Path', 'label', 'Split'"
     (left,) = found.account.left_out
     assert (left.name, left.why) == ("5.jpg (line 6)", "no label, which an image of the val part needs")
@@ -88,3 +90,11 @@ def test_missing_files_are_listed_up_to_a_length(folder):
     rows = "".join(f"none{i}.jpg\n" for i in range(30))
     with pytest.raises(DataError, match=r"none19\.jpg in line 21\n  and 10 more$"):
         table_of(folder, f"path\n{rows}")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_paths_are_found_in_either_form_of_unicode(folder, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (folder / unicodedata.normalize(form, "café.jpg")).touch()
+    found = table_of(folder, f"path\n{unicodedata.normalize(other, 'café.jpg')}\n")
+    assert found.files == [str(folder / unicodedata.normalize(form, "café.jpg"))]

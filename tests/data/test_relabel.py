@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -110,3 +112,11 @@ def test_a_table_must_have_its_columns(images, tmp_path):
         relabelled(images, tmp_path, "path,x\na,1\n")
     with pytest.raises(DataError, match="must have a column path or "):
         relabelled(images, tmp_path, "x,label\na,1\n")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_are_found_in_either_form_of_unicode(tmp_path, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (tmp_path / unicodedata.normalize(form, "café.png")).touch()
+    text = f"path,label\n{unicodedata.normalize(other, 'café.png')},cup\n"
+    assert relabelled(image_folder(tmp_path), tmp_path, text).labels.tolist() == [0]
