@@ -96,6 +96,17 @@ def test_without_the_package_of_weights_the_error_says_what_to_install(monkeypat
 # ---- the others
 
 
+@torch.no_grad()
+def test_squeezenet_is_torchvisions():
+    """Numbers of the layers of its squeezenet1_0 before the classifier."""
+    maps = filled(SqueezeNet())(waves((1, 3, 97, 131)))
+    assert maps.shape == (1, 512, 5, 7)
+    near = [0.01323, 0.17951, 0.0, 0.22837, 0.0, 0.0, 0.01658, 0.29856]
+    far = [0.01076, 0.18533, 0.0, 0.22349, 0.01391, 0.0, 0.01998, 0.31046]
+    for found, expected in ((maps[0, ::64, 1, 2], near), (maps[0, ::64, -1, -1], far)):
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=2e-5)
+
+
 def test_squeezenet_has_torchvisions_names_and_sizes():
     state = SqueezeNet().state_dict()
     assert len(state) == 50 and sum(tensor.numel() for tensor in state.values()) == 735_424
