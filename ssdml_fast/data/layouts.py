@@ -3,9 +3,9 @@
 The rules, for folders below the one that is given, in any letter case:
 
 - A folder that is the only one is stepped through, however many of them lie in each other.
-- ``train`` or ``training``, ``val``, ``valid`` or ``validation``, and ``test`` or ``testing`` are parts. But ``train``
-  without folders in it, and with folders of classes beside it, is a class as these are.
-- ``val`` and ``test`` beside folders of classes are parts where they hold a folder that is called as one of these.
+- ``train`` or ``training``, ``val``, ``valid`` or ``validation``, and ``test`` or ``testing`` are parts. But without
+  folders in it, and with folders of classes beside it, such a folder is a class as these are.
+- ``val`` and ``test`` with folders in them may lie beside the classes that are trained on, too.
 - ``unlabelled``, ``unsup``, ``unsupervised`` and ``unknown`` (either spelling) hold unlabelled images for training,
   whatever lies in them; beside them, or in ``train`` beside them, ``labelled`` may hold the folders of classes.
 - Any other folder is a class, and those in it belong to it; a class that holds nothing but parts is divided by them.
@@ -194,10 +194,12 @@ class _Understanding:
             classes += [folder for folder in train if not folder.folders]
             train = [folder for folder in train if folder.folders]
         if classes and not train:
-            known = {folder.name for folder in classes}
-            for folder in [folder for folder in evaluated if not known & set(folder.folders)]:
-                evaluated.remove(folder)
-                classes.append(folder)
+            known, are_flat = {folder.name for folder in classes}, not any(folder.folders for folder in classes)
+            unlike = [folder for folder in evaluated if not known & set(folder.folders)]
+            if found := [folder for folder in unlike if folder.folders and not are_flat]:
+                raise self._error("classes of the training part in train/", [*found, *classes])
+            classes += [folder for folder in unlike if not folder.folders]
+            evaluated = [folder for folder in evaluated if folder.folders]
         for folder in classes:
             if folder.role:
                 self.layout.notes.append(f"{self._short(folder)} is taken for a class, as those beside it")
