@@ -226,7 +226,7 @@ def _propagated(section: Section, runs: list[Run]) -> None:
     for number in rounds:
         labels = run.propagated[number - 1]
         n_labels, known = int((labels >= 0).sum()), (labels >= 0) & is_known
-        measured = ["—", "—"]
+        measured = ["–", "–"]
         if known.any():
             rows, columns = (np.searchsorted(present, of[known]) for of in (truth, labels))
             cells, counts = np.unique(rows * len(present) + columns, return_counts=True)

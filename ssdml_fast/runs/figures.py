@@ -82,7 +82,7 @@ class HeldOut:
 
 def percent(value: float | None, decimals: int = 2) -> str:
     """Write a figure in percent, or a dash where it is not defined."""
-    return "—" if value is None else f"{100 * value:.{decimals}f}"
+    return "–" if value is None else f"{100 * value:.{decimals}f}"
 
 
 def _baselines(data: Dataset, dim: int) -> dict[str, Callable[[], np.ndarray]]:

@@ -325,7 +325,7 @@ def test_features_are_trained_on_without_a_network_and_evaluated(quick_maps, tmp
     )
     np.savez(tmp_path / "few.npz", x=x[:5], y=y[:5])
     result = invoke("evaluate", tmp_path / "few.npz")
-    assert result.exit_code == 0 and re.search(r"│ few.npz +(│ +-?[\d.]+ ){4}│ +— (│ +-?[\d.]+ ){2}│", result.output)
+    assert result.exit_code == 0 and re.search(r"│ few.npz +(│ +-?[\d.]+ ){4}│ +– (│ +-?[\d.]+ ){2}│", result.output)
     np.savez(tmp_path / "few.npz", x=x[:1], y=y[:1])
     result = invoke("evaluate", tmp_path / "few.npz")
     assert result.exit_code == 2 and "at least 2 embeddings" in " ".join(result.output.split())
@@ -365,9 +365,9 @@ def test_few_test_examples_or_classes_lose_no_training(quick_maps, tmp_path, tes
     assert ("no picture: a map needs at least 4 test examples" in result.output) == (not has_picture)
     again = invoke("evaluate", path)
     tables = [re.findall(r"│ .*", output) for output in (result.output, again.output)]
-    assert again.exit_code == 0 and tables[0] == tables[1] and tables[0][-1].count("—") == len(undefined)
+    assert again.exit_code == 0 and tables[0] == tables[1] and tables[0][-1].count("–") == len(undefined)
     assert invoke("report", path).exit_code == 0
-    assert (path / "report.html").read_text().count("<td>—</td>") == 4 * len(undefined)
+    assert (path / "report.html").read_text().count("<td>–</td>") == 4 * len(undefined)
 
 
 def test_a_model_that_overflows_on_a_test_example_loses_no_training(quick_maps, tmp_path, monkeypatch):
