@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ..runs.figures import AFTER, BEFORE, HeldOut, percent
-from .style import CLASSES, WIDTH, new_figure, styled
+from .style import CLASSES, QUIET, WIDTH, new_figure, styled
 
 LEAST = 4  # points at least in a map: t-SNE wants some neighbours for each
 DRAWN = 2000  # points at most in a map: t-SNE of more takes minutes
@@ -28,7 +28,7 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
         Title of each map, and the embedding to draw in it; N at least :data:`LEAST`, and few enough
         to wait for (:data:`DRAWN` take a few seconds a map).
     labels : (N,) integer array
-        Class of each point, an index of `classes`.
+        Class of each point, an index of `classes`; -1: not known.
     classes : tuple of str
         Name of each class.
 
@@ -47,12 +47,14 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
     for panel in panels[len(embeddings) :]:
         panel.set_axis_off()
 
-    present = np.unique(labels)
+    present = np.unique(labels[labels >= 0])
     colours = _colours(len(present))
     for panel, (title, embedding) in zip(panels, embeddings.items(), strict=False):
         perplexity = min(30, (len(labels) - 1) / 3)
         start = "pca" if embedding.shape[1] > 1 else "random"  # two directions to begin with
         plane = TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(embedding)
+        if (unknown := plane[labels < 0]).size:
+            panel.scatter(*unknown.T, s=9, color=[QUIET], alpha=0.6, linewidths=0, label="unknown")
         for c, colour in zip(present, colours, strict=True):
             points = plane[labels == c]
             panel.scatter(*points.T, s=9, color=[colour], alpha=0.85, linewidths=0, label=classes[c])
@@ -65,7 +67,7 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
         panel.set(title=title, xticks=[], yticks=[])
         panel.set_aspect("equal", adjustable="datalim")
         panel.spines[:].set(visible=True, color="0.85")
-    if len(present) <= NAMED:
+    if 0 < len(present) <= NAMED:
         handles, labels_ = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels_, loc="outside right center", markerscale=2.2, title="class")
     return figure

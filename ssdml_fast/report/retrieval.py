@@ -27,12 +27,14 @@ def draw_retrieval(
 ) -> Figure:
     """Draw each query in a row with its nearest neighbours: of its class in green, of another in orange and crossed.
 
+    Without a frame are those of which, as of the query, the class is not known.
+
     Parameters
     ----------
     examples : (N, height, width, 3) uint8 array, dict of such by number of the example, or None
         Pictures of the examples; without, their classes are written instead.
     labels : (N,) integer array
-        Class of each example, an index of `classes`.
+        Class of each example, an index of `classes`; -1: not known.
     queries : (Q,) integer array
         The examples looked up.
     neighbors : dict of (Q, K) integer arrays
@@ -53,10 +55,18 @@ def draw_retrieval(
     figure = new_figure(canvas.shape[1] / SCALE + 0.6, canvas.shape[0] / SCALE + 0.4)
     panel = figure.subplots()
 
-    def cell(row: int, left: int, example: int, frame: str | None) -> None:
+    def named(example: int) -> str:
+        return classes[labels[example]] if labels[example] >= 0 else "unknown"
+
+    def frame(example: int, query: int) -> str | None:
+        if labels[example] < 0 or labels[query] < 0:
+            return None
+        return RIGHT if labels[example] == labels[query] else WRONG
+
+    def cell(row: int, left: int, example: int, colour: str | None) -> None:
         top, outer = row * step, CELL + 2 * FRAME
-        if frame:
-            canvas[top : top + outer, left : left + outer] = [int(frame[i : i + 2], 16) for i in (1, 3, 5)]
+        if colour:
+            canvas[top : top + outer, left : left + outer] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         inside = canvas[top + FRAME : top + FRAME + CELL, left + FRAME : left + FRAME + CELL]
         if examples is not None:
             picture = examples[example]
@@ -64,9 +74,9 @@ def draw_retrieval(
             inside[:] = picture[np.ix_(*at)]
         else:
             inside[:] = 255
-            name = classes[labels[example]]
+            name = named(example)
             panel.text(left + outer / 2, top + outer / 2, name, ha="center", va="center", fontsize=8, clip_on=True)
-        if frame == WRONG:
+        if colour == WRONG:
             x, y = left + outer - FRAME - 8, top + FRAME + 8
             panel.plot(x, y, "X", color=WRONG, markersize=8, markeredgecolor="white", markeredgewidth=0.8)
 
@@ -74,9 +84,9 @@ def draw_retrieval(
         cell(row, 0, query, None)
         for start, found in zip(starts, neighbors.values(), strict=True):
             for i, example in enumerate(found[row]):
-                cell(row, start + i * step, example, RIGHT if labels[example] == labels[query] else WRONG)
+                cell(row, start + i * step, example, frame(example, query))
     panel.imshow(canvas, interpolation="nearest")
-    panel.set_yticks(np.arange(len(queries)) * step + step // 2, [classes[labels[query]] for query in queries])
+    panel.set_yticks(np.arange(len(queries)) * step + step // 2, [named(query) for query in queries])
     panel.set_xticks([])
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)

@@ -138,9 +138,9 @@ def _sensitivity(section: Section, runs: list[Run]) -> None:
 
 def _maps(section: Section, runs: list[Run]) -> None:
     run, others = runs[0], runs[1:]
-    _, labels = run.validation
+    what, labels = run.shown.what, run.shown.labels
     if len(labels) < LEAST:
-        raise Missing(f"A map needs at least {LEAST} validation examples; there are {len(labels)}.")
+        raise Missing(f"A map needs at least {LEAST} {what} examples; there are {len(labels)}.")
     start, best = run.history[0], run.best
     # A run that differs in alpha alone is no other method, but a point of the sensitivity to alpha.
     others = [each for each in others if _without(each, "alpha", "seed") != _without(run, "alpha", "seed")]
@@ -156,8 +156,9 @@ def _maps(section: Section, runs: list[Run]) -> None:
             section.missing = f"{name}: {missing}"
     some = np.sort(np.random.default_rng(0).permutation(len(labels))[:DRAWN])
     section.text = (
-        f"t-SNE of {len(some):,} validation examples, coloured by their true class; scores, in percent, are of all "
-        f"{len(labels):,}. Distances between clusters mean little in such maps."
+        f"t-SNE of {len(some):,} {what} examples, coloured by their true class"
+        + (f"; scores, in percent, are of all {len(labels):,}. " if what == "validation" else " where it is known. ")
+        + "Distances between clusters mean little in such maps."
     )
     if not others and run.settings.get("metric_update") not in (None, "unconstrained"):
         section.text += (
@@ -165,14 +166,14 @@ def _maps(section: Section, runs: list[Run]) -> None:
             "that run's folder after this one."
         )
     drawn = {title: embedding[some] for title, embedding in panels.items()}
-    section.figures.append(("Maps of the validation examples", draw_maps(drawn, labels[some], run.data.classes)))
+    section.figures.append((f"Maps of the {what} examples", draw_maps(drawn, labels[some], run.data.classes)))
 
 
 def _retrieval(section: Section, runs: list[Run]) -> None:
     run = runs[0]
-    (_, labels), classes = run.validation, run.data.classes
+    what, labels, classes = run.shown.what, run.shown.labels, run.data.classes
     if len(labels) < 2:
-        raise Missing(f"There is nothing to look up among validation examples, of which there are {len(labels)}.")
+        raise Missing(f"There is nothing to look up among {what} examples, of which there are {len(labels)}.")
     k = min(FOUND, len(labels) - 1)
     found = {
         name: knn_graph(embedding, k).indices
@@ -180,23 +181,28 @@ def _retrieval(section: Section, runs: list[Run]) -> None:
     }
     rng = np.random.default_rng(0)
     order = rng.permutation(len(labels))
-    _, first = np.unique(labels[order], return_index=True)  # one random example of each class
-    spread = np.sort(rng.permutation(order[first])[:LOOKED_UP])
+    known = order[labels[order] >= 0]
+    _, first = np.unique(labels[known], return_index=True)  # one random example of each class
+    spread = np.sort(rng.permutation(known[first])[:LOOKED_UP])
     spread = spread[np.argsort(labels[spread], kind="stable")]
-    wrong = order[labels[found["trained"][order, 0]] != labels[order]]
+    nearest = labels[found["trained"][known, 0]]
+    wrong = known[(nearest != labels[known]) & (nearest >= 0)]
     section.text = (
-        "Validation examples and the nearest others to them, nearest first, before and after training. Framed green: "
-        "of the query's class; orange with a cross: of another."
+        f"{what.capitalize()} examples and the nearest others to them, nearest first, before and after training. "
+        "Framed green: of the query's class; orange with a cross: of another."
+        + " Without a frame: of an unknown one."
+        * (len(known) < len(labels))
     )
     grids = {
         f"One example drawn at random from each class, of at most {LOOKED_UP} classes": spread,
-        f"Drawn at random from the {len(wrong):,} examples of {len(labels):,} whose nearest neighbour after training "
+        f"Drawn at random from the {len(wrong):,} examples of {len(known):,} whose nearest neighbour after training "
         "is wrong": wrong[:LOOKED_UP],
+        "Drawn at random": np.sort(order[:LOOKED_UP]) if not len(known) else order[:0],
     }
     for caption, queries in grids.items():
         if len(queries):
             rows = {name: indices[queries] for name, indices in found.items()}
-            pictures = as_pictures(run.examples.val_images, np.concatenate([queries, *map(np.ravel, rows.values())]))
+            pictures = as_pictures(run.shown.decoded, np.concatenate([queries, *map(np.ravel, rows.values())]))
             section.figures.append((caption, draw_retrieval(pictures, labels, queries, rows, classes)))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, select
 from ..data.examples import as_examples
 from ..data.load import absolute
 from ..models.metric import HEADS, MetricModel
@@ -20,11 +21,33 @@ from .folder import RunError, RunFolder
 from .inputs import Inputs, stored_inputs
 from .records import best_of
 
+SHOWN = 2000  # training examples at most, where there are no validation examples to look at
+
 T = TypeVar("T")
 
 
 class Missing(RunError):
     """Something that a run lacks; the message is a sentence, for a report to say in its place."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Examples that are looked at.
+
+    Attributes
+    ----------
+    what : str
+        Of which part: ``"validation"`` or ``"training"``.
+    images, decoded : array or map-style Dataset
+        As the network takes them, and as they were decoded.
+    labels : (N,) int64 array
+        Their classes; -1: not known.
+    """
+
+    what: str
+    images: Any
+    decoded: Any
+    labels: np.ndarray
 
 
 class Run:
@@ -143,26 +166,28 @@ class Run:
 
     @cached_property
     def embedding(self) -> np.ndarray:
-        """Validation examples embedded by the best model."""
+        """What is shown, embedded by the best model."""
         return self.embed(self)
 
     @cached_property
     def embedding_before(self) -> np.ndarray:
-        """Validation examples embedded by the untrained model."""
-        return self.untrained(self.choice, self.data).embed(self.validation[0])
+        """What is shown, embedded by the untrained model."""
+        return self.untrained(self.choice, self.data).embed(self.shown.images)
 
-    @property
-    def validation(self) -> tuple[Any, np.ndarray]:
-        """Validation examples as the network takes them, and their labels."""
-        if self.data.val_images is None or self.data.val_labels is None:
-            raise Missing("The data have no validation examples.")
-        return self.data.val_images, self.data.val_labels
+    @cached_property
+    def shown(self) -> Shown:
+        """Validation examples; where there are none, some training examples drawn at random."""
+        data, decoded = self.data, self.examples
+        if data.val_images is not None and data.val_labels is not None:
+            return Shown("validation", data.val_images, decoded.val_images, data.val_labels)
+        rows = np.sort(np.random.default_rng(0).permutation(len(data.labels))[:SHOWN])
+        return Shown("training", select(data.images, rows), select(decoded.images, rows), data.truth[rows])
 
     def embed(self, other: Run) -> np.ndarray:
-        """Embed the validation examples of a run on the same data by the best model of this one."""
-        embedding = self.trained(other.choice, other.data).embed(other.validation[0])
+        """Embed what is shown of a run on the same data by the best model of this one."""
+        embedding = self.trained(other.choice, other.data).embed(other.shown.images)
         if not np.isfinite(embedding).all():
-            raise Missing(f"The model in {self.folder.path} embeds validation examples by NaN or infinity.")
+            raise Missing(f"The model in {self.folder.path} embeds {other.shown.what} examples by NaN or infinity.")
         return embedding
 
     @cached_property

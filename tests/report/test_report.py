@@ -469,13 +469,36 @@ def test_examples_without_a_propagated_label_or_a_true_one_are_counted_apart(run
 
 def test_parts_that_the_data_lack_are_said(runs):
     run = Run(runs[0])
-    run.data = replace(run.data, val_images=None, val_labels=None)
     run.results = {"test": {}}
-    for title in (MAPS, RETRIEVAL):
-        with pytest.raises(Missing, match=r"^The data have no validation examples\.$"):
-            section_of(run, title)
     with pytest.raises(Missing, match="the data have no test part"):
         section_of(run, FIGURES)
+
+
+@pytest.mark.parametrize(("known", "n_figures"), [(slice(None), 2), (slice(0, 200), 2), (slice(0), 1)])
+def test_without_validation_examples_training_examples_are_shown(runs, known, n_figures):
+    run = Run(runs[0])
+    truth = np.full_like(run.data.truth, -1)
+    truth[known] = run.data.truth[known]
+    run.data = replace(run.data, val_images=None, val_labels=None, truth=truth)
+    maps, retrieval = section_of(run, MAPS), section_of(run, RETRIEVAL)
+    assert maps.figures[0][0] == "Maps of the training examples" and "true class where it is known" in maps.text
+    assert retrieval.text.startswith("Training examples and the nearest")
+    assert len(retrieval.figures) == n_figures
+    assert ("of an unknown one" in retrieval.text) == (known != slice(None))
+    legend = {text.get_text() for text in maps.figures[0][1].legends[0].get_texts()} if known != slice(0) else set()
+    assert ("unknown" in legend) == (known == slice(0, 200)) and bool(maps.figures[0][1].legends) == (known != slice(0))
+    for section in (maps, retrieval):
+        for _, figure in section.figures:
+            figure.canvas.draw()
+
+
+def test_at_most_so_many_training_examples_are_shown(runs, monkeypatch):
+    monkeypatch.setattr("ssdml_fast.runs.run.SHOWN", 50)
+    run = Run(runs[0])
+    run.data = replace(run.data, val_images=None, val_labels=None)
+    shown = run.shown
+    assert len(shown.labels) == len(shown.images) == len(shown.decoded) == len(run.embedding) == 50
+    assert run.shares_data(run) and (shown.labels >= 0).all()
 
 
 def test_what_could_not_be_computed_is_said(runs):
@@ -490,7 +513,7 @@ def test_pictures_that_are_decoded_when_asked_for_are_looked_up(runs):
     assert run.data.val_images is run.examples.val_images  # digits are taken as they are
     images = (255 * run.examples.val_images / run.examples.val_images.max()).astype(np.uint8)
     lazy = Items([lambda i=i: read.append(i) or images[i] for i in range(len(images))])
-    run.examples = replace(run.examples, val_images=lazy)
+    run.inputs = replace(run.inputs, examples=replace(run.examples, val_images=lazy))
     assert len(section_of(run, RETRIEVAL).figures) == 2
     assert 0 < len(set(read)) < len(images)  # those that are drawn
 
