@@ -131,7 +131,8 @@ class RunFolder:
                 at = at.parent
             if at == self.path:
                 if not all(self._is_left_over(path) for path in at.iterdir()):
-                    raise RunError(f"run folder {self.path} must be new or empty; it already holds files")
+                    found = "a training, which can be resumed" if self.resumable else "other files"
+                    raise RunError(f"run folder {self.path} must be new or empty, found {found}")
                 with self.lock():
                     pass
             if not os.access(at, os.W_OK | os.X_OK):

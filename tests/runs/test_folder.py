@@ -179,9 +179,10 @@ def test_a_folder_with_nothing_but_leftovers_can_be_used_again(run):
 def test_a_folder_that_holds_anything_else_is_refused_and_stays_as_it_is(run, used):
     run.path.mkdir(parents=True)
     used(run.path)
+    what = "a training, which can be resumed" if (run.path / "checkpoint.pt").exists() else "other files"
     before = {path.name: path.is_file() and path.read_bytes() for path in run.path.iterdir()}
     for begin in (run.refuse_used, lambda: run.create(STORED)):
-        with pytest.raises(RunError, match="must be new or empty; it already holds files"):
+        with pytest.raises(RunError, match="must be new or empty, found " + what):
             begin()
     assert {path.name: path.is_file() and path.read_bytes() for path in run.path.iterdir()} == before
 
