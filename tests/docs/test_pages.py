@@ -60,6 +60,14 @@ def test_every_method_has_a_page_with_its_settings(name):
     assert f"| [`{name}`]({name}.md) |" in overview and re.search(rf"^{name}$", overview, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("page", "kind"), [("trainer", ""), ("data", " DataSettings"), ("backbones", " NetworkSettings")]
+)
+def test_settings_beside_those_of_a_method_have_a_table(page, kind):
+    text = (DOCS / f"guide/{page}.md").read_text(encoding="utf-8")
+    assert f"```{{eval-rst}}\n.. settings::{kind}\n```" in text
+
+
 def test_the_version_is_the_same_everywhere():
     changes = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     citation = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
