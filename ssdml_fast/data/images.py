@@ -136,7 +136,7 @@ class ImageFiles:
         """
         size, crop, _ = check_how(size, crop, background)
         parts = [(getattr(self, f"{part}files"), getattr(self, f"{part}names")) for part in PARTS]
-        shape = size if isinstance(size, tuple) else (size, size) if size is not None else self.look(background)[0]
+        shape = size if isinstance(size, tuple) else (size, size) if size is not None else self._first_size(background)
         n_pixels = sum(len(files) for files, _ in parts) * (int(shape[0]) * int(shape[1]) if shape else 0)
         is_large = n_pixels > IN_MEMORY
         if n_pixels * 3 > IN_MEMORY and not is_large:
@@ -162,6 +162,11 @@ class ImageFiles:
                 fields |= {f"{part}{of}": getattr(sound, f"{part}{of}") for of in ("labels", "names")}
         left_out = [LeftOut(one.name, f"cannot be decoded: {one.why}") for one in damaged]
         return Source(self.classes, **fields, account=self.account.adding(left_out))
+
+    def _first_size(self, background: str) -> tuple[int, ...] | None:
+        """The size of the first image; where that is damaged, the one of all."""
+        sizes, _, damaged = look(self.files[:1], self.names[:1], background)
+        return self.look(background)[0] if damaged else tuple(sizes[0].tolist())
 
     def _without(self, rows: list[list[int]]) -> ImageFiles:
         """These files without some rows of each part."""
