@@ -85,7 +85,8 @@ def read(file: File, size: int = -1) -> bytes:
 def existing(path: Path, what: str) -> Path:
     """Return `path` where there is a file; where there is not, say that `what` was expected there, and what is."""
     if not os.path.isfile(path):  # no for what cannot be looked at, too
-        raise DataError(f"expected {what} at {path}, found {beside(path)}")
+        found = "a folder" if os.path.isdir(path) else beside(path)
+        raise DataError(f"expected {what} at {path}, found {found}")
     return path
 
 

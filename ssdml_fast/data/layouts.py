@@ -246,6 +246,7 @@ class _Understanding:
         for folder in labelled:
             if not folder.folders:
                 raise self._error(f"a folder for each class in {self._short(folder)}", [folder])
+            self._check_no_parts(folder)
             self._note_barren(folder)
             self._leave_out(folder.direct, "in no folder of a class")
             classes = [*folder.folders.values()]
@@ -283,10 +284,14 @@ class _Understanding:
                 break
             folder = only
             self._note_barren(folder)
+        self._check_no_parts(folder)
+        return folder
+
+    def _check_no_parts(self, folder: _Folder) -> None:
+        """Refuse what looks like parts where the folders of classes are to be."""
         parts = [inner for inner in folder.folders.values() if inner.role in (TRAIN, VAL, TEST) and inner.folders]
         if len(parts) == len(folder.folders) > 1 or any(set(inner.folders) & set(folder.folders) for inner in parts):
             raise self._error(f"no parts in {self._short(folder)}", parts)
-        return folder
 
     def _is_divided_by_class(self, top: _Folder) -> bool:
         classes = [folder for folder in top.folders.values() if folder.role != UNLABELLED]

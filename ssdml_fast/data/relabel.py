@@ -188,7 +188,7 @@ def _told(table: Table, given: dict[Place, tuple[int, int]], labels: dict[str, n
         counts["other"] += before >= 0 <= number != before
         counts["none"] += number < 0 <= before
     told = [
-        f"{table.path.name} gives {counts['gives']} labels",
+        f"{table.path.name} gives {counts['gives']} label{'s' * (counts['gives'] != 1)}",
         f"{counts['new']} of them to unlabelled examples" if counts["new"] else "",
         f"{counts['other']} in place of another" if counts["other"] else "",
         f"takes {counts['none']}" if counts["none"] else "",

@@ -129,6 +129,10 @@ def test_a_layout_is_understood(names, text, train, val, test, left_out):
         ("labelled/a/1 car/3", "expected labelled images in one folder .* found labelled/, car/"),
         ("train/train/a/1 train/val/a/2 test/a/3", "expected no parts in train/.* found train/train/, train/val/"),
         ("train/a/1 train/b/2 train/val/a/3 test/a/4", "expected no parts in train/.* found train/val/"),
+        (
+            "labelled/train/a/1 labelled/val/a/2 unlabelled/3",
+            "no parts in labelled/.* found labelled/train/, labelled/val/",
+        ),
         ("training_set/a/1 training_set/b/2 test_set/a/3", "to be called train/.* found test_set/, training_set/"),
         ("seg-train/a/1 seg-pred/a/2", "to be called train/, val/ and test/ .* found seg-pred/, seg-train/"),
         ("a/cat/1 a/dog/2 preview", "expected all images in folders, or none but in a/ .* found a/"),

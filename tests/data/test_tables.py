@@ -127,7 +127,7 @@ def test_missing_files_and_folders_are_told(tmp_path):
     write(tmp_path / "mine.csv", "a\n")
     with pytest.raises(DataError, match=r"expected a table at .*none.csv, found mine.csv"):
         read_table(tmp_path / "none.csv")
-    with pytest.raises(DataError, match="expected a table at"):
+    with pytest.raises(DataError, match=r"expected a table at .*, found a folder"):
         read_table(tmp_path)
 
 
