@@ -229,17 +229,22 @@ def _timm(what: str, weights: str, seed: int) -> Backbone:
 
 
 def _with_maps(timm: Any, what: str) -> nn.Module:
-    """Make a network of timm's up to its last feature maps; up to its features where it has no maps."""
+    """Make a network of timm's up to its last feature maps, where their mean is what it takes for features.
+
+    Else up to its features: some have no maps, and some have layers after the pooling.
+    """
+    network = timm.create_model(what, num_classes=0).eval()
     try:
-        network = timm.create_model(what, num_classes=0, global_pool="")
-        size = timm.data.resolve_data_config(model=network)["input_size"]
+        before = timm.create_model(what, num_classes=0, global_pool="").eval()
+        before.load_state_dict(network.state_dict())
+        images = torch.randn(1, *timm.data.resolve_data_config(model=network)["input_size"])
         with torch.no_grad():
-            output = network.eval()(torch.zeros(1, *size))
-        if output.ndim == 4 and output.shape[1] == network.head_hidden_size:
-            return network
+            maps, features = before(images), network(images)
+        if maps.ndim == 4 and (maps.mean((2, 3)) - features).norm() <= 1e-5 * features.norm():
+            return before
     except Exception:  # of one that cannot do without its own pooling, in whatever words
         pass
-    return timm.create_model(what, num_classes=0)
+    return network
 
 
 def _own(name: str, weights: str, seed: int) -> Backbone:

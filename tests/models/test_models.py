@@ -190,7 +190,7 @@ def test_features_of_photographs_are_summed_over_scales(tmp_path):
 
 def test_googlenet_takes_its_weights_from_a_path(tmp_path):
     models = pytest.importorskip("torchvision.models")
-    with pytest.raises(DataError, match="expected the weights of GoogLeNet at"):
+    with pytest.raises(DataError, match="expected the weights of torchvision:googlenet at"):
         googlenet(tmp_path / "none.pth")
     torch.save(models.googlenet(weights=None, aux_logits=True, init_weights=False).state_dict(), tmp_path / "w.pth")
     assert googlenet(tmp_path / "w.pth").eval()(torch.randn(1, 3, 96, 128)).shape == (1, 1024, 3, 4)
