@@ -243,11 +243,13 @@ def find_images(tree: Tree, path: str | os.PathLike[str]) -> ImageFiles:
     images = images_in(tree)
     others = [name for name in tree.files if name not in images]
     if not images:
+        unread = [f"{left.name} ({left.why})" for left in tree.left_out]
         raise DataError(
             f"expected images in {path} as <class>/<image>, as train/<class>/<image> and test/<class>/<image>, or with "
-            f"unlabelled/<image> beside these, found {some_names(others)}"
+            f"unlabelled/<image> beside these, found {some_names([*others, *unread])}"
         )
-    layout = understand(images, [*others, *(f"{name}/" for name in tree.empty)], path)
+    lost = {f"{left.name}/" for left in tree.left_out if _could_hold_images(left.name)}
+    layout = understand(images, [*others, *(f"{name}/" for name in tree.empty), *lost], path)
     known = itertools.chain(layout.train.values(), layout.test.values(), layout.val.values())
     classes = tuple(sorted({name for name in known if name is not None}))
     of: dict[str | None, int] = {None: -1, **{name: c for c, name in enumerate(classes)}}
@@ -256,9 +258,16 @@ def find_images(tree: Tree, path: str | os.PathLike[str]) -> ImageFiles:
         names = sorted(part)
         found[f"{before}names"], found[f"{before}files"] = names, [images[name] for name in names]
         found[f"{before}labels"] = np.array([of[part[name]] for name in names], np.int64)
-    left_out = [*tree.left_out, *layout.left_out, *(LeftOut(name, why_none(name)) for name in others)]
+    without = (left for left in layout.left_out if left.name not in lost)
+    left_out = [*tree.left_out, *without, *(LeftOut(name, why_none(name)) for name in others)]
     account = Account(layout.text, tuple(sorted(left_out, key=lambda left: left.name)), (*layout.notes, *tree.notes()))
     return ImageFiles(classes, **found, account=account)
+
+
+def _could_hold_images(name: str) -> bool:
+    """Whether what cannot be read may be a folder of images, or an image in one: then its folder wraps no other."""
+    folder, _, last = name.rpartition("/")
+    return "." not in last or (bool(folder) and is_image(last, b""))
 
 
 def images_in(tree: Tree) -> dict[str, File]:

@@ -160,6 +160,30 @@ def test_what_looks_odd_is_noted(names, note):
     assert note in found
 
 
+def test_a_folder_beside_others_that_cannot_be_read_is_a_class(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/1.png").touch()
+    (tmp_path / "notes.txt").symlink_to("nowhere")
+    assert image_folder(tmp_path).account.layout == "in cat/: images without classes"
+    (tmp_path / "dog").symlink_to("nowhere")
+    found = image_folder(tmp_path)
+    assert found.classes == ("cat",) and found.account.layout == CLASSES
+    assert [left.name for left in found.account.left_out] == ["dog", "notes.txt"]
+    (tmp_path / "dog").unlink()
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog/2.png").symlink_to("nowhere")
+    found = image_folder(tmp_path)
+    assert found.classes == ("cat",) and found.account.layout == CLASSES
+    assert [left.name for left in found.account.left_out] == ["dog/", "dog/2.png", "notes.txt"]
+
+
+def test_where_no_image_can_be_read_it_is_told_what_was_found(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "1.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"expected images in .* found notes\.txt, 1\.png \(a dangling link\)$"):
+        image_folder(tmp_path)
+
+
 FOLDERS = st.sampled_from(
     ["cat", "dog", "train", "Training", "val", "test", "labelled", "labeled", "unlabelled", "Unknown", "data"]
 )
