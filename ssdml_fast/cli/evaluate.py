@@ -8,11 +8,11 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from ..data.load import read
 from ..data.tables import SUFFIXES
 from ..runs.folder import RunFolder
+from .console import plain_console
 from .settings import errors_told
 
 
@@ -44,7 +44,7 @@ def evaluate(
         run = Run(what, data)
         before, after = run.untrained(run.choice, run.data), run.trained(run.choice, run.data)
         table = held_out_table(HeldOut.of(before, after, run.data))
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _evaluate_features(path: Path) -> None:
@@ -59,9 +59,9 @@ def _evaluate_features(path: Path) -> None:
     known = np.flatnonzero(y >= 0)
     if len(known) < 2:
         raise ValueError(f"{path} must hold at least 2 embeddings with a label to evaluate, found {len(known)}")
-    console = Console()
+    console = plain_console()
     for entry in source.account.left_out:
-        console.print(f"left out: {entry.name} ({entry.why})", markup=False)
+        console.print(f"left out: {entry.name} ({entry.why})")
     if len(known) < len(y):
         console.print(f"left out: {len(y) - len(known)} of {len(y)} embeddings (no label)")
     failed: dict[str, Exception] = {}

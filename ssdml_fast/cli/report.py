@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..runs.folder import RunFolder
+from .console import plain_console
 from .settings import errors_told
 
 
@@ -38,4 +38,4 @@ def report(
 
         out = out or RunFolder(runs[0]).report
         write_report(runs, out, data)
-    Console().print(f"report: {out}", soft_wrap=True, highlight=False)
+    plain_console().print(f"report: {out}", soft_wrap=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..evaluate import RECALL_KS
 from ..runs.figures import FEATURES, HeldOut, percent
@@ -17,13 +17,13 @@ def figures_table(title: str, figures: dict[str, dict[str, float | None]], notes
 
     Notes are put below, a line each.
     """
-    caption = escape("\n".join(notes)) or None
+    caption = Text("\n".join(notes)) or None  # as it is, markup or not, on whatever console
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("embedding", overflow="fold")  # a long name takes lines, so that no figure is cut
     for heading in ("NMI", *(f"R@{k}" for k in RECALL_KS), "MAP@R", "silh."):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in figures.items():
-        table.add_row(name, *map(percent, row.values()))
+        table.add_row(Text(name), *map(percent, row.values()))
     return table
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from .._settings import Settings, divided, told
@@ -25,13 +24,17 @@ from ..runs.folder import RunFolder, new_folder, write_atomically
 from ..train.config import ELSEWHERE, Config
 from ..train.records import COLLAPSED, DIVERGED, why
 from ..train.stored import StoredTraining, read_run
+from .console import plain_console
 from .header import header
 from .settings import errors_told
 from .waiting import waiting
 
 if TYPE_CHECKING:  # torch and scikit-learn are imported inside the commands, so that --help answers at once
+    from rich.console import Console
+
     from ..data.dataset import Dataset
     from ..models.networks import Choice
+    from ..runs.figures import HeldOut
     from ..runs.inputs import Inputs
     from ..train.engine import Fitted
 
@@ -102,28 +105,48 @@ def train(
     sources = {name: context.get_parameter_source(name) for name in context.params if name not in CALLS}
     given = {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")}
     own = {name: value for name, value in settings.items() if name in given}
-    console = Console()
-    from ..runs.inputs import load_inputs, stored_inputs
-
+    console = plain_console()
     if resume is None:
-        with _interruptible(console), errors_told():
-            _training(method, recipe, own)  # refuses what no data make right
-            data, network = DataSettings(**_named(DataSettings, own)), NetworkSettings(**_named(NetworkSettings, own))
-            seed = Config(**_named(Config, own)).seed
-            if out is not None:
-                RunFolder(out).refuse_used()
-            inputs, examples = _load(console, lambda told: load_inputs(data, network, seed, strict, told))
-            training = _training(method, recipe, own, inputs.choice, examples)
-        with _folder(out) as path:
-            run = RunFolder(path, inputs.dataset, inputs.network)
-            with _interruptible(console, run):
-                _run(console, run, inputs.choice, examples, training, tensorboard, is_new=True)
-        return
-    run, again = RunFolder(resume), ["--data", own["data"]] if "data" in own else []
+        _begin(console, out, method, recipe, own, strict, tensorboard)
+    elif more := sorted({"config_file": "config"}.get(name, name) for name in given.difference(MOVES)):
+        raise typer.BadParameter(f"resume takes every setting from the run; found also {', '.join(more)}")
+    else:
+        _resume(console, resume, own, strict, tensorboard)
+
+
+def _begin(
+    console: Console,
+    out: Path | None,
+    method: str,
+    recipe: str,
+    own: dict[str, Any],
+    strict: bool,
+    tensorboard: bool,
+) -> None:
+    """Train by the user's `own` settings and those of the recipe, in a new run folder."""
+    from ..runs.inputs import load_inputs
+
+    with _interruptible(console), errors_told():
+        _training(method, recipe, own)  # refuses what no data make right
+        data, network = DataSettings(**_named(DataSettings, own)), NetworkSettings(**_named(NetworkSettings, own))
+        seed = Config(**_named(Config, own)).seed
+        if out is not None:
+            RunFolder(out).refuse_used()
+        inputs, examples = _load(console, lambda told: load_inputs(data, network, seed, strict, told))
+        training = _training(method, recipe, own, inputs.choice, examples)
+    with _folder(out) as path:
+        run = RunFolder(path, inputs.dataset, inputs.network)
+        with _interruptible(console, run):
+            _run(console, run, inputs.choice, examples, training, tensorboard, is_new=True)
+
+
+def _resume(console: Console, path: Path, own: dict[str, Any], strict: bool, tensorboard: bool) -> None:
+    """Go on with the training of a run folder, of which `own` are the settings that may be given anew."""
+    from ..runs.inputs import stored_inputs
+
+    run, again = RunFolder(path), ["--data", own["data"]] if "data" in own else []
     with _interruptible(console, run, again):
         with errors_told():
-            if more := sorted({"config_file": "config"}.get(name, name) for name in given.difference(MOVES)):
-                raise ValueError(f"resume takes every setting from the run; found also {', '.join(more)}")
             training = read_run(run)
             training = replace(training, config=replace(training.config, **_named(Config, own)))
             seed, moved = training.config.seed, own.get("data")
@@ -140,7 +163,7 @@ def _interruptible(console: Console, run: RunFolder | None = None, again: Sequen
         if run is not None and run.resumable:
             console.print(f"\nStopped; the training is saved in {run.path}. To continue:", soft_wrap=True)
             command = shlex.join(["ssdml-fast", "train", "--resume", str(run.path), *again])
-            console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+            console.print(f"  {command}", soft_wrap=True)
         else:
             console.print("\nStopped before there was anything to save.")
         raise typer.Exit(130) from None
@@ -188,9 +211,9 @@ def _load(console: Console, load: Callable[[Callable[[float], None]], Inputs]) -
     """Load the data, say what was understood of them, and prepare them for the network."""
     with waiting(console, "decoding images") as progress:
         inputs = load(progress)
-    console.print(inputs.data.data, soft_wrap=True, markup=False, highlight=False)
+    console.print(inputs.data.data, soft_wrap=True)
     for name, text in header(inputs.examples):
-        console.print(f"  {name:<11} {text}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"  {name:<11} {text}", soft_wrap=True)
     with waiting(console, "describing images") as progress:
         return inputs, inputs.choice.prepared(inputs.examples, progress)
 
@@ -205,50 +228,77 @@ def _run(
     is_new: bool = False,
 ) -> None:
     """Train, report, and fill the run folder."""
-    from ..report.maps import draw_held_out
-    from ..runs.figures import HeldOut
+    with errors_told():
+        fitted = _fitted(console, run, choice, examples, training, tensorboard, is_new)
+    console.print(_verdict(fitted, training.config.select), soft_wrap=True)
+    with errors_told():
+        _compare(console, run, choice, examples, training, fitted)
+    console.print(f"run folder: {run.path}", soft_wrap=True)
+
+
+def _fitted(
+    console: Console,
+    run: RunFolder,
+    choice: Choice,
+    examples: Dataset,
+    training: StoredTraining,
+    tensorboard: bool,
+    is_new: bool,
+) -> Fitted:
+    """Train, and show how it goes."""
     from ..train.device import described, network_device
     from ..train.tensorboard import TensorBoard
     from ..train.training import fit
     from .live import Live
-    from .tables import held_out_table
 
     config = training.config
-    with errors_told():
-        logs = TensorBoard(run.tensorboard) if tensorboard else None
-        where = network_device(config)
-    console.print(f"{training.method} on {described(where)}", soft_wrap=True, highlight=False, markup=False)
-    with Live(console) as live, closing(logs) if logs else nullcontext(), errors_told():
+    logs = TensorBoard(run.tensorboard) if tensorboard else None
+    console.print(f"{training.method} on {described(network_device(config))}", soft_wrap=True)
+    with waiting(console, "describing images") as progress:
+        network = choice.made(examples.images, config.seed, progress)
+    with Live(console) as live, closing(logs) if logs else nullcontext():
 
         def on_validation(record: dict[str, Any]) -> None:
             live.validation(record)
             if logs:
                 logs(record)
 
-        fitted = fit(
-            choice.made(examples.images, config.seed), examples, None, training.method, training.settings, config,
-            prepare=choice.taken, run=run, resume=not is_new, on_validation=on_validation, on_batch=live.batch,
+        return fit(
+            network, examples, None, training.method, training.settings, config, prepare=choice.taken, run=run,
+            resume=not is_new, on_validation=on_validation, on_batch=live.batch,
         )  # fmt: skip
-    console.print(_verdict(fitted, config.select), soft_wrap=True)
 
-    with errors_told():
-        head = load_method(training.method).Head
-        before = choice.untrained(examples.images, config.metric_dim, config.seed, head)
-        held_out = HeldOut.of(before, fitted.model, examples)
-        results = {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
-        run.write_results(results | {"notes": held_out.notes})
-        console.print(held_out_table(held_out))
-        if held_out.figures:
-            picture = BytesIO()
-            try:
-                draw_held_out(held_out).savefig(picture, format="png")
-            except ValueError as error:  # too few examples, or what a library finds in them or in the names of classes
-                console.print(f"no picture: {error}", soft_wrap=True, highlight=False, markup=False)
-            except Exception as error:  # whatever a library lacks for it: the figures stand
-                console.print(f"no picture: {error_told(error)}", soft_wrap=True, highlight=False, markup=False)
-            else:
-                write_atomically(run.picture, lambda file: file.write(picture.getvalue()))
-    console.print(f"run folder: {run.path}", soft_wrap=True, highlight=False)
+
+def _compare(
+    console: Console, run: RunFolder, choice: Choice, examples: Dataset, training: StoredTraining, fitted: Fitted
+) -> None:
+    """Measure what was trained on held-out examples, beside what it began as."""
+    from ..runs.figures import HeldOut
+    from .tables import held_out_table
+
+    config, head = training.config, load_method(training.method).Head
+    before = choice.untrained(examples.images, config.metric_dim, config.seed, head)
+    held_out = HeldOut.of(before, fitted.model, examples)
+    results = {"stopped": fitted.stopped, "best_validation": fitted.best["validation"], "test": held_out.figures}
+    run.write_results(results | {"notes": held_out.notes})
+    console.print(held_out_table(held_out))
+    if held_out.figures:
+        _draw(console, run, held_out)
+
+
+def _draw(console: Console, run: RunFolder, held_out: HeldOut) -> None:
+    """Draw a map of held-out examples, or say why there is none: the figures stand."""
+    from ..report.maps import draw_held_out
+
+    picture = BytesIO()
+    try:
+        draw_held_out(held_out).savefig(picture, format="png")
+    except ValueError as error:  # too few examples, or what a library finds in them or in the names of classes
+        console.print(f"no picture: {error}", soft_wrap=True)
+    except Exception as error:  # whatever a library lacks for it
+        console.print(f"no picture: {error_told(error)}", soft_wrap=True)
+    else:
+        write_atomically(run.picture, lambda file: file.write(picture.getvalue()))
 
 
 def _verdict(fitted: Fitted, select: str) -> Text:

@@ -116,18 +116,18 @@ class Choice:
         """Make the model that a training starts from; see :func:`ssdml_fast.models.metric.untrained`."""
         return untrained(self.made(images, seed), images, metric_dim, seed, head, self.taken)
 
-    def made(self, images: Any, seed: int) -> nn.Module:
+    def made(self, images: Any, seed: int, progress: Callable[[float], object] | None = None) -> nn.Module:
         """Make the untrained network for prepared training examples.
 
         A backbone that knows images is followed by an :class:`~ssdml_fast.models.adapter.Adapter` of the features that
-        it makes of them; one that does not, by nothing.
+        it makes of them, while `progress` is told the share done; one that does not, by nothing.
         """
         if self.photographs is None or not self.photographs.pretrained:
             return seeded(self.network, seed)
         if self.photographs.freeze:
             return Adapter(images)
         network = self.network()
-        return nn.Sequential(network, Adapter(backbone_features(network, self.prepare, images)))
+        return nn.Sequential(network, Adapter(backbone_features(network, self.prepare, images, progress=progress)))
 
     @property
     def digest(self) -> str:

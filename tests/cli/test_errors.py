@@ -109,3 +109,15 @@ def test_too_little_memory_is_one_line(tmp_path):
     np.savez(tmp_path / "f.npz", x=np.zeros((150_000, 600), np.float16), y=np.arange(150_000) % 10)
     code, said = shell(f"ulimit -v 1300000; {{run}} train --data features:{tmp_path}/f.npz --out {tmp_path}/run")
     assert code == 2 and "Traceback" not in said, said
+
+
+def test_names_are_shown_as_they_are_though_they_look_like_markup(tmp_path):
+    data, out = tmp_path / "[b]:dog:.npz", tmp_path / "[red]:cat:"
+    y = np.arange(60) % 2
+    np.savez(data, x=np.random.default_rng(0).normal(size=(60, 4)) + 3 * y[:, None], y=y)
+    evaluated = invoke("evaluate", data)
+    trained = invoke("train", "--data", f"features:{data}", "--rounds", 1, "--epochs", 1, "--out", out)
+    assert (evaluated.exit_code, trained.exit_code) == (0, 0)
+    assert data.name in evaluated.output
+    assert f"features:{data}\n" in trained.output
+    assert f"run folder: {out}\n" in trained.output
