@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .. import _arrays as arrays
 from .. import _scalars as scalars
+from ..methods.graph import undecided
 from ..methods.ssdml import TOLERANCE
 from ..models.seeded import seeded
 from ..ops.knn_graph import knn_graph, knn_search
@@ -74,7 +75,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Passes after which the samples were embedded best, 0 at the start; that embedding is kept.
     transduction_ : (n_samples,) array
         Label of each training sample: its own, or the one that reaches it along the graph of the final embedding. Where
-        none does, or all do alike, it is -1, and "" among texts.
+        none does, it is -1, and "" among texts.
 
     Raises
     ------
@@ -231,8 +232,7 @@ class SSDML(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The labels that samples have, or else get along the graph of their embeddings; -1 where none reaches them."""
         graph = knn_graph(z, max(1, min(self.n_neighbors, len(z) - 1)))
         found = propagate_labels(graph, labels, self.gamma, tol=TOLERANCE)
-        undecided = (found.posteriors == found.posteriors[:, :1]).all(1)  # as where no label is connected
-        return np.where(labels >= 0, labels, np.where(undecided, -1, found.labels))
+        return np.where(labels >= 0, labels, np.where(undecided(found.posteriors, graph, labels), -1, found.labels))
 
     def _settings(self, seed: int, n: int) -> tuple[dict[str, Any], Config]:
         """The settings of the method and of the training; checks them."""

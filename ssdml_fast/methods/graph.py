@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 import ssdml_fast as sf
 
+from .. import _arrays as arrays
 from ..graph import KnnGraph
 from ..models.metric import MetricModel
 from ..train.aid import Aid
@@ -16,6 +19,37 @@ from ..train.method import Leg, Method, TrainingSet, Work
 from .partition import count, partitions
 from .settings import GraphSettings
 from .warmup import Warmup
+
+
+def undecided(posteriors: np.ndarray, graph: KnnGraph, labels: np.ndarray) -> np.ndarray:
+    """Tell the points that no labelled one is connected to; a tie of classes is none of these.
+
+    Parameters
+    ----------
+    posteriors : (N, C) array
+        Of :func:`ssdml_fast.propagate_labels`, which are equal in such a row.
+    graph : KnnGraph
+        Of the points.
+    labels : (N,) integer array
+        Their labels; -1: unlabelled.
+
+    Returns
+    -------
+    (N,) bool array
+
+    Examples
+    --------
+    >>> graph, labels = sf.knn_graph(np.array([[0.0], [1.0], [2.0], [8.0], [9.0]]), k=1), np.array([3, -1, 4, -1, -1])
+    >>> undecided(sf.propagate_labels(graph, labels).posteriors, graph, labels)
+    array([False, False, False,  True,  True])
+    """
+    equal = (posteriors == posteriors[:, :1]).all(1)
+    if not equal.any():
+        return equal
+    neighbors = arrays.to_numpy(graph.indices)
+    edges = csr_array((np.ones(neighbors.size, bool), neighbors.ravel(), np.arange(0, neighbors.size + 1, graph.k)))
+    component = connected_components(edges, directed=False)[1]
+    return equal & ~np.isin(component, component[labels >= 0])
 
 
 class GraphMethod(Method):

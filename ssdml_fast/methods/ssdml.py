@@ -22,7 +22,7 @@ from ..train.aid import Aid
 from ..train.batches import batch_sizes
 from ..train.config import Config
 from ..train.method import Batch, Leg, TrainingSet, Work
-from .graph import GraphMethod
+from .graph import GraphMethod, undecided
 from .settings import SSDMLSettings
 from .warmup import labelled_batches
 
@@ -102,8 +102,8 @@ class SSDML(GraphMethod):
             posteriors = found.posteriors.cpu().numpy()
         classes = np.unique(labels[labels >= 0])
         posteriors[labels >= 0] = labels[labels >= 0, None] == classes  # a label is certain
-        undecided = (posteriors == posteriors[:, :1]).all(1)  # as where no label is connected
-        posteriors[undecided] = 0
+        unknown = undecided(posteriors, graph, labels)
+        posteriors[unknown] = 0
         chosen = most_confident(posteriors, self.share(leg))
         sizes = batch_sizes(len(chosen), size)
         n_batches = len(sizes)
@@ -111,7 +111,7 @@ class SSDML(GraphMethod):
         return Work(
             self.beside_softmax(batches, n_batches, size), n_batches,
             {"triplets": len(chosen) * settings.triplets_per_example},
-            (members, np.where(undecided, -1, classes[posteriors.argmax(1)])),
+            (members, np.where(unknown, -1, classes[posteriors.argmax(1)])),
         )  # fmt: skip
 
     def share(self, leg: Leg) -> float:

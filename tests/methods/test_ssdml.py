@@ -13,6 +13,7 @@ from trainings import TINY, Pixels, SmallNet, assert_same, digits, engine, train
 
 import ssdml_fast as sf
 from ssdml_fast.data.digits import load_digits
+from ssdml_fast.methods.graph import undecided
 from ssdml_fast.methods.ssdml import SSDML, most_confident
 from ssdml_fast.models.metric import untrained
 from ssdml_fast.models.seeded import seeded
@@ -126,6 +127,17 @@ def test_what_no_label_reaches_has_no_class(mining):
     np.testing.assert_array_equal(made.propagated[0], np.where((of < 3) & (labels < 0), of, -1))
     trained_on = np.unique(np.concatenate([batch.rows for batch in work.batches(np.random.default_rng(0))]))
     assert trained_on.tolist() == list(range(90 if mining == "class" else 120))  # neighbourhoods need no class
+
+
+def test_a_tie_of_classes_is_not_taken_for_none():
+    points = np.array(
+        [[0, 0], [2, 0], [1, 0], [50, 0], [51, 0], [52, 0]], np.float32
+    )  # the third between the first two
+    for labels in (np.array([0, 1, -1, -1, -1, -1]), np.array([4, -1, -1, -1, -1, -1])):
+        graph = sf.knn_graph(points, 2)
+        posteriors = sf.propagate_labels(graph, labels).posteriors
+        assert (posteriors[2] == posteriors[2, 0]).all()
+        assert undecided(posteriors, graph, labels).tolist() == [False] * 3 + [True] * 3
 
 
 def test_a_row_of_zeros_has_no_class_and_is_never_chosen():
