@@ -43,7 +43,7 @@ def load_digits(seed: int = 0, labels_per_class: int | str | None = None) -> Dat
 
 def read_digits() -> Source:
     """Load scikit-learn's digits with all their labels, pixels scaled to [0, 1]."""
-    require("the digits", "sklearn")
+    require("load_digits", "sklearn")
     from sklearn import datasets  # deferred: scikit-learn takes a second to import
 
     pixels, classes = datasets.load_digits(return_X_y=True)
