@@ -56,17 +56,19 @@ class HeldOut:
         if data.test_images is None or data.test_labels is None:
             return cls({}, {}, np.empty(0, np.int64), data.classes)
         images, notes = data.test_images, list[str]()
-        embedders = _baselines(data, after.dim) | {
-            BEFORE: lambda: before.embed(images),
-            AFTER: lambda: after.embed(images),
-        }
+        try:
+            embedders = _baselines(data, after.dim)
+        except Exception as error:  # as of a file that can no longer be read
+            notes.append(f"The examples cannot be compared as they are: {error_told(error)}.")
+            embedders = {}
+        embedders |= {BEFORE: lambda: before.embed(images), AFTER: lambda: after.embed(images)}
         embeddings, figures = {}, {}
         for name, embed in embedders.items():
             figures[name] = dict.fromkeys(FIGURES)
             try:
                 embedding = embed()
             except Exception as error:  # of memory, of a file that cannot be read: the other rows stand
-                notes.append(f"The {name} cannot embed them: {error_told(error)}.")
+                notes.append(f"There are no figures of the {name}: {error_told(error)}.")
                 continue
             embeddings[name] = embedding
             if wrong := int((~np.isfinite(embedding)).any(1).sum()):  # a network may overflow on what it has not seen
@@ -87,14 +89,15 @@ def percent(value: float | None, decimals: int = 2) -> str:
 
 def _baselines(data: Dataset, dim: int) -> dict[str, Callable[[], np.ndarray]]:
     """What embeds test examples without a network, by name."""
-    shape = as_examples(data.test_images, "test images", cache_gb=0).shape
+    images = data.test_images
+    shape = images.shape[1:] if isinstance(images, np.ndarray) else as_examples(images, "images", cache_gb=0).shape
     if len(shape) != 1:
         size = _reduced(shape)
         name = RAW if size is None else f"{RAW}, {size[0]}x{size[1]}"
-        return {name: lambda: _rows(data.test_images)}
-    baselines: dict[str, Callable[[], np.ndarray]] = {FEATURES: lambda: _rows(data.test_images)}
+        return {name: lambda: _rows(images)}
+    baselines: dict[str, Callable[[], np.ndarray]] = {FEATURES: lambda: _rows(images)}
     if dim < shape[0]:
-        baselines[PCA] = lambda: _principal(_rows(data.images), _rows(data.test_images), dim)
+        baselines[PCA] = lambda: _principal(_rows(data.images), _rows(images), dim)
     return baselines
 
 

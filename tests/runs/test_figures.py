@@ -157,9 +157,24 @@ def test_a_network_that_fails_is_told_and_the_others_stand(models, data, monkeyp
     held_out = HeldOut.of(*models, data)
     assert held_out.figures[BEFORE] == dict.fromkeys(FIGURES) and BEFORE not in held_out.embeddings
     assert all(held_out.figures[name]["nmi"] for name in (RAW, AFTER))
-    assert held_out.notes == ("The untrained network cannot embed them: MemoryError: Unable to allocate 7.5 GiB.",)
+    assert held_out.notes == (
+        "There are no figures of the untrained network: MemoryError: Unable to allocate 7.5 GiB.",
+    )
     with pytest.raises(ValueError, match="a map needs an embedding by the untrained network"):
         draw_held_out(held_out)
+
+
+def test_examples_that_cannot_be_read_take_no_more_with_them_than_is_made_of_them(models, data):
+    images = data.test_images.copy()
+    images[3] = np.nan
+    held_out = HeldOut.of(*models, replace(data, test_images=images))
+    assert list(held_out.figures.values()) == [dict.fromkeys(FIGURES)] * 3
+    assert "There are no figures of the raw pixels: RangeError: images must be finite, found nan" in held_out.notes[0]
+    assert "The trained network embeds 1 of 60 by NaN or infinity." in held_out.notes
+    gone = Items([OSError("gone")] * 60)
+    held_out = HeldOut.of(*models, replace(data, test_images=gone))
+    assert list(held_out.figures.values()) == [dict.fromkeys(FIGURES)] * 2
+    assert held_out.notes[0].startswith("The examples cannot be compared as they are: DataError: images[0] cannot be")
 
 
 def test_what_is_embedded_by_nan_is_counted(models, data, monkeypatch):
