@@ -248,8 +248,10 @@ def find_images(tree: Tree, path: str | os.PathLike[str]) -> ImageFiles:
             f"expected images in {path} as <class>/<image>, as train/<class>/<image> and test/<class>/<image>, or with "
             f"unlabelled/<image> beside these, found {some_names([*others, *unread])}"
         )
-    lost = {f"{left.name}/" for left in tree.left_out if _could_hold_images(left.name)}
-    layout = understand(images, [*others, *(f"{name}/" for name in tree.empty), *lost], path)
+    not_read = [name for name in others if name.lower().endswith(UNREAD)]
+    lost = {f"{name}/" for name in (*not_read, *(left.name for left in tree.left_out)) if _could_hold_images(name)}
+    no_images = (name for name in others if f"{name}/" not in lost)
+    layout = understand(images, [*no_images, *(f"{name}/" for name in tree.empty), *lost], path)
     known = itertools.chain(layout.train.values(), layout.test.values(), layout.val.values())
     classes = tuple(sorted({name for name in known if name is not None}))
     of: dict[str | None, int] = {None: -1, **{name: c for c, name in enumerate(classes)}}
@@ -267,7 +269,7 @@ def find_images(tree: Tree, path: str | os.PathLike[str]) -> ImageFiles:
 def _could_hold_images(name: str) -> bool:
     """Whether what cannot be read may be a folder of images, or an image in one: then its folder wraps no other."""
     folder, _, last = name.rpartition("/")
-    return "." not in last or (bool(folder) and is_image(last, b""))
+    return "." not in last or (bool(folder) and last.lower().endswith((*SUFFIXES, *UNREAD)))
 
 
 def images_in(tree: Tree) -> dict[str, File]:

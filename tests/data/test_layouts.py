@@ -175,6 +175,11 @@ def test_a_folder_beside_others_that_cannot_be_read_is_a_class(tmp_path):
     found = image_folder(tmp_path)
     assert found.classes == ("cat",) and found.account.layout == CLASSES
     assert [left.name for left in found.account.left_out] == ["dog/", "dog/2.png", "notes.txt"]
+    (tmp_path / "dog/2.png").unlink()
+    (tmp_path / "dog/2.nef").touch()
+    found = image_folder(tmp_path)
+    assert found.classes == ("cat",) and found.account.layout == CLASSES
+    assert [left.name for left in found.account.left_out] == ["dog/", "dog/2.nef", "notes.txt"]
 
 
 def test_where_no_image_can_be_read_it_is_told_what_was_found(tmp_path):
