@@ -41,7 +41,9 @@ class NetworkSettings(Settings):
         pattern=".+",
         form="'auto', 'pretrained', 'none' or a file",
     )
-    freeze: bool = setting(False, "Keep the backbone as it is and train what follows it alone.")
+    freeze: bool = setting(
+        False, "Keep the backbone as it is and train what follows it alone, as 'auto' does with photographs."
+    )
     image_size: int = setting(0, "Pixels a side that images are brought to; 0: as is usual for the network.")
     pool: str = setting(
         "mean", "What is kept of the last feature maps: their mean, their maximum, or R-MAC.", choices=POOLS
