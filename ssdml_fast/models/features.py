@@ -152,11 +152,24 @@ def _file(network: nn.Module, prepare: Any, images: Any) -> Path | None:
         return None
     digest = hashlib.blake2b(f"features 1\n{stamp}\n".encode(), digest_size=16)
     for module in (network, prepare):
-        digest.update(str(module).encode() if isinstance(module, nn.Module) else _name(module).encode())
-        for key, tensor in module.state_dict().items() if isinstance(module, nn.Module) else ():
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        name = f"{module}\n{state_hash(module)}\n" if isinstance(module, nn.Module) else _name(module)
+        digest.update(name.encode())
     return Path(folder) / "features" / digest.hexdigest()
+
+
+def state_hash(module: nn.Module) -> str:
+    """Hash the state of a module: 128 bits in hexadecimal, the same on every machine.
+
+    Examples
+    --------
+    >>> state_hash(nn.PReLU()) == state_hash(nn.PReLU()), state_hash(nn.PReLU()) == state_hash(nn.PReLU(init=0.5))
+    (True, False)
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for key, tensor in module.state_dict().items():
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _name(function: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from ..nn import OrthogonalMetric
 from .adapter import Adapter
 from .backbones import Backbone, Standardize, find_backbone
 from .digits import DigitsNet
-from .features import backbone_features
+from .features import backbone_features, state_hash
 from .metric import MetricModel, untrained
 from .paper import Cifar10Net, MnistNet
 from .photographs import Photographs
@@ -135,11 +134,7 @@ class Choice:
         if self.backbone != "frozen":
             return ""
         assert self.photographs is not None
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in self.photographs.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return state_hash(self.photographs)
 
     @property
     def taken(self) -> nn.Module | None:
