@@ -146,7 +146,10 @@ def _file(network: nn.Module, prepare: Any, images: Any) -> Path | None:
     folder = os.environ.get(CACHE)
     if folder is None:
         caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = str(Path(caches).expanduser() / "ssdml-fast")
+        try:
+            folder = str(Path(caches).expanduser() / "ssdml-fast")
+        except RuntimeError:  # a user without a home, as in some containers
+            return None
     stamp = _stamp(images) if folder else None
     if stamp is None:
         return None

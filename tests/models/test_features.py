@@ -64,6 +64,13 @@ def test_features_are_the_networks_and_progress_ends_at_one():
     assert shares == sorted(shares) and shares[-1] == 1.0 and len(shares) > 1
 
 
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    monkeypatch.delenv(CACHE, raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it is where nobody knows the home
+    assert again(pictures())[1] == 23
+
+
 def test_what_was_computed_is_found_again(cache):
     first, computed = again(pictures())
     second, looked_at = again(pictures())
