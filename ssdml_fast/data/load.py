@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import _scalars as scalars
 from .cifar10 import load_cifar10
-from .dataset import Account, DataError, Dataset, Source
+from .dataset import Account, DataError, Dataset, Source, as_labels_per_class
 from .digits import centred, read_digits
 from .features import load_features
 from .idx import load_mnist
@@ -80,16 +81,20 @@ def load(
     Raises
     ------
     DataError
-        If there is no such kind, or files are missing or damaged.
+        If there is no such kind, files are missing or damaged, or `image_size` is given for arrays.
     TypeError, ValueError
-        If `seed` or `labels_per_class` is no integer or out of range.
+        If `seed`, `labels_per_class` or `image_size` is no integer or out of range, or `background` is no colour.
 
     Examples
     --------
     >>> load("digits").images.shape
     (1019, 1, 8, 8)
     """
-    if labels_per_class is None and labels is not None:
+    scalars.as_int(seed, "seed", 0)  # before any work, as what follows
+    as_labels_per_class(labels_per_class, False)
+    if image_size is not None:
+        scalars.as_int(image_size, "image_size", 1)
+    if labels_per_class is None and labels:
         labels_per_class = "all"
     how = {"background": background, "skip_damaged": skip_damaged}
     found = find(name, unlabelled, labels, **how)
@@ -127,6 +132,8 @@ def decoded(
     if isinstance(found, ImageFiles):
         size = SIZE if image_size is None and name.partition(":")[0] in ZERO_SHOT else image_size
         found = found.decode(size, **decoding)
+    elif image_size is not None:
+        raise DataError(f"image_size must be None for {name}, whose examples are arrays, found {image_size}")
     if strict:
         refuse_left_out(found.account)
     return found

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssdml_fast.data import Source
+from ssdml_fast.data import DataError, Source, load
 
 
 @settings(max_examples=30)
@@ -85,6 +85,24 @@ def test_a_validation_part_that_there_is_stays_as_it_is():
     assert len(data.images) == 40 and data.val_names == list("abcde")
     assert data.names == [f"{int(row)}.png" for row in data.images[:, 0]]
     assert data.test_names == [f"{int(row)}.png" for row in data.test_images[:, 0]]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": -1}, "seed must be at least 0, found -1"),
+        ({"labels_per_class": 0}, "labels_per_class must be at least 1, found 0"),
+        ({"image_size": 0}, "image_size must be at least 1, found 0"),
+    ],
+)
+def test_what_no_data_make_right_is_refused_before_they_are_looked_for(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        load("images:nowhere", **wrong)
+
+
+def test_arrays_are_not_resized_and_say_so():
+    with pytest.raises(DataError, match="image_size must be None for digits, whose examples are arrays, found 64"):
+        load("digits", image_size=64)
 
 
 def test_a_map_style_dataset_is_divided_undecoded():
