@@ -274,7 +274,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
                 yield Member(name, "folder")
                 continue
             opened = _Opened(archive, member)
-            read = _told(opened.read, f"{name} in {path}")
+            read = _told(opened.read, f"{shown(name)} in {path}")
             if stat.S_ISLNK(member.external_attr >> 16):
                 yield Member(name, "link", target=read(LONGEST_PATH).decode("utf-8", "surrogateescape"))
             else:

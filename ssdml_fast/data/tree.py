@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ Files = dict[str, File]
 """Files by name: their path below the folder or in the archive, with forward slashes; ascending."""
 
 HIDDEN = frozenset(["thumbs.db", "desktop.ini", "__macosx"])  # beside names with a dot before them
+STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # of lines and directions of writing too
 MOST_LINKED = 1_000_000  # entries found by way of links, which can be folded into each other to any number
 
 
@@ -70,14 +72,16 @@ def is_hidden(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    r"""Return a name as text that can be written anywhere: bytes that are no UTF-8 by their numbers.
+    r"""Return a name as text that can be written anywhere: what is no UTF-8, or steers a terminal, by its number.
 
     Examples
     --------
-    >>> shown(b"caf\xe9".decode("utf-8", "surrogateescape"))
-    'caf\\xe9'
+    >>> shown(b"caf\xe9".decode("utf-8", "surrogateescape")), shown("\x1b[31mred")
+    ('caf\\xe9', '\\x1b[31mred')
     """
-    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if not name.isascii():
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), name)
 
 
 def walk(root: Folder, entries: Callable[[str], Sequence[tuple[str, File | Folder | Unreadable | None]]]) -> Tree:

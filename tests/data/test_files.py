@@ -158,6 +158,13 @@ def test_names_that_are_no_utf_8_can_be_written_anywhere(tmp_path):
         assert whys(tree) == {"caf\\xe9/\\xff": "a name that cannot be told from another's"}
 
 
+@pytest.mark.parametrize("container", ["folder", "tar", "zip"])
+def test_names_cannot_steer_a_terminal(tmp_path, container):
+    write(tmp_path / "d", "\x1b[31mred/a\nb", "x/\u202egnp.a", "x/\u65e5\u672c \U0001f600")
+    tree = open_files(packed(tmp_path / "d", container))
+    assert list(tree.files) == ["\\x1b[31mred/a\\nb", "x/\\u202egnp.a", "x/\u65e5\u672c \U0001f600"]
+
+
 def test_links_folded_into_each_other_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(trees, "MOST_LINKED", 100)
     for i in range(8):
