@@ -254,7 +254,10 @@ def _own(name: str, weights: str, seed: int) -> Backbone:
     make = find_object(name, "backbone")
     if not callable(make):
         raise TypeError(f"backbone {name} must be a function, found {type(make).__name__}")
-    made: Any = seeded(make, seed)
+    try:
+        made: Any = seeded(make, seed)
+    except Exception as error:  # in whatever words
+        raise ValueError(f"backbone {name} cannot be made: {type(error).__name__}: {error}") from error
     if isinstance(made, nn.Module):
         made = Backbone(made, pretrained=any(map(_has_learnt, made.modules())))
     if not isinstance(made, Backbone):

@@ -121,11 +121,13 @@ class Choice:
         A backbone that knows images is followed by an :class:`~ssdml_fast.models.adapter.Adapter` of the features that
         it makes of them, while `progress` is told the share done; one that does not, by nothing.
         """
-        if self.photographs is None or not self.photographs.pretrained:
+        if self.photographs is None:
             return seeded(self.network, seed)
         if self.photographs.freeze:
-            return Adapter(images)
+            return Adapter(images) if self.photographs.pretrained else Normalize()
         network = self.network()
+        if not self.photographs.pretrained:
+            return network
         return nn.Sequential(network, Adapter(backbone_features(network, self.prepare, images, progress=progress)))
 
     @property

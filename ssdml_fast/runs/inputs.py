@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.dataset import DataError, Dataset, Source
 from ..data.images import ImageFiles
-from ..data.load import find, refuse_left_out, split
+from ..data.load import absolute, find, refuse_left_out, split
 from ..data.settings import DataSettings, from_stored
 from ..models.networks import Choice, choose
 from ..models.settings import NetworkSettings
@@ -34,7 +34,10 @@ class Inputs:
     def network(self) -> dict[str, Any]:
         """What it takes to choose the same network again, for ``config.json``."""
         digest = {"digest": self.choice.digest} if self.choice.digest else {}
-        return asdict(self.choice.settings) | digest
+        network = asdict(self.choice.settings)
+        if network["weights"] not in ("auto", "pretrained", "none"):
+            network["weights"] = absolute(f"file:{network['weights']}").removeprefix("file:")
+        return network | digest
 
 
 def stored_inputs(
@@ -91,6 +94,8 @@ def load_inputs(
     """
     how: dict[str, Any] = {"background": data.background, "skip_damaged": data.skip_damaged, "progress": progress}
     found = find(data.data, data.unlabelled, data.labels, **how)
+    if strict:  # before any work
+        refuse_left_out(found.account)
     if isinstance(found, ImageFiles):
         size, is_grey = found.look(data.background)
         choice = choose((1 if is_grey else 3, *(size or (0, 0))), network, seed, are_files=True)
