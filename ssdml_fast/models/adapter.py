@@ -31,6 +31,7 @@ class Adapter(nn.Module):
     -----
     Time O(N D² + D³) to make, memory O(D²). P is scaled so that what it makes of the training features has a mean
     square length of one. Of each direction the largest entry is positive, so that it does not depend on the machine.
+    Where the features have fewer directions than `dim`, the others are drawn at random by a fixed seed.
 
     Examples
     --------
@@ -67,7 +68,21 @@ def principal_directions(features: np.ndarray, dim: int) -> tuple[np.ndarray, np
         moments += rows.T @ rows
     mean = total / len(features)
     values, vectors = np.linalg.eigh(moments / len(features) - np.outer(mean, mean))
-    values, vectors = values[::-1][:dim].clip(0), vectors[:, ::-1][:, :dim]
+    known = np.flatnonzero(values > len(values) * np.finfo(np.float64).eps)[::-1][:dim]
+    values, vectors = values[known], vectors[:, known]
     largest = np.abs(vectors).argmax(0)
-    vectors = vectors * np.sign(vectors[largest, np.arange(dim)])
-    return mean, vectors / max(np.sqrt(values.sum()), np.finfo(np.float32).tiny)
+    vectors = vectors * np.sign(vectors[largest, np.arange(len(known))])
+    scale = np.sqrt(values.sum()) if len(known) else 1.0
+    return mean, np.hstack([vectors, _beside(vectors, dim - len(known))]) / scale
+
+
+def _beside(vectors: np.ndarray, n: int) -> np.ndarray:
+    """Unit vectors at right angles to (D, k) others: (D, n), of a fixed draw.
+
+    Which of them eigh gives, where there are fewer features than directions, depends on the machine and the number of
+    threads; and examples that are embedded later differ along them.
+    """
+    drawn = np.random.default_rng(0).standard_normal((len(vectors), n))
+    for _ in range(2):  # what rounding leaves of the others after one
+        drawn -= vectors @ (vectors.T @ drawn)
+    return np.linalg.qr(drawn)[0]

@@ -56,6 +56,14 @@ def test_features_that_are_all_the_same_stay_finite(x):
     assert torch.isfinite(Adapter(x, 2)(torch.from_numpy(x))).all()
 
 
+def test_directions_that_the_features_do_not_tell_depend_on_no_rounding():
+    x = features(n=9, d=40)
+    adapter, again = Adapter(x, 20), Adapter(x[::-1].copy(), 20)
+    torch.testing.assert_close(adapter.directions, again.directions, rtol=0, atol=1e-4)
+    inner = adapter.directions.T @ adapter.directions
+    torch.testing.assert_close(inner, inner[0, 0] * torch.eye(20), rtol=0, atol=1e-4)
+
+
 def test_a_direction_less_than_one_is_refused():
     with pytest.raises(ValueError, match="dim must be at least 1"):
         Adapter(features(), 0)
