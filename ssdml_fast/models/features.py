@@ -128,7 +128,7 @@ def _features(
     file = _file(network, prepare, images)
     if file is None or len(every) <= CHECKED:
         return embedded(every).numpy()
-    some = every[torch.linspace(0, len(every) - 1, CHECKED, device="cpu").round().long()]
+    some = every[torch.linspace(0, len(every) - 1, CHECKED, dtype=torch.float64, device="cpu").round().long()]
     expected = embedded(some)
     kept = _read(file, (len(every), expected.shape[1]))
     if kept is not None and bool(((torch.from_numpy(kept)[some] - expected).norm(dim=1) <= TOLERANCE).all()):

@@ -99,7 +99,8 @@ class Photographs(nn.Module):
 
     @torch.no_grad()
     def _try(self, size: int) -> None:
-        example = torch.zeros(1, 3, size, size, device=next((p.device for p in self.parameters()), None))
+        device = next((parameter.device for parameter in self.parameters()), None)
+        example = torch.zeros(1, 3, size, size, dtype=torch.float32, device=device)
         wanted = (
             f"backbone must map images (B, 3, {size}, {size}), at every scale, to maps (B, channels, height, width) or "
             "features (B, d)"

@@ -7,13 +7,15 @@ import os
 import numpy as np
 import pytest
 import torch
+from ambient import AMBIENT
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 
 from ssdml_fast.data import ImageFileDataset, image_folder
-from ssdml_fast.models.backbones import Standardize
+from ssdml_fast.models.backbones import Backbone, Standardize
 from ssdml_fast.models.features import CACHE, backbone_features
+from ssdml_fast.models.photographs import Photographs
 
 
 class Counted(nn.Module):
@@ -69,6 +71,19 @@ def test_a_user_without_a_home_keeps_nothing(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it is where nobody knows the home
     assert again(pictures())[1] == 23
+
+
+@pytest.mark.parametrize("ambient", AMBIENT)
+def test_what_torch_is_set_to_changes_no_features(cache, ambient):
+    images = np.repeat(pictures(), 20, axis=0)
+    expected, _ = again(images)
+    other, network, prepare = Counted(), Photographs(Backbone(Counted().conv, size=9)), Standardize()
+    alone = backbone_features(network, prepare, pictures())
+    with AMBIENT[ambient]():
+        found, computed = again(images, other, prepare)
+        same = Photographs(Backbone(network.trunk, size=9))
+        np.testing.assert_allclose(backbone_features(same, prepare, pictures()), alone, rtol=0, atol=1e-6)
+    assert computed == 4 and np.array_equal(found, expected)
 
 
 def test_what_was_computed_is_found_again(cache):
