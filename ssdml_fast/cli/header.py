@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..data.damage import UNDECODED
 from ..data.dataset import Dataset, LeftOut
 
 LISTED = 12  # classes that are named with their numbers; of more, the least and the most
@@ -66,7 +67,7 @@ def _classes(data: Dataset, known: np.ndarray) -> str:
     least, most = min(n for _, n in named), max(n for _, n in named)
     if least == most:
         names = f" ({', '.join(name for name, _ in named)})" if len(named) <= LISTED else ""
-        return f"{len(named)}{names}, with {counted(least, 'labelled example')} each"
+        return f"{len(named)}{names}, with {counted(least, 'labelled example')}" + " each" * (len(named) > 1)
     if len(named) <= LISTED:
         return f"{len(named)}, with labelled examples: {', '.join(f'{n:,} {name}' for name, n in named)}"
     return f"{len(named)}, with {least:,} to {most:,} labelled examples each"
@@ -100,10 +101,11 @@ def _test(data: Dataset) -> str:
 
 
 def left_out(entries: Sequence[LeftOut]) -> Iterator[str]:
-    """Say what is not used, one line for each reason."""
+    """Say what is not used, one line for each reason; of images that cannot be decoded, every name."""
     by_reason: dict[str, list[str]] = {}
     for each in entries:
         by_reason.setdefault(each.why, []).append(each.name)
     for why, names in by_reason.items():
-        shown = ", ".join(names[:EXAMPLES]) + f" and {len(names) - EXAMPLES:,} more" * (len(names) > EXAMPLES)
+        n = len(names) if why.startswith(UNDECODED) else EXAMPLES
+        shown = ", ".join(names[:n]) + f" and {len(names) - n:,} more" * (len(names) > n)
         yield f"{len(names):,} ({why}): {shown}" if len(names) > 1 else f"{names[0]} ({why})"

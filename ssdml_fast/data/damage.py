@@ -8,14 +8,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from .dataset import DataError
-from .files import some_lines
+
+UNDECODED = "cannot be decoded: "  # what the reason begins with why such a picture is left out
 
 _quiet_lock, _quiet_users = threading.Lock(), 0
 _quiet_warnings = contextlib.ExitStack()
 
 
 class DamagedPictures(DataError):
-    """Pictures that cannot be decoded; the message names the first of them.
+    """Pictures that cannot be decoded; the message names all of them.
 
     Attributes
     ----------
@@ -28,9 +29,8 @@ class DamagedPictures(DataError):
         if len(damaged) == 1:
             message = "image {} cannot be decoded: {}".format(*damaged[0])
         else:
-            message = f"{len(damaged)} images cannot be decoded:" + some_lines(
-                [f"{name}: {why}" for name, why in damaged]
-            )
+            listed = "".join(f"\n  {name}: {why}" for name, why in damaged)
+            message = f"{len(damaged)} images cannot be decoded:{listed}"
         super().__init__(message)
 
     def __reduce__(self) -> tuple[type[DamagedPictures], tuple[tuple[tuple[str, str], ...]]]:

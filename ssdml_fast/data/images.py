@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .damage import DamagedPictures
+from .damage import UNDECODED, DamagedPictures
 from .dataset import Account, DataError, LeftOut, Source
 from .files import File, Tree, open_files, some_names
 from .formats import format_of, is_picture
@@ -160,7 +160,7 @@ class ImageFiles:
             if len(getattr(sound, f"{part}files")):
                 fields[f"{part}images"] = of_part
                 fields |= {f"{part}{of}": getattr(sound, f"{part}{of}") for of in ("labels", "names")}
-        left_out = [LeftOut(one.name, f"cannot be decoded: {one.why}") for one in damaged]
+        left_out = [LeftOut(one.name, f"{UNDECODED}{one.why}") for one in damaged]
         return Source(self.classes, **fields, account=self.account.adding(left_out))
 
     def _first_size(self, background: str) -> tuple[int, ...] | None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .damage import DamagedPictures
+from .damage import UNDECODED, DamagedPictures
 from .dataset import Account, DataError, LeftOut, Source
 from .features import load_features
 from .files import File, open_files
@@ -177,5 +177,5 @@ def _decoded(path: Path, found: Source, background: str, skip_damaged: bool, pro
         raise DataError(f"expected unlabelled images that can be decoded in {path}, found none")
     rows = {one.row for one in damaged}
     names = [name for row, name in enumerate(names) if row not in rows]
-    account = account.adding(LeftOut(one.name, f"cannot be decoded: {one.why}") for one in damaged)
+    account = account.adding(LeftOut(one.name, f"{UNDECODED}{one.why}") for one in damaged)
     return Source((), images, np.full(len(images), -1, np.int64), names=names, account=account)

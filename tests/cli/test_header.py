@@ -26,6 +26,7 @@ def test_few_classes_are_named_with_their_labels():
     [
         ([3] * 20, "20, with 3 labelled examples each"),
         ([1] * 2, "2 (c0, c1), with 1 labelled example each"),
+        ([2], "1 (c0), with 2 labelled examples"),
         ([3] * 19 + [1200], "20, with 3 to 1,200 labelled examples each"),
     ],
 )
@@ -63,3 +64,7 @@ def test_all_that_is_left_out_is_said_by_its_reason():
         ("left out", "a.jpg (damaged: truncated)"),
     ]
     assert list(left_out([])) == []
+    damaged = [LeftOut(f"{i}.png", "cannot be decoded: it is empty") for i in range(8)]
+    assert list(left_out(damaged)) == [
+        f"8 (cannot be decoded: it is empty): {', '.join(each.name for each in damaged)}"
+    ]
