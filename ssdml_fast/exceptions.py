@@ -24,3 +24,8 @@ def is_of_memory(error: BaseException) -> bool:
     """
     said = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(text in str(error) for text in said)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or what it is where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

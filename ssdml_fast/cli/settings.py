@@ -11,8 +11,7 @@ import typer
 from rich.markup import escape
 
 from .._settings import Settings, told
-from ..exceptions import is_of_memory
-from ..runs.files import first_line
+from ..exceptions import first_line, is_of_memory
 from ..runs.folder import RunError
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._extras import require
+from ..exceptions import first_line
 from .dataset import DataError
 from .files import existing
 
@@ -265,7 +266,7 @@ class _ParquetTable(Table):
         except MemoryError:
             raise
         except Exception as error:  # pyarrow raises errors of many kinds of a damaged file
-            raise DataError(f"{path} cannot be read as Parquet: {_first_line(error)}") from None
+            raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
         self.columns = _distinct([name.strip() for name in table.column_names], path)
         self._table = table
 
@@ -285,7 +286,7 @@ class _ParquetTable(Table):
             return [_text(value) for value in column.to_pylist()]
         except (ArithmeticError, ValueError) as error:  # bytes that are no UTF-8, a date out of Python's range
             raise DataError(
-                f"column {self.columns[i]!r} of {self.path} cannot be read as texts: {_first_line(error)}"
+                f"column {self.columns[i]!r} of {self.path} cannot be read as texts: {first_line(error)}"
             ) from None
 
     def _numbers(self, i: int) -> np.ndarray:
@@ -426,7 +427,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

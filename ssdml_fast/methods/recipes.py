@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from .. import _scalars as scalars
+from ..models.settings import DIRECTIONS
 
 RECIPES = ("default", "paper")
 
 Shape = tuple[int, ...]
 FEATURES: Shape = (0,)  # stands for any (d,)
-ADAPTED = 256  # directions that are kept of a frozen backbone's features, and turned by L
 
 _EVERY: dict[Shape, dict[str, Any]] = {  # of the training, whatever the method
     (1, 28, 28): {"batch_size": 250, "augment": "affine"},
@@ -116,6 +116,6 @@ def settings(method: str, recipe: str, shape: Shape = (), backbone: str = "") ->
             raise ValueError(f"recipe must be 'default' for the method {method}, which has no other, found 'paper'")
         return _PAPER[method][()] | _PAPER[method].get(shape, features)
     if backbone:
-        return {"metric_dim": min(ADAPTED, shape[0])} | _BACKBONE.get(method, {}).get(backbone, {})
+        return {"metric_dim": min(DIRECTIONS, shape[0])} | _BACKBONE.get(method, {}).get(backbone, {})
     own = _DEFAULT.get(method, {}).get(FEATURES if features else shape, {})
     return features | _EVERY.get(shape, {}) | own

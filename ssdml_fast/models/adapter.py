@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import _scalars as scalars
+from .settings import DIRECTIONS
 
-DIM = 256  # directions of the features that are kept, at most
 BLOCK = 4096  # features whose second moments are added at once
 
 
@@ -44,7 +44,7 @@ class Adapter(nn.Module):
     mean: Tensor
     directions: Tensor
 
-    def __init__(self, features: np.ndarray, dim: int = DIM) -> None:
+    def __init__(self, features: np.ndarray, dim: int = DIRECTIONS) -> None:
         super().__init__()
         dim = min(scalars.as_int(dim, "dim", 1), features.shape[1])
         mean, directions = principal_directions(features, dim)

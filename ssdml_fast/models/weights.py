@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._extras import require
 from ..data.dataset import DataError
 from ..data.files import existing
+from ..exceptions import first_line
 
 WITHIN = ("state_dict", "model_state_dict", "model")  # where checkpoints of trainings keep a network's state
 SHOWN = 3  # names at most in an error
@@ -81,7 +82,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except ImportError:
         raise
     except Exception as error:  # whatever a damaged file makes these libraries stumble over
-        raise DataError(f"{path} must hold weights, found a file that cannot be read: {_first_line(error)}") from None
+        raise DataError(f"{path} must hold weights, found a file that cannot be read: {first_line(error)}") from None
     for key in WITHIN:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -91,10 +92,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if state and all(key.startswith("module.") for key in state):  # of torch's wrappers for several devices
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     return state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _listed(names: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .._files import replace_atomically
+from ..exceptions import first_line
 
 DIGITS = 300  # of an integer at most, which a float can hold
 
@@ -55,11 +56,6 @@ def from_json(text: str) -> Any:
 def is_number(value: Any) -> bool:
     """Whether `value` is a finite number; a truth value is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or what it is where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def error_told(error: Exception) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from .._files import TEMPORARY
-from .files import RunError, first_line, from_json, is_number, to_json, write_atomically
+from ..exceptions import first_line
+from .files import RunError, from_json, is_number, to_json, write_atomically
 from .lock import locked
 from .records import check_records
 
