@@ -96,7 +96,7 @@ def _test(data: Dataset) -> str:
     if not n_new:
         without = len(trained) - n_classes
         return f"{len(data.test_labels):,}" + (f", of {n_classes} of the {len(trained)} classes" if without else "")
-    of = "none of which has" if n_new == n_classes else f"{n_new} of which, with {int(new.sum()):,} images, have no"
+    of = "none of which has" if n_new == n_classes else f"{n_new} of which, with {int(new.sum()):,} examples, have no"
     return f"{len(data.test_labels):,} of {n_classes} classes, {of} training examples"
 
 

@@ -129,10 +129,10 @@ def _begin(
     with _interruptible(console), errors_told():
         _training(method, recipe, own)  # refuses what no data make right
         data, network = DataSettings(**_named(DataSettings, own)), NetworkSettings(**_named(NetworkSettings, own))
-        seed = Config(**_named(Config, own)).seed
+        config = Config(**_named(Config, own))
         if out is not None:
             RunFolder(out).refuse_used()
-        inputs, examples = _load(console, lambda told: load_inputs(data, network, seed, strict, told))
+        inputs, examples = _load(console, lambda told: load_inputs(data, network, config.seed, strict, told), config)
         training = _training(method, recipe, own, inputs.choice, examples)
     with _folder(out) as path:
         run = RunFolder(path, inputs.dataset, inputs.network)
@@ -149,8 +149,8 @@ def _resume(console: Console, path: Path, own: dict[str, Any], strict: bool, ten
         with errors_told():
             training = read_run(run)
             training = replace(training, config=replace(training.config, **_named(Config, own)))
-            seed, moved = training.config.seed, own.get("data")
-            inputs, examples = _load(console, lambda told: stored_inputs(run, seed, moved, strict, told))
+            config, moved = training.config, own.get("data")
+            inputs, examples = _load(console, lambda told: stored_inputs(run, config.seed, moved, strict, told), config)
         _run(console, run, inputs.choice, examples, training, tensorboard)
 
 
@@ -207,15 +207,20 @@ def _training(
     return StoredTraining(method, kind(**of_method), Config(**of_engine))
 
 
-def _load(console: Console, load: Callable[[Callable[[float], None]], Inputs]) -> tuple[Inputs, Dataset]:
+def _load(
+    console: Console, load: Callable[[Callable[[float], None]], Inputs], config: Config
+) -> tuple[Inputs, Dataset]:
     """Load the data, say what was understood of them, and prepare them for the network."""
+    from ..train.device import network_device
+
+    device = network_device(config)
     with waiting(console, "decoding images") as progress:
         inputs = load(progress)
     console.print(inputs.data.data, soft_wrap=True)
     for name, text in header(inputs.examples):
         console.print(f"  {name:<11} {text}", soft_wrap=True)
     with waiting(console, "describing images") as progress:
-        return inputs, inputs.choice.prepared(inputs.examples, progress)
+        return inputs, inputs.choice.prepared(inputs.examples, progress, workers=config.workers, device=device)
 
 
 def _run(

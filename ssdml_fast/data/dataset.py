@@ -201,7 +201,8 @@ class Source:
                 train = rest
                 val_images, val_labels, val_names = self._part(val)
             else:
-                account = account.adding(notes=["there are too few labelled examples to spare any for validation"])
+                how_few = "too few labelled" if (self.labels >= 0).any() else "no labelled"
+                account = account.adding(notes=[f"there are {how_few} examples to spare any for validation"])
         images, truth, names = self._part(train)
         labels = truth if per_class is None else hide_labels(truth, per_class, rng)
         if few := [

@@ -90,7 +90,7 @@ class Choice:
         progress : callable, optional
             Told the share done while features are computed.
         **reading
-            How :func:`~ssdml_fast.models.features.backbone_features` reads images: `workers`.
+            How :func:`~ssdml_fast.models.features.backbone_features` reads images: `workers`, `device`.
 
         Raises
         ------

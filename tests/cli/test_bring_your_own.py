@@ -170,7 +170,7 @@ def test_labels_over_the_rows_of_features_and_of_mnist(tmp_path):
             (tmp_path / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
     output = train(f"mnist:{tmp_path}", tmp_path / "b", *SMALL, *labels)
     assert said(output)["classes"] == "2 (0, one), with 17 labelled examples each"
-    assert said(output)["test"] == "40 of 2 classes, 1 of which, with 20 images, have no training examples"
+    assert said(output)["test"] == "40 of 2 classes, 1 of which, with 20 examples, have no training examples"
 
 
 def test_labels_per_class_hides_all_but_some_or_none(mine, plain, tmp_path):

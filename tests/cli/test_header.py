@@ -46,7 +46,7 @@ def test_no_labels_at_all():
         ([0, 1, 1], "3"),
         ([1, 1], "2, of 1 of the 2 classes"),
         ([2, 3, 3], "3 of 2 classes, none of which has training examples"),
-        ([0, 2, 2], "3 of 2 classes, 1 of which, with 2 images, have no training examples"),
+        ([0, 2, 2], "3 of 2 classes, 1 of which, with 2 examples, have no training examples"),
     ],
 )
 def test_test_classes_that_were_not_trained_on_are_counted(test_labels, text):
