@@ -196,7 +196,13 @@ _BY_SHAPE: dict[Shape, tuple[type[nn.Module], Callable[[Tensor], nn.Module]]] = 
 }
 
 
-def choose(shape: Shape, settings: NetworkSettings | None = None, seed: int = 0, are_files: bool = False) -> Choice:
+def choose(
+    shape: Shape,
+    settings: NetworkSettings | None = None,
+    seed: int = 0,
+    are_files: bool = False,
+    are_bytes: bool = True,
+) -> Choice:
     """Choose a network by the shape of one example, and by what was asked for.
 
     Parameters
@@ -211,6 +217,8 @@ def choose(shape: Shape, settings: NetworkSettings | None = None, seed: int = 0,
         Decides the weights of a backbone that has none.
     are_files : bool
         Whether images are still to be decoded, to whatever size.
+    are_bytes : bool
+        Whether images are of uint8; others are taken as they are, by networks that are trained from the start.
 
     Returns
     -------
@@ -241,12 +249,17 @@ def choose(shape: Shape, settings: NetworkSettings | None = None, seed: int = 0,
         name = "paper" if target in _BY_SHAPE else "small" if 0 < max(target[1:]) <= SMALL else DEFAULT
         asked = replace(asked, backbone=name, freeze=asked.freeze or name == DEFAULT)
     if name in ("paper", "small"):
-        return _of_its_own(asked, shape, size, are_files)
+        return _of_its_own(asked, shape, size, are_files, are_bytes)
+    if shape[0] not in (1, 3) or not are_bytes:
+        found = _written(shape) + ("" if are_bytes else " of floats")
+        raise DataError(
+            f"backbone {name!r} takes grey and colour images of uint8, found {found}{_channels_last(shape)}"
+        )
     backbone = find_backbone(name, asked.weights, asked.image_size, seed)
     return _pretrained(replace(asked, image_size=backbone.size), backbone, are_files)
 
 
-def _of_its_own(asked: NetworkSettings, shape: Shape, size: int | None, are_files: bool) -> Choice:
+def _of_its_own(asked: NetworkSettings, shape: Shape, size: int | None, are_files: bool, are_bytes: bool) -> Choice:
     """A network that is trained from the start."""
     if asked.backbone == "paper":
         usual = {1: 28, 3: 32}.get(shape[0])
@@ -267,7 +280,7 @@ def _of_its_own(asked: NetworkSettings, shape: Shape, size: int | None, are_file
         raise DataError(
             f"backbone 'small' takes grey and colour images, found {_written(shape)}{_channels_last(shape)}"
         )
-    prepare = Standardize((127.5,), (64.0,))
+    prepare = Standardize((127.5,), (64.0,)) if are_bytes else None
     return Choice(asked, partial(SmallNet, shape[0]), prepare=prepare, size=size if are_files else None)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from ..data.dataset import DataError, Dataset, Source
 from ..data.images import ImageFiles
 from ..data.load import absolute, find, refuse_left_out, split
@@ -102,7 +104,7 @@ def load_inputs(
         source: Source = found.decode(choice.size, choice.crop, choice.grey, **how)
     else:
         source = found
-        choice = choose(source.images.shape[1:], network, seed)
+        choice = choose(source.images.shape[1:], network, seed, are_bytes=source.images.dtype == np.uint8)
     if strict:
         refuse_left_out(source.account)
     return Inputs(data, split(data.data, source, seed, data.per_class), choice)
