@@ -20,7 +20,7 @@ from .._imports import find_object
 from ..data.dataset import DataError
 from .efficientnet_lite import EfficientNetLite0, installed_weights
 from .seeded import seeded
-from .settings import NetworkSettings
+from .settings import NAMED_WEIGHTS, NetworkSettings
 from .squeezenet import SqueezeNet
 from .weights import load_weights
 
@@ -278,7 +278,7 @@ def _weighted(network: nn.Module, file: Path | None, name: str) -> nn.Module:
 
 
 def _file(weights: str) -> Path | None:
-    return None if weights in ("auto", "pretrained", "none") else Path(weights)
+    return None if weights in NAMED_WEIGHTS else Path(weights)
 
 
 def _kept(weights: str, name: str, found: Path | None, where: str) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .._settings import Settings, setting
 
 DIRECTIONS = 256  # of its features, at most, that are kept behind a pretrained backbone
+NAMED_WEIGHTS = ("auto", "pretrained", "none")  # what else is given is a file
 POOLS = ("mean", "rmac", "max")
 NOT_PHOTOGRAPHS = ("paper", "small")  # networks that embed images by themselves, trained from the start
 BACKBONES = ("auto", *NOT_PHOTOGRAPHS, "squeezenet", "efficientnet-lite0")

@@ -13,7 +13,7 @@ from ..data.images import ImageFiles
 from ..data.load import absolute, find, refuse_left_out, split
 from ..data.settings import DataSettings, from_stored
 from ..models.networks import Choice, choose
-from ..models.settings import NetworkSettings
+from ..models.settings import NAMED_WEIGHTS, NetworkSettings
 from .folder import RunFolder
 
 Progress = Callable[[float], object] | None
@@ -37,13 +37,13 @@ class Inputs:
         """What it takes to choose the same network again, for ``config.json``."""
         digest = {"digest": self.choice.digest} if self.choice.digest else {}
         network = asdict(self.choice.settings)
-        if network["weights"] not in ("auto", "pretrained", "none"):
+        if network["weights"] not in NAMED_WEIGHTS:
             network["weights"] = absolute(f"file:{network['weights']}").removeprefix("file:")
         return network | digest
 
 
 def stored_inputs(
-    run: RunFolder, seed: int, data: str | None = None, strict: bool = False, progress: Any = None
+    run: RunFolder, seed: int, data: str | None = None, strict: bool = False, progress: Progress = None
 ) -> Inputs:
     """Load what a run folder says that its training was given; see :func:`load_inputs`.
 
@@ -59,13 +59,17 @@ def stored_inputs(
     Raises
     ------
     DataError
-        Also if the weights of a backbone that stays as it is are others than they were.
+        Also if the network is nothing of that form, or the weights of a backbone that stays as it is are others than
+        they were.
     """
-    network = dict(run.network)
-    was = network.pop("digest", "")
-    inputs = load_inputs(from_stored(run.dataset, data), NetworkSettings(**network), seed, strict, progress)
-    if was != inputs.choice.digest:
-        raise DataError(f"weights must be those that the run was trained with, found others for {network['backbone']}")
+    stored = {name: value for name, value in run.network.items() if name != "digest"}
+    try:
+        network = NetworkSettings(**stored)
+    except (TypeError, ValueError):
+        raise DataError(f"this is of an unknown network, {stored!r:.200}") from None
+    inputs = load_inputs(from_stored(run.dataset, data), network, seed, strict, progress)
+    if run.network.get("digest", "") != inputs.choice.digest:
+        raise DataError(f"weights must be those that the run was trained with, found others for {network.backbone}")
     return inputs
 
 

@@ -33,6 +33,7 @@ def invoke(*arguments):
         (["train", "--config", LONG], f"config {LONG} cannot be read"),
         (["train", "--out", LONG, "--rounds", 1], f"run folder {LONG} cannot be made: File name too long"),
         (["train", "--data", f"images:{LONG}"], "File name too long"),
+        (["train", "--data", "images:nowhere", "--device", "cuda:99"], "device must be there, found 'cuda:99'"),
         (["train", "--data", f"features:{LONG}"], f"{LONG}, found"),
         (["train", "--data", "images:circle/a"], "circle"),
         (["train", "--out", "circle/a", "--rounds", 1], "cannot be made: Too many levels of symbolic links"),
