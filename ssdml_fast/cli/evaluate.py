@@ -13,6 +13,7 @@ from ..data.load import read
 from ..data.tables import SUFFIXES
 from ..runs.folder import RunFolder
 from .console import plain_console
+from .places import Data, Labels, Unlabelled, Weights, given
 from .settings import errors_told
 
 
@@ -25,15 +26,17 @@ def evaluate(
             metavar="RUN|FEATURES",
         ),
     ],
-    data: Annotated[
-        str | None, typer.Option(help="KIND:PATH of a run's data, if they were moved since.", show_default="the run's")
-    ] = None,
+    data: Data = None,
+    unlabelled: Unlabelled = None,
+    labels: Labels = None,
+    weights: Weights = None,
 ) -> None:
     """Report NMI, Recall@K, MAP@R and silhouette of a run's best model on its held-out examples, or of embeddings."""
+    moved = given(data=data, unlabelled=unlabelled, labels=labels, weights=weights)
     with errors_told():
         if what.suffix.lower() in (".npz", *SUFFIXES) or (os.path.isdir(what) and any(what.glob("*.npy"))):
-            if data is not None:
-                raise ValueError(f"data must be given with a run folder alone, found {what}, which holds embeddings")
+            for name in moved:
+                raise ValueError(f"{name} must be given with a run folder alone, found {what}, which holds embeddings")
             _evaluate_features(what)
             return
         RunFolder(what).read_stored()  # an error here comes before the seconds that imports take
@@ -41,7 +44,7 @@ def evaluate(
         from ..runs.run import Run
         from .tables import held_out_table
 
-        run = Run(what, data)
+        run = Run(what, moved)
         before, after = run.untrained(run.choice, run.data), run.trained(run.choice, run.data)
         table = held_out_table(HeldOut.of(before, after, run.data))
     plain_console().print(table)

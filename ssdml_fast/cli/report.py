@@ -9,6 +9,7 @@ import typer
 
 from ..runs.folder import RunFolder
 from .console import plain_console
+from .places import Data, Labels, Unlabelled, Weights, given
 from .settings import errors_told
 
 
@@ -25,10 +26,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="HTML file to write.", show_default="RUN/report.html", dir_okay=False)
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="KIND:PATH of the first run's data, if they were moved since.", show_default="the run's"),
-    ] = None,
+    data: Data = None,
+    unlabelled: Unlabelled = None,
+    labels: Labels = None,
+    weights: Weights = None,
 ) -> None:
     """Write one HTML file about a run: convergence, maps, retrieval, propagated labels, sensitivity to alpha, times."""
     with errors_told():
@@ -37,5 +38,5 @@ def report(
         from ..report.page import write_report
 
         out = out or RunFolder(runs[0]).report
-        write_report(runs, out, data)
+        write_report(runs, out, given(data=data, unlabelled=unlabelled, labels=labels, weights=weights))
     plain_console().print(f"report: {out}", soft_wrap=True)

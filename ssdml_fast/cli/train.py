@@ -26,6 +26,7 @@ from ..train.records import COLLAPSED, DIVERGED, why
 from ..train.stored import StoredTraining, read_run
 from .console import plain_console
 from .header import header
+from .places import MOVED
 from .settings import errors_told
 from .waiting import waiting
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:  # torch and scikit-learn are imported inside the commands, so
 
 METHOD = "ssdml"  # where none is named
 CALLS = ("resume", "tensorboard", "strict")  # options of one call of the command, not of the training
-MOVES = (*ELSEWHERE, "data")  # what a training that is resumed may be given anew
+MOVES = (*ELSEWHERE, *MOVED)  # what a training that is resumed may be given anew
 
 
 def train(
@@ -51,8 +52,8 @@ def train(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder to continue; takes every setting from it but --device, --workers, --cache-gb, and --data "
-            "if they were moved.",
+            help="Run folder to continue; takes every setting from it but --device, --workers, --cache-gb, and "
+            "--data, --unlabelled, --labels and --weights if they were moved.",
             metavar="RUN",
         ),
     ] = None,
@@ -144,12 +145,12 @@ def _resume(console: Console, path: Path, own: dict[str, Any], strict: bool, ten
     """Go on with the training of a run folder, of which `own` are the settings that may be given anew."""
     from ..runs.inputs import stored_inputs
 
-    run, again = RunFolder(path), ["--data", own["data"]] if "data" in own else []
+    run, again = RunFolder(path), [text for name in own if name in MOVED for text in (f"--{name}", own[name])]
     with _interruptible(console, run, again):
         with errors_told():
             training = read_run(run)
             training = replace(training, config=replace(training.config, **_named(Config, own)))
-            config, moved = training.config, own.get("data")
+            config, moved = training.config, {name: own[name] for name in own if name in MOVED}
             inputs, examples = _load(console, lambda told: stored_inputs(run, config.seed, moved, strict, told), config)
         _run(console, run, inputs.choice, examples, training, tensorboard)
 

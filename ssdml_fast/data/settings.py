@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -59,7 +60,7 @@ class DataSettings(Settings):
         asked = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
         for place in PLACES:
             if place in asked:
-                asked[place] = absolute(f"file:{asked[place]}").removeprefix("file:")
+                asked[place] = absolute_path(asked[place])
         asked.pop("data", None)
         return (
             {"name": absolute(self.data)}
@@ -71,15 +72,20 @@ class DataSettings(Settings):
 _DEFAULTS = {each.name: each.default for each in fields(DataSettings)}
 
 
-def from_stored(stored: dict[str, Any], data: str | None = None) -> DataSettings:
+def absolute_path(path: str) -> str:
+    """Return a path that holds in any folder."""
+    return absolute(f"file:{path}").removeprefix("file:")
+
+
+def from_stored(stored: dict[str, Any], moved: Mapping[str, str] | None = None) -> DataSettings:
     """Return the settings that :meth:`DataSettings.stored` told.
 
     Parameters
     ----------
     stored : dict
         What it returned.
-    data : str, optional
-        ``"KIND:PATH"`` where the data lie now, if they were moved since.
+    moved : mapping, optional
+        Where ``"data"`` (as KIND:PATH), ``"unlabelled"`` and ``"labels"`` lie now, those that were moved since.
 
     Raises
     ------
@@ -96,4 +102,8 @@ def from_stored(stored: dict[str, Any], data: str | None = None) -> DataSettings
         settings = DataSettings(data=stored["name"], labels_per_class=str(stored["labels_per_class"]), **values)
     except (KeyError, TypeError, ValueError):
         raise DataError(f"this is of an unknown data set, {stored!r:.200}") from None
-    return settings if data is None else replace(settings, data=absolute(data))
+    places: dict[str, Any] = {}
+    for name, place in (moved or {}).items():
+        if name in ("data", *PLACES):
+            places[name] = absolute(place) if name == "data" else absolute_path(place)
+    return replace(settings, **places)

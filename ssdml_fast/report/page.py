@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -24,7 +24,7 @@ _STOPPED = {
 }
 
 
-def write_report(paths: Sequence[str | Path], out: str | Path, data: str | None = None) -> None:
+def write_report(paths: Sequence[str | Path], out: str | Path, moved: Mapping[str, str] | None = None) -> None:
     """Write the report of a run as one HTML file, images and style within.
 
     Parameters
@@ -34,8 +34,9 @@ def write_report(paths: Sequence[str | Path], out: str | Path, data: str | None 
         ``config.json`` may be missing, as when it was interrupted; the report says what is.
     out : str or path
         The file, written atomically.
-    data : str, optional
-        ``"KIND:PATH"`` where the data of the first run lie now, if they were moved since.
+    moved : mapping, optional
+        Where what lies now that the first run was given, if it was moved since; see
+        :func:`~ssdml_fast.runs.inputs.stored_inputs`.
 
     Raises
     ------
@@ -50,9 +51,8 @@ def write_report(paths: Sequence[str | Path], out: str | Path, data: str | None 
     from jinja2 import Environment, PackageLoader
 
     runs = [Run(path) for path in paths]
-    if data is not None:  # others that were trained on the same
-        name = runs[0].dataset.get("name")
-        runs = [Run(run.folder.path, data if run.dataset.get("name") == name else None) for run in runs]
+    if moved:
+        runs = [Run(runs[0].folder.path, moved), *(_found_again(run, runs[0], moved) for run in runs[1:])]
     page = Environment(loader=PackageLoader("ssdml_fast.report", ""), autoescape=True, trim_blocks=True)
     text = page.get_template("page.html").render(
         title=runs[0].dataset.get("name", "A run"),
@@ -62,6 +62,13 @@ def write_report(paths: Sequence[str | Path], out: str | Path, data: str | None 
         sections=[(section, _rendered(section)) for section in sections(runs)],
     )
     write_atomically(Path(out), lambda file: file.write(text.encode()))
+
+
+def _found_again(run: Run, first: Run, moved: Mapping[str, str]) -> Run:
+    """A run with the places of what it was given as another was, if that was moved since."""
+    if run.dataset.get("name") != first.dataset.get("name"):
+        return run
+    return Run(run.folder.path, {name: moved[name] for name in moved if name in ("data", *run.settings)})
 
 
 def _cards(run: Run) -> list[tuple[str, str, str]]:

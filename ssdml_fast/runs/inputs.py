@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from ..data.dataset import DataError, Dataset, Source
 from ..data.images import ImageFiles
-from ..data.load import absolute, find, refuse_left_out, split
-from ..data.settings import DataSettings, from_stored
+from ..data.load import find, refuse_left_out, split
+from ..data.settings import DataSettings, absolute_path, from_stored
 from ..models.networks import Choice, choose
 from ..models.settings import NAMED_WEIGHTS, NetworkSettings
 from .folder import RunFolder
@@ -38,12 +38,12 @@ class Inputs:
         digest = {"digest": self.choice.digest} if self.choice.digest else {}
         network = asdict(self.choice.settings)
         if network["weights"] not in NAMED_WEIGHTS:
-            network["weights"] = absolute(f"file:{network['weights']}").removeprefix("file:")
+            network["weights"] = absolute_path(network["weights"])
         return network | digest
 
 
 def stored_inputs(
-    run: RunFolder, seed: int, data: str | None = None, strict: bool = False, progress: Progress = None
+    run: RunFolder, seed: int, moved: Mapping[str, str] | None = None, strict: bool = False, progress: Progress = None
 ) -> Inputs:
     """Load what a run folder says that its training was given; see :func:`load_inputs`.
 
@@ -53,8 +53,9 @@ def stored_inputs(
         Whose ``config.json`` was read.
     seed, strict, progress
         As of :func:`load_inputs`.
-    data : str, optional
-        ``"KIND:PATH"`` where the data lie now, if they were moved since.
+    moved : mapping, optional
+        Where what lies now that was moved since, of ``"data"`` (as KIND:PATH), ``"unlabelled"``, ``"labels"`` and
+        ``"weights"``.
 
     Raises
     ------
@@ -62,13 +63,15 @@ def stored_inputs(
         Also if the network is nothing of that form, or the weights of a backbone that stays as it is are others than
         they were.
     """
-    stored = {name: value for name, value in run.network.items() if name != "digest"}
+    moved = moved or {}
+    stored = {name: moved.get(name, value) if name == "weights" else value for name, value in run.network.items()}
+    was = stored.pop("digest", "")
     try:
         network = NetworkSettings(**stored)
     except (TypeError, ValueError):
         raise DataError(f"this is of an unknown network, {stored!r:.200}") from None
-    inputs = load_inputs(from_stored(run.dataset, data), network, seed, strict, progress)
-    if run.network.get("digest", "") != inputs.choice.digest:
+    inputs = load_inputs(from_stored(run.dataset, moved), network, seed, strict, progress)
+    if was != inputs.choice.digest:
         raise DataError(f"weights must be those that the run was trained with, found others for {network.backbone}")
     return inputs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data.dataset import Dataset, select
 from ..data.examples import as_examples
-from ..data.load import absolute
+from ..data.settings import from_stored
 from ..models.metric import HEADS, MetricModel
 from ..models.networks import Choice
 from .fingerprint import difference, fingerprint
@@ -57,8 +57,8 @@ class Run:
     ----------
     path : str or path
         Its folder; ``config.json`` must be readable, all else may be missing or damaged.
-    data : str, optional
-        ``"KIND:PATH"`` where its data lie now, if they were moved since.
+    moved : mapping, optional
+        Where what lies now that was moved since; see :func:`~ssdml_fast.runs.inputs.stored_inputs`.
 
     Raises
     ------
@@ -66,15 +66,17 @@ class Run:
         If there is no such run. Properties raise :class:`Missing` where the run lacks what they are made of.
     """
 
-    def __init__(self, path: str | Path, data: str | None = None) -> None:
+    def __init__(self, path: str | Path, moved: Mapping[str, str] | None = None) -> None:
         self.folder = RunFolder(path)
         self.stored = self.folder.read_stored()
-        self.moved = None if data is None else absolute(data)
+        self.moved = dict(moved or {})
 
     @property
     def dataset(self) -> dict[str, Any]:
         """What it takes to load the data, from where they lie now."""
-        return self.folder.dataset | ({} if self.moved is None else {"name": self.moved})
+        if not self.moved:
+            return self.folder.dataset
+        return from_stored(self.folder.dataset, self.moved).stored(has_unlabelled=False)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -212,7 +214,7 @@ class Run:
             what = difference(was, {part: now[part] for part in now.keys() & was.keys()})
             if what:
                 return f"{what} differ"
-        if self.moved is not None:
+        if self.moved:
             with suppress(RunError):
                 if self.folder.read_propagated().shape[1] != len(data.labels):
                     return "their number differs"

@@ -347,6 +347,23 @@ def test_moved_data_are_found_again_by_their_new_place(mine, tmp_path):
         assert result.exit_code == 2 and re.search("other data|data are not those", result.output), result.output
 
 
+@pytest.mark.slow
+def test_all_that_was_moved_is_found_again(plain, mine, tmp_path):
+    shutil.copytree(mine / "unlabelled", tmp_path / "before" / "more")
+    (tmp_path / "before" / "my.csv").write_text(f"path,label\n{plain}/ant/0.png,bee\nant/1.png,\n")
+    out, places = tmp_path / "run", {"--unlabelled": "more", "--labels": "my.csv"}
+    more = [text for option, name in places.items() for text in (option, tmp_path / "before" / name)]
+    train(f"images:{plain}", out, *SMALL, *more)
+    (tmp_path / "before").rename(tmp_path / "after")
+    more = [text for option, name in places.items() for text in (option, tmp_path / "after" / name)]
+    for command in (["evaluate", out], ["train", "--resume", out]):
+        assert invoke(*command, *more[:2]).exit_code == 2
+        result = invoke(*command, *more)
+        assert result.exit_code == 0, result.output
+    result = invoke("report", out, "--out", tmp_path / "page.html", *more)
+    assert result.exit_code == 0 and "cannot be loaded" not in (tmp_path / "page.html").read_text(), result.output
+
+
 def test_a_report_of_a_run_without_test_part_is_written(run, tmp_path):
     result = invoke("report", run[0], "--out", tmp_path / "page.html")
     assert result.exit_code == 0, result.output

@@ -38,7 +38,7 @@ def test_settings_that_were_stored_find_the_same_from_anywhere(asked, has_unlabe
     for place in ("unlabelled", "labels"):
         before, after = getattr(asked, place), getattr(again, place)
         assert bool(before) == bool(after) and (not after or after == os.path.abspath(before))
-    assert from_stored(stored, "images:moved").data == f"images:{Path('moved').resolve()}"
+    assert from_stored(stored, {"data": "images:moved"}).data == f"images:{Path('moved').resolve()}"
 
 
 @pytest.mark.parametrize(

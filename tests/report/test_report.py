@@ -413,10 +413,10 @@ def test_data_of_another_fingerprint_are_refused(moved, tmp_path, part):
     name = f"features:{folder}/after.npz"
     checkpoint = torch.load(path / "checkpoint.pt", weights_only=True)
     torch.save(checkpoint | {"fingerprint": own}, tmp_path / "run" / "checkpoint.pt")
-    assert len(Run(tmp_path / "run", name).data.images) == len(data.images)
+    assert len(Run(tmp_path / "run", {"data": name}).data.images) == len(data.images)
     torch.save(checkpoint | {"fingerprint": own | {part: "0"}}, tmp_path / "run" / "checkpoint.pt")
     with pytest.raises(Missing, match=f"not those that the run was trained on: {PARTS[part]} differ"):
-        Run(tmp_path / "run", name).data  # noqa: B018
+        Run(tmp_path / "run", {"data": name}).data  # noqa: B018
 
 
 # ---- what the sections hold
