@@ -248,8 +248,10 @@ def choose(
     if name == "auto":
         name = "paper" if target in _BY_SHAPE else "small" if 0 < max(target[1:]) <= SMALL else DEFAULT
         asked = replace(asked, backbone=name, freeze=asked.freeze or name == DEFAULT)
-    if name in ("paper", "small"):
-        return _of_its_own(asked, shape, size, are_files, are_bytes)
+    if name == "paper":
+        return _paper(asked, shape, size, are_files)
+    if name == "small":
+        return _small(asked, shape, size, are_files, are_bytes)
     if shape[0] not in (1, 3) or not are_bytes:
         found = _written(shape) + ("" if are_bytes else " of floats")
         raise DataError(
@@ -259,29 +261,37 @@ def choose(
     return _pretrained(replace(asked, image_size=backbone.size), backbone, are_files)
 
 
-def _of_its_own(asked: NetworkSettings, shape: Shape, size: int | None, are_files: bool, are_bytes: bool) -> Choice:
-    """A network that is trained from the start."""
-    if asked.backbone == "paper":
-        usual = {1: 28, 3: 32}.get(shape[0])
-        if are_files:
-            size = size or usual
-        at = shape if size is None else (shape[0], size, size)
-        if at not in _BY_SHAPE or (not are_files and at != shape):
-            known = ", ".join("x".join(map(str, known)) for known in _BY_SHAPE)
-            raise DataError(
-                f"backbone must be another than 'paper' for examples of {_written(at)}; that takes {known} (channels x "
-                f"height x width){_channels_last(shape)}"
-            )
-        network, preparation = _BY_SHAPE[at]
-        return Choice(asked, network, preparation, size=size if are_files else None)
-    if are_files and size is None and not 0 < max(shape[1:]) <= SMALL:
-        size = SMALL
-    if (shape[0] not in (1, 3)) or (not are_files and size not in (None, *shape[1:])):
+def _paper(asked: NetworkSettings, shape: Shape, size: int | None, are_files: bool) -> Choice:
+    """One of the paper's networks, to which files are decoded as it takes them."""
+    if are_files:
+        size = size or {1: 28, 3: 32}.get(shape[0])
+    at = shape if size is None else (shape[0], size, size)
+    if at not in _BY_SHAPE or (not are_files and at != shape):
+        known = ", ".join(map(_written, _BY_SHAPE))
+        raise DataError(
+            f"backbone must be another than 'paper' for examples of {_written(at)}; that takes {known} (channels x "
+            f"height x width){_channels_last(shape)}"
+        )
+    network, preparation = _BY_SHAPE[at]
+    return Choice(asked, network, preparation, size=size if are_files else None)
+
+
+def _small(asked: NetworkSettings, shape: Shape, size: int | None, are_files: bool, are_bytes: bool) -> Choice:
+    """A small network, to which files are decoded as they are up to `SMALL` pixels a side, or else to that."""
+    if shape[0] not in (1, 3):
         raise DataError(
             f"backbone 'small' takes grey and colour images, found {_written(shape)}{_channels_last(shape)}"
         )
     prepare = Standardize((127.5,), (64.0,)) if are_bytes else None
-    return Choice(asked, partial(SmallNet, shape[0]), prepare=prepare, size=size if are_files else None)
+    choice = Choice(asked, partial(SmallNet, shape[0]), prepare=prepare)
+    if are_files:
+        return replace(choice, size=size if size or 0 < max(shape[1:]) <= SMALL else SMALL)
+    if size is not None and shape[1:] != (size, size):
+        raise DataError(
+            f"image_size must be left out with backbone 'small' for arrays of images, which stay as they are, "
+            f"{_written(shape)}, found {size}"
+        )
+    return choice
 
 
 def _pretrained(asked: NetworkSettings, backbone: Backbone, are_files: bool) -> Choice:

@@ -93,7 +93,13 @@ def test_features_are_embedded_by_no_network_and_take_no_settings():
         ((28, 28, 1), {"backbone": "paper"}, False, r"channels come first: x.transpose\(0, 3, 1, 2\)"),
         ((16, 20, 3), {"backbone": "small"}, False, r"channels come first: x.transpose\(0, 3, 1, 2\)"),
         ((2, 16, 20), {}, False, "takes grey and colour images, found 2x16x20$"),
-        ((3, 16, 20), {"backbone": "small", "image_size": 48}, False, "takes grey and colour images"),
+        (
+            (3, 16, 20),
+            {"backbone": "small", "image_size": 48},
+            False,
+            "image_size must be left out .* 3x16x20, found 48",
+        ),
+        ((3, 16, 20), {"image_size": 20}, False, "image_size must be left out with backbone 'small'"),
     ],
 )
 def test_what_no_network_takes_is_refused(shape, settings, are_files, message):
