@@ -14,6 +14,7 @@ from .. import _scalars as scalars
 TEST_SHARE = 1 / 3  # of each class, where a data set comes without a test part
 VALIDATION_SHARE = 0.15  # of each class of the training data, as in the SSDML paper
 LABELS_PER_CLASS = 10  # kept, unless asked for more or fewer
+PREFIXES = {"train": "", "test": "test_", "val": "val_"}  # what the fields of each part begin with
 CACHE_GB = 4.0  # of decoded examples that do not lie in memory, in 10⁹ bytes, unless asked for more or less
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .damage import UNDECODED, DamagedPictures
-from .dataset import Account, DataError, LeftOut, Source
+from .dataset import PREFIXES, Account, DataError, LeftOut, Source
 from .files import File, Tree, open_files, some_names
 from .formats import format_of, is_picture
 from .layouts import understand
@@ -30,7 +30,6 @@ UNREAD = (
 """And of images that are not read: raw ones begin as TIFF does, and would be taken for the preview in them."""
 
 IN_MEMORY = 2 << 30  # bytes of decoded images, of all parts, that are kept as arrays
-PARTS = ("", "test_", "val_")  # what the fields of each part begin with
 
 
 def _no_labels() -> np.ndarray:
@@ -82,7 +81,9 @@ class ImageFiles:
         grey : bool
             Whether there are shades of grey only.
         """
-        files, names = ([one for part in PARTS for one in getattr(self, part + of)] for of in ("files", "names"))
+        files, names = (
+            [one for part in PREFIXES.values() for one in getattr(self, part + of)] for of in ("files", "names")
+        )
         sizes, grey, damaged = look(files, names, background)
         sound = np.ones(len(files), bool)
         sound[[row for row, _ in damaged]] = False
@@ -135,7 +136,7 @@ class ImageFiles:
             If Pillow is not installed.
         """
         size, crop, _ = check_how(size, crop, background)
-        parts = [(getattr(self, f"{part}files"), getattr(self, f"{part}names")) for part in PARTS]
+        parts = [(getattr(self, f"{part}files"), getattr(self, f"{part}names")) for part in PREFIXES.values()]
         shape = size if isinstance(size, tuple) else (size, size) if size is not None else self._first_size(background)
         n_pixels = sum(len(files) for files, _ in parts) * (int(shape[0]) * int(shape[1]) if shape else 0)
         is_large = n_pixels > IN_MEMORY
@@ -150,13 +151,13 @@ class ImageFiles:
             images, damaged = decode_parts(parts, size, crop, grey, background, progress, draft=True)
         if damaged and not skip_damaged:
             raise DamagedPictures([(one.name, one.why) for one in damaged])
-        sound = self._without([[one.row for one in damaged if one.part == part] for part in range(len(PARTS))])
+        sound = self._without([[one.row for one in damaged if one.part == part] for part in range(len(PREFIXES))])
         if not sound.files:
             raise DataError(f"at least one image for training must be sound, found {len(self.files)} that are damaged")
         if is_large:
             images = sound._lazily(size, crop, bool(grey), background)
         fields: dict[str, Any] = {}
-        for part, of_part in zip(PARTS, images, strict=True):
+        for part, of_part in zip(PREFIXES.values(), images, strict=True):
             if len(getattr(sound, f"{part}files")):
                 fields[f"{part}images"] = of_part
                 fields |= {f"{part}{of}": getattr(sound, f"{part}{of}") for of in ("labels", "names")}
@@ -171,7 +172,7 @@ class ImageFiles:
     def _without(self, rows: list[list[int]]) -> ImageFiles:
         """These files without some rows of each part."""
         fields: dict[str, Any] = {}
-        for part, of_part in zip(PARTS, rows, strict=True):
+        for part, of_part in zip(PREFIXES.values(), rows, strict=True):
             labels = getattr(self, f"{part}labels")
             kept = np.delete(np.arange(len(labels)), of_part)
             fields[f"{part}labels"] = labels[kept]
@@ -184,7 +185,7 @@ class ImageFiles:
         from .image_dataset import ImageFileDataset  # deferred: needs torch
 
         parts = []
-        for part in PARTS:
+        for part in PREFIXES.values():
             names, files, labels = (getattr(self, part + of) for of in ("names", "files", "labels"))
             one = ImageFiles(self.classes, names, files, labels)
             parts.append(ImageFileDataset(one, size, grey=grey, crop=crop, background=background) if files else None)
@@ -256,7 +257,8 @@ def find_images(tree: Tree, path: str | os.PathLike[str]) -> ImageFiles:
     classes = tuple(sorted({name for name in known if name is not None}))
     of: dict[str | None, int] = {None: -1, **{name: c for c, name in enumerate(classes)}}
     found: dict[str, Any] = {}
-    for before, part in (("", layout.train), ("test_", layout.test), ("val_", layout.val)):
+    for name, before in PREFIXES.items():
+        part: dict[str, str | None] = getattr(layout, name)
         names = sorted(part)
         found[f"{before}names"], found[f"{before}files"] = names, [images[name] for name in names]
         found[f"{before}labels"] = np.array([of[part[name]] for name in names], np.int64)

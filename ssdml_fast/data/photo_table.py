@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import Account, DataError, LeftOut
+from .dataset import PREFIXES, Account, DataError, LeftOut
 from .files import some_lines
 from .images import ImageFiles
 from .labels import COLUMNS, alike, number_labels, parts_of
@@ -73,7 +73,7 @@ def photo_table(path: str | os.PathLike[str]) -> ImageFiles:
     if not (used & (part_of == "train")).any():
         raise DataError(f"{table.path} must list images of the training part, found none")
     found: dict[str, Any] = {}
-    for before, part in (("", "train"), ("test_", "test"), ("val_", "val")):
+    for part, before in PREFIXES.items():
         rows = np.flatnonzero(used & (part_of == part))
         found[f"{before}names"], found[f"{before}files"] = ([of[row] for row in rows] for of in (names, files))
         found[f"{before}labels"] = labels[rows]

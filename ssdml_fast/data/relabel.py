@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .dataset import DataError, Source
+from .dataset import PREFIXES, DataError, Source
 from .files import some_lines
 from .images import ImageFiles
 from .labels import COLUMNS, alike, number_labels
@@ -19,7 +19,6 @@ from .photo_table import PATHS, spellings, unused_columns
 from .tables import Table, read_table
 
 NAMES = (*PATHS, "name", "id", "row")  # a table's columns that name examples; the first is used
-PARTS = {"train": "", "val": "val_", "test": "test_"}  # and what the fields of each begin with
 
 Found = TypeVar("Found", bound=ImageFiles | Source)
 Place = tuple[str, int]  # of an example: its part, and its row there
@@ -69,14 +68,14 @@ def with_labels(found: Found, path: str | os.PathLike[str]) -> Found:
     classes = {name: c for c, name in enumerate(found.classes)}
     of = np.array([_number(name, classes) for name in names] + [-1], np.int64)  # the last of those with none
     given = _once(table, column, places, of[numbers])
-    labels = {part: getattr(found, f"{before}labels") for part, before in PARTS.items()}
+    labels = {part: getattr(found, f"{before}labels") for part, before in PREFIXES.items()}
     changed = {part: of_part.copy() for part, of_part in labels.items() if of_part is not None}
     for (part, row), (_, number) in given.items():
         changed[part][row] = number
     _check_evaluated(table, column, given, labels)
     notes: list[str] = [_told(table, given, labels), *unused_columns(table, column, label)]
     kept, renumbered = _used([*classes], labels, changed)
-    fields: dict[str, Any] = {f"{PARTS[part]}labels": of_part for part, of_part in renumbered.items()}
+    fields: dict[str, Any] = {f"{PREFIXES[part]}labels": of_part for part, of_part in renumbered.items()}
     return replace(found, classes=kept, account=found.account.adding(notes=[*notes, *alike(kept)]), **fields)
 
 
@@ -114,7 +113,7 @@ def _by_name(found: ImageFiles | Source, folder: str) -> Callable[[str], tuple[P
     by_path: dict[str, Place] = {}
     by_last: dict[str, str] = {}
     twice = set()
-    for part, before in PARTS.items():
+    for part, before in PREFIXES.items():
         names: Sequence[str] = getattr(found, f"{before}names") or ()
         for row, name in enumerate(names):
             if by_name.setdefault(name, (part, row)) != (part, row):

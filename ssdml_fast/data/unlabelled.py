@@ -12,10 +12,10 @@ from typing import TypeVar
 import numpy as np
 
 from .damage import UNDECODED, DamagedPictures
-from .dataset import Account, DataError, LeftOut, Source
+from .dataset import PREFIXES, Account, DataError, LeftOut, Source
 from .features import load_features
 from .files import File, open_files
-from .images import PARTS, ImageFiles, images_in, is_image, why_none
+from .images import ImageFiles, images_in, is_image, why_none
 from .pictures import Progress, decode_parts
 from .tables import SUFFIXES
 
@@ -92,14 +92,14 @@ def _images(path: Path, found: ImageFiles | Source) -> tuple[list[str], list[Fil
     images = images_in(tree)
     if not images:
         raise DataError(f"expected unlabelled images in {path}, found none")
-    given = [*itertools.chain(*(getattr(found, f"{part}names") or () for part in PARTS))]
+    given = [*itertools.chain(*(getattr(found, f"{part}names") or () for part in PREFIXES.values()))]
     begin = _begin(given)
     others = [name for name in tree.files if name not in images]
     left_out = [
         *(LeftOut(f"{begin}{left.name}", left.why) for left in tree.left_out),
         *(LeftOut(f"{begin}{name}", why_none(name)) for name in others),
     ]
-    known = _identities(itertools.chain(*(getattr(found, f"{part}files", ()) for part in PARTS)))
+    known = _identities(itertools.chain(*(getattr(found, f"{part}files", ()) for part in PREFIXES.values())))
     names, files = [], []
     for name, file in images.items():
         if _identities([file]) & known:
