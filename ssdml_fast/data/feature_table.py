@@ -9,7 +9,7 @@ import numpy as np
 
 from .dataset import Account, DataError, LeftOut, Source
 from .feature_parts import Part, finite, source_of
-from .labels import COLUMNS, number_labels, parts_of
+from .labels import assigned
 from .photo_table import PATHS
 from .tables import Table, read_table
 
@@ -30,7 +30,7 @@ def feature_table(path: str | os.PathLike[str]) -> Source:
     (['a', 'b'], ('cat',), array([ 0, -1]), array([3., 4.], dtype=float32))
     """
     table = read_table(path)
-    label, split = table.find(*COLUMNS), table.find("split")
+    label, split, classes, labels, part_of = assigned(table)
     naming = [column for name in NAMES if (column := table.find(name)) is not None]
     left_out = [LeftOut(f"column {name!r}", f"the column {naming[0]!r} tells examples apart") for name in naming[1:]]
     features = []
@@ -43,11 +43,6 @@ def feature_table(path: str | os.PathLike[str]) -> Source:
     if not features or not len(table):
         found = ", ".join(filter(None, table.columns)) if len(table) else "no rows"
         raise DataError(f"{table.path} must hold columns of numbers, the features, found {found}")
-    classes, labels = number_labels(
-        table.column(label) if label else [""] * len(table), f"column {label!r} of {table.path}", table.line
-    )
-    texts = table.column(split) if split else [""] * len(table)
-    part_of = parts_of([text or "train" for text in texts], f"column {split!r} of {table.path}", table.line)
     x = _columns(table, features)
     names = np.array(table.column(naming[0]), object) if naming else None
     parts = {}

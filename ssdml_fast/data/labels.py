@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .dataset import DataError
+
+if TYPE_CHECKING:
+    from .tables import Table
 
 COLUMNS = ("label", "labels", "class", "target")  # a table's column of labels, in any letter case
 PARTS = {
@@ -106,6 +110,32 @@ def parts_of(texts: Sequence[str], name: str, where: Callable[[int], str] = as_r
     if (row := next((row for row, text in enumerate(texts) if text not in PARTS), None)) is not None:
         raise DataError(f"{name} must be train, val or test, found {texts[row]!r} in {where(row)}")
     return np.array([PARTS[text] for text in texts], np.str_)
+
+
+class Assigned(NamedTuple):
+    """What a table says of its rows: the names of its columns of labels and parts, if there are such, and these."""
+
+    label: str | None
+    split: str | None
+    classes: tuple[str, ...]
+    labels: np.ndarray  # (N,) int64, -1: none
+    part_of: np.ndarray  # (N,) str
+
+
+def assigned(table: Table) -> Assigned:
+    """Read the labels and parts of a table's rows; where there is no such column, none has a label, and all train.
+
+    Raises
+    ------
+    DataError
+        As :func:`number_labels` and :func:`parts_of`; the message names the column and the line.
+    """
+    label, split = table.find(*COLUMNS), table.find("split")
+    nothing = [""] * len(table)
+    texts = table.column(label) if label else nothing
+    classes, labels = number_labels(texts, f"column {label!r} of {table.path}", table.line)
+    texts = [text or "train" for text in (table.column(split) if split else nothing)]
+    return Assigned(label, split, classes, labels, parts_of(texts, f"column {split!r} of {table.path}", table.line))
 
 
 def alike(classes: Iterable[str]) -> list[str]:

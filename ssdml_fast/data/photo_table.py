@@ -11,7 +11,7 @@ import numpy as np
 from .dataset import PREFIXES, Account, DataError, LeftOut
 from .files import some_lines
 from .images import ImageFiles
-from .labels import COLUMNS, alike, number_labels, parts_of
+from .labels import alike, assigned
 from .tables import Table, read_table
 
 PATHS = ("path", "file", "filename", "image")  # a table's column of paths, in any letter case
@@ -54,15 +54,10 @@ def photo_table(path: str | os.PathLike[str]) -> ImageFiles:
     (['1.jpg', '2.jpg'], ('cat',), array([ 0, -1]))
     """
     table = read_table(path)
-    label, split = table.find(*COLUMNS), table.find("split")
     column = table.needed(*PATHS)
     names = table.column(column)
     files = _files(table, column, names)
-    nothing = [""] * len(table)
-    texts = table.column(label) if label else nothing
-    classes, labels = number_labels(texts, f"column {label!r} of {table.path}", table.line)
-    texts = table.column(split) if split else nothing
-    part_of = parts_of([text or "train" for text in texts], f"column {split!r} of {table.path}", table.line)
+    label, split, classes, labels, part_of = assigned(table)
     left_out = _listed_again(table, names, files, labels, part_of)
     again = {row for row, _ in left_out}
     for row in np.flatnonzero((labels < 0) & (part_of != "train")).tolist():
