@@ -51,7 +51,8 @@ def draw_maps(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tu
     colours = _colours(len(present))
     for panel, (title, embedding) in zip(panels, embeddings.items(), strict=False):
         perplexity = min(30, (len(labels) - 1) / 3)
-        start = "pca" if embedding.shape[1] > 1 else "random"  # two directions to begin with
+        has_two = embedding.shape[1] > 1 and np.ptp(embedding, axis=0).any()  # directions to begin with
+        start = "pca" if has_two else "random"  # principal components of a single point are NaN, of which t-SNE dies
         plane = TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(embedding)
         if (unknown := plane[labels < 0]).size:
             panel.scatter(*unknown.T, s=9, color=[QUIET], alpha=0.6, linewidths=0, label="unknown")

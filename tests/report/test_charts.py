@@ -117,6 +117,13 @@ def test_the_smallest_maps(n, d):
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == n
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_an_embedding_that_is_one_point_is_mapped(value):
+    figure = draw_maps({"a": np.full((40, 5), value, np.float32)}, np.arange(40) % 2, ("a", "b"))
+    planes = [np.asarray(points.get_offsets()) for points in figure.axes[0].collections]
+    assert [len(plane) for plane in planes] == [20, 20] and all(np.isfinite(plane).all() for plane in planes)
+
+
 def test_maps_keep_clusters_together():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
