@@ -186,10 +186,14 @@ class Run:
         return Shown("training", select(data.images, rows), select(decoded.images, rows), data.truth[rows])
 
     def embed(self, other: Run) -> np.ndarray:
-        """Embed what is shown of a run on the same data by the best model of this one."""
-        embedding = self.trained(other.choice, other.data).embed(other.shown.images)
+        """Embed what is shown of a run on the same data by the best model of this one.
+
+        They are read once for both runs, unless these have other networks: then as this run's takes them.
+        """
+        seen = other if other.folder.network == self.folder.network else self
+        embedding = self.trained(seen.choice, seen.data).embed(seen.shown.images)
         if not np.isfinite(embedding).all():
-            raise Missing(f"The model in {self.folder.path} embeds {other.shown.what} examples by NaN or infinity.")
+            raise Missing(f"The model in {self.folder.path} embeds {seen.shown.what} examples by NaN or infinity.")
         return embedding
 
     @cached_property
