@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except ImportError:
         raise
     except Exception as error:  # whatever a damaged file makes these libraries stumble over
-        raise DataError(f"{path} must hold weights, found a file that cannot be read: {first_line(error)}") from None
+        why = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words tell how to read it unsafely
+            why = "it is damaged, or holds more than tensors; torch.save(network.state_dict(), ...) writes what is read"
+        raise DataError(f"{path} must hold weights, found a file that cannot be read: {why}") from None
     for key in WITHIN:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

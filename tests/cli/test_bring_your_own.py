@@ -168,7 +168,7 @@ def test_labels_over_the_rows_of_features_and_of_mnist(tmp_path):
         header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
         for part in ("train", "t10k"):
             (tmp_path / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
-    output = train(f"mnist:{tmp_path}", tmp_path / "b", *SMALL, *labels)
+    output = train(f"mnist:{tmp_path}", tmp_path / "b", *SMALL, *labels, "--warmup", "0")
     assert said(output)["classes"] == "2 (0, one), with 17 labelled examples each"
     assert said(output)["test"] == "40 of 2 classes, 1 of which, with 20 examples, have no training examples"
 
@@ -265,6 +265,15 @@ def test_without_labels_a_method_that_learns_from_them_is_refused(tmp_path):
     assert "labels must hold some" in refusal(tmp_path / "run", "--data", data, *SMALL)
     pictures(tmp_path / "one", 12, classes=("ant",))  # one folder alone is no class
     assert "labels must hold some" in refusal(tmp_path / "run", "--data", f"images:{tmp_path / 'one'}", *SMALL)
+
+
+def test_a_validation_part_that_tells_no_models_apart_is_refused(tmp_path):
+    pictures(tmp_path / "d" / "train", 4)
+    pictures(tmp_path / "d" / "val", 3, 20, classes=("ant",))
+    told = refusal(tmp_path / "run", "--data", f"images:{tmp_path / 'd'}", *SMALL)
+    assert "val must hold at least two classes" in told
+    output = train(f"images:{tmp_path / 'd'}", tmp_path / "run", *SMALL, "--select", "last")
+    assert "Kept: the model of validation 1, the last." in output
 
 
 def test_classes_too_small_for_a_validation_part_keep_the_last_model(tmp_path):

@@ -72,6 +72,7 @@ def spoilt(tmp_path):
     (tmp_path / "text.npz").write_text("no archive")
     (tmp_path / "text.safetensors").write_text("no tensors")
     torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "text.pth").write_text("x")
     torch.save({}, tmp_path / "empty.pth")
     torch.save(state() | {"0.weight": torch.ones(5, 1, 3, 3)}, tmp_path / "shape.pth")
     torch.save({f"layer.{name}": tensor for name, tensor in state().items()}, tmp_path / "names.pth")
@@ -86,7 +87,11 @@ def spoilt(tmp_path):
         ("cut.pth", "must hold weights, found a file that cannot be read"),
         ("text.npz", "must hold weights, found a file that cannot be read"),
         ("text.safetensors", "must hold weights, found a file that cannot be read"),
-        ("program.pth", "must hold weights, found a file that cannot be read"),
+        (
+            "program.pth",
+            "must hold weights, found a file that cannot be read: it is damaged, or holds more than tensors",
+        ),
+        ("text.pth", "must hold weights, found a file that cannot be read: it is damaged, or holds more than tensors"),
         ("objects.npz", "must hold weights, found a file that cannot be read"),
         ("list.pth", "must hold weights by name, found list"),
         ("empty.pth", r"must hold weights of it, found nothing in place of 0.bias, 0.weight, 1.bias and \d more"),
