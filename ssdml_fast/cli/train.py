@@ -128,9 +128,8 @@ def _begin(
     from ..runs.inputs import load_inputs
 
     with _interruptible(console), errors_told():
-        _training(method, recipe, own)  # refuses what no data make right
+        config = _training(method, recipe, own).config  # refuses what no data make right
         data, network = DataSettings(**_named(DataSettings, own)), NetworkSettings(**_named(NetworkSettings, own))
-        config = Config(**_named(Config, own))
         if out is not None:
             RunFolder(out).refuse_used()
         inputs, examples = _load(console, lambda told: load_inputs(data, network, config.seed, strict, told), config)
