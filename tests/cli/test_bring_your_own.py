@@ -267,6 +267,16 @@ def test_without_labels_a_method_that_learns_from_them_is_refused(tmp_path):
     assert "labels must hold some" in refusal(tmp_path / "run", "--data", f"images:{tmp_path / 'one'}", *SMALL)
 
 
+def test_without_labels_a_method_that_needs_none_trains(tmp_path):
+    out, own = tmp_path / "run", ["--method", "two_views:TwoViews", "--backbone", "small"]
+    output = train(f"images:{loose(tmp_path / 'd')}", out, *own)
+    assert said(output)["classes"] == "none" and said(output)["training"] == "0 labelled and 12 unlabelled"
+    assert "Kept: the model of validation 2, the last." in output
+    for command in (["evaluate", out], ["report", out, "--out", tmp_path / "page.html"], ["train", "--resume", out]):
+        result = invoke(*command)
+        assert result.exit_code == 0, result.output
+
+
 def test_a_validation_part_that_tells_no_models_apart_is_refused(tmp_path):
     pictures(tmp_path / "d" / "train", 4)
     pictures(tmp_path / "d" / "val", 3, 20, classes=("ant",))
