@@ -219,6 +219,7 @@ def _load(
     console.print(inputs.data.data, soft_wrap=True)
     for name, text in header(inputs.examples):
         console.print(f"  {name:<11} {text}", soft_wrap=True)
+    console.print(f"  {'network':<11} {inputs.choice}", soft_wrap=True)
     with waiting(console, "describing images") as progress:
         return inputs, inputs.choice.prepared(inputs.examples, progress, workers=config.workers, device=device)
 
@@ -257,10 +258,11 @@ def _fitted(
     from .live import Live
 
     config = training.config
-    logs = TensorBoard(run.tensorboard) if tensorboard else None
-    console.print(f"{training.method} on {described(network_device(config))}", soft_wrap=True)
+    logs, device = TensorBoard(run.tensorboard) if tensorboard else None, network_device(config)
+    console.print(f"{training.method} on {described(device)}", soft_wrap=True)
     with waiting(console, "describing images") as progress:
-        network = choice.made(examples.images, config.seed, progress)
+        reading = {"workers": config.workers, "device": device}
+        network = choice.made(examples.images, config.seed, progress, **reading)
     with Live(console) as live, closing(logs) if logs else nullcontext():
 
         def on_validation(record: dict[str, Any]) -> None:

@@ -68,6 +68,13 @@ class Choice:
     grey: bool | None = None
     photographs: Photographs | None = None
 
+    def __str__(self) -> str:
+        """What a user is told of the choice."""
+        if self.settings.backbone == "auto":
+            return "none, as examples are features: L alone is trained"
+        size = f", images of {self.size}x{self.size}" if self.size else ""
+        return f"{self.settings.backbone}{', which stays as it is' if self.backbone == 'frozen' else ''}{size}"
+
     @property
     def backbone(self) -> str:
         """What becomes of the backbone: ``"frozen"``, its features are made once, or ``"trained"``; empty: there is
@@ -115,11 +122,13 @@ class Choice:
         """Make the model that a training starts from; see :func:`ssdml_fast.models.metric.untrained`."""
         return untrained(self.made(images, seed), images, metric_dim, seed, head, self.taken)
 
-    def made(self, images: Any, seed: int, progress: Callable[[float], object] | None = None) -> nn.Module:
+    def made(
+        self, images: Any, seed: int, progress: Callable[[float], object] | None = None, **reading: Any
+    ) -> nn.Module:
         """Make the untrained network for prepared training examples.
 
         A backbone that knows images is followed by an :class:`~ssdml_fast.models.adapter.Adapter` of the features that
-        it makes of them, while `progress` is told the share done; one that does not, by nothing.
+        it makes of them, by `progress` and `reading` as in :meth:`prepared`; one that does not, by nothing.
         """
         if self.photographs is None:
             return seeded(self.network, seed)
@@ -128,7 +137,8 @@ class Choice:
         network = self.network()
         if not self.photographs.pretrained:
             return network
-        return nn.Sequential(network, Adapter(backbone_features(network, self.prepare, images, progress=progress)))
+        features = backbone_features(network, self.prepare, images, progress=progress, **reading)
+        return nn.Sequential(network.cpu(), Adapter(features))
 
     @property
     def digest(self) -> str:

@@ -298,8 +298,8 @@ def _check_labelled(labels: np.ndarray, kind: type[Method]) -> None:
         others = [name for name in METHODS if not load_method(name).needs_labels]
         hint = f"; methods that need none: {', '.join(others)}" if others else ""
         raise ValueError(
-            f"train labels must hold some of at least 0 for the method {name_of(kind)}, which learns from labels, "
-            f"found none{hint}"
+            f"train labels must be known of some examples, as the method {name_of(kind)} learns from them, found none "
+            f"of at least 0{hint}"
         )
 
 

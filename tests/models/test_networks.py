@@ -163,3 +163,21 @@ def test_a_preparation_needs_its_images_in_memory():
     lazy = Dataset([torch.zeros(3, 32, 32, dtype=torch.uint8)], np.zeros(1), None, None, None, None, np.zeros(1), ())
     with pytest.raises(DataError, match="'small' takes them as they come"):
         choice.prepared(lazy)
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked", "text"),
+    [
+        ((7,), {}, "none, as examples are features: L alone is trained"),
+        ((1, 28, 28), {}, "paper, images of 28x28"),
+        ((3, 200, 100), {"backbone": "small"}, "small, images of 64x64"),
+        ((3, 0, 0), {"backbone": "squeezenet", "weights": "none"}, "squeezenet, images of 224x224"),
+        (
+            (3, 0, 0),
+            {"backbone": "squeezenet", "weights": "none", "freeze": True, "image_size": 48},
+            "squeezenet, which stays as it is, images of 48x48",
+        ),
+    ],
+)
+def test_a_choice_says_what_it_is(shape, asked, text):
+    assert str(choose(shape, NetworkSettings(**asked), are_files=True)) == text

@@ -135,7 +135,7 @@ def test_a_method_that_needs_no_labels_may_be_chosen_by_some():
 def test_a_method_that_learns_from_labels_says_so_before_any_work(tmp_path):
     images, labels = digits()[0]
     run = RunFolder(tmp_path / "run")
-    message = r"^train labels must hold some of at least 0 for the method ssdml, which learns from labels, found none"
+    message = r"^train labels must be known of some examples, as the method ssdml learns from them, found none"
     with pytest.raises(ValueError, match=message):
         train(TINY, data=((images, np.full_like(labels, -1)), digits()[1]), run=run)
     one = np.where(labels == 3, labels, -1)
@@ -149,7 +149,7 @@ def test_a_method_that_learns_from_labels_says_so_before_any_work(tmp_path):
 
 def test_methods_that_need_no_labels_are_told_of(monkeypatch):
     monkeypatch.setattr("ssdml_fast.train.training.METHODS", {"ssdml": None, "two_views:TwoViews": None})
-    with pytest.raises(ValueError, match=r"found none; methods that need none: two_views:TwoViews$"):
+    with pytest.raises(ValueError, match=r"found none of at least 0; methods that need none: two_views:TwoViews$"):
         train(TINY, data=((digits()[0][0], np.full(400, -1)), digits()[1]))
 
 
