@@ -98,12 +98,20 @@ def load(
         labels_per_class = "all"
     how = {"background": background, "skip_damaged": skip_damaged}
     found = find(name, unlabelled, labels, **how)
-    return split(name, decoded(name, found, image_size, strict, **how), seed, labels_per_class)
+    if image_size is not None and isinstance(found, Source):
+        raise DataError(f"image_size must be None for {name}, whose examples are arrays, found {image_size}")
+    source = decoded(found, image_size or usual_size(name), strict, **how)
+    return split(name, source, seed, labels_per_class)
 
 
 def read(name: str) -> Source:
     """Load the files of ``KIND:PATH``, with all their labels."""
-    return decoded(name, find(name))
+    return decoded(find(name), usual_size(name))
+
+
+def usual_size(name: str) -> int | None:
+    """Pixels a side that images are brought to unless another size is asked for; None: they stay as they are."""
+    return SIZE if name.partition(":")[0] in ZERO_SHOT else None
 
 
 def find(name: str, unlabelled: str | None = None, labels: str | None = None, **decoding: Any) -> Source | ImageFiles:
@@ -119,24 +127,14 @@ def find(name: str, unlabelled: str | None = None, labels: str | None = None, **
     return found
 
 
-def decoded(
-    name: str,
-    found: Source | ImageFiles,
-    image_size: int | None = None,
-    strict: bool = False,
-    **decoding: Any,
-) -> Source:
-    """Decode what :func:`find` found, if it is image files; see :func:`load`."""
+def decoded(found: Source | ImageFiles, size: int | None = None, strict: bool = False, **decoding: Any) -> Source:
+    """Decode what :func:`find` found, if it is image files, as :meth:`ImageFiles.decode` does; see :func:`load`."""
     if strict:  # before any work
         refuse_left_out(found.account)
-    if isinstance(found, ImageFiles):
-        size = SIZE if image_size is None and name.partition(":")[0] in ZERO_SHOT else image_size
-        found = found.decode(size, **decoding)
-    elif image_size is not None:
-        raise DataError(f"image_size must be None for {name}, whose examples are arrays, found {image_size}")
+    source = found.decode(size, **decoding) if isinstance(found, ImageFiles) else found
     if strict:
-        refuse_left_out(found.account)
-    return found
+        refuse_left_out(source.account)
+    return source
 
 
 def split(name: str, source: Source, seed: int, labels_per_class: int | str | None) -> Dataset:
@@ -148,9 +146,9 @@ def split(name: str, source: Source, seed: int, labels_per_class: int | str | No
 def refuse_left_out(account: Account) -> None:
     """Refuse data of which something is not used; the message lists all of it."""
     if account.left_out:
-        listed = "; ".join(f"{each.name} ({each.why})" for each in account.left_out)
+        listed = "".join(f"\n  {each.name}: {each.why}" for each in account.left_out)
         raise DataError(
-            f"with strict all that is found must be of use, found {len(account.left_out)} that is not: {listed}"
+            f"with strict all that is found must be of use, found {len(account.left_out)} that is not:{listed}"
         )
 
 

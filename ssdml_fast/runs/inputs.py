@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.dataset import DataError, Dataset, Source
+from ..data.dataset import DataError, Dataset
 from ..data.images import ImageFiles
-from ..data.load import find, refuse_left_out, split
+from ..data.load import decoded, find, split
 from ..data.settings import DataSettings, absolute_path, from_stored
 from ..models.networks import Choice, choose
 from ..models.settings import NAMED_WEIGHTS, NetworkSettings
@@ -103,15 +103,10 @@ def load_inputs(
     """
     how: dict[str, Any] = {"background": data.background, "skip_damaged": data.skip_damaged, "progress": progress}
     found = find(data.data, data.unlabelled, data.labels, **how)
-    if strict:  # before any work
-        refuse_left_out(found.account)
     if isinstance(found, ImageFiles):
         size, is_grey = found.look(data.background)
         choice = choose((1 if is_grey else 3, *(size or (0, 0))), network, seed, are_files=True)
-        source: Source = found.decode(choice.size, choice.crop, choice.grey, **how)
     else:
-        source = found
-        choice = choose(source.images.shape[1:], network, seed, are_bytes=source.images.dtype == np.uint8)
-    if strict:
-        refuse_left_out(source.account)
+        choice = choose(found.images.shape[1:], network, seed, are_bytes=found.images.dtype == np.uint8)
+    source = decoded(found, choice.size, strict, crop=choice.crop, grey=choice.grey, **how)
     return Inputs(data, split(data.data, source, seed, data.per_class), choice)

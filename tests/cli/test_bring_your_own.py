@@ -219,7 +219,7 @@ def test_damaged_images_are_told_at_once_or_left_out_and_strict_lists_all(damage
     assert left_out == ["labelled/bee/notes.txt", "labelled/dodo/", "labelled/ant/0.png", "unlabelled/holiday/100.png"]
     assert invoke("evaluate", out).exit_code == 0  # leaves out the same
     told = refusal(tmp_path / "strict", *data, "--skip-damaged", "--strict")
-    assert "labelled/bee/notes.txt (no image)" in told and "labelled/dodo/ (no image in it)" in told
+    assert "labelled/bee/notes.txt: no image" in told and "labelled/dodo/: no image in it" in told
 
 
 @pytest.mark.parametrize(
