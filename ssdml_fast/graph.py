@@ -358,3 +358,11 @@ def _check_neighbours(indices: np.ndarray, ptr: np.ndarray | None) -> None:
     if repeated.any():
         i = int(np.flatnonzero(repeated)[0])
         raise ValueError(f"indices must not repeat a neighbour within a row, found indices[{i}] = {indices[i]}")
+
+
+def integers_of_edges(graph: KnnGraph) -> type[np.integer]:
+    """Type of the indices of a graph as a sparse matrix: int32 if that counts its edges.
+
+    SciPy 1.11 finds connected components by no other, and says nothing of it.
+    """
+    return np.int32 if graph.n * graph.k < 2**31 else np.int64

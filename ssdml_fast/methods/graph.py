@@ -12,7 +12,7 @@ from torch import Tensor
 import ssdml_fast as sf
 
 from .. import _arrays as arrays
-from ..graph import KnnGraph
+from ..graph import KnnGraph, integers_of_edges
 from ..models.metric import MetricModel
 from ..train.aid import Aid
 from ..train.method import Leg, Method, TrainingSet, Work
@@ -46,8 +46,10 @@ def undecided(posteriors: np.ndarray, graph: KnnGraph, labels: np.ndarray) -> np
     equal = (posteriors == posteriors[:, :1]).all(1)
     if not equal.any():
         return equal
-    neighbors = arrays.to_numpy(graph.indices)
-    edges = csr_array((np.ones(neighbors.size, bool), neighbors.ravel(), np.arange(0, neighbors.size + 1, graph.k)))
+    integer = integers_of_edges(graph)
+    heads = arrays.to_numpy(graph.indices).ravel().astype(integer)
+    ptr = np.arange(0, heads.size + 1, graph.k, dtype=integer)
+    edges = csr_array((np.ones(heads.size, bool), heads, ptr), shape=(graph.n, graph.n))
     component = connected_components(edges, directed=False)[1]
     return equal & ~np.isin(component, component[labels >= 0])
 

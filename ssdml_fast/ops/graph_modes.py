@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _arrays as arrays
 from .. import _scalars as scalars
-from ..graph import KnnGraph
+from ..graph import KnnGraph, integers_of_edges
 
 COSINES = {
     "sqeuclidean": lambda distances: 1 - distances / 2,
@@ -77,7 +77,7 @@ def graph_modes(graph: KnnGraph, n: int | None = None, metric: str = "sqeuclidea
     arrays.check_indices(graph.indices, graph.n, "graph.indices", "points")  # validated once, but writable since
 
     weights = np.maximum(cosine_of(arrays.to_numpy(graph.distances).astype(np.float64)), 0) ** 3
-    integer = np.int32 if graph.n * graph.k < 2**31 else np.int64  # SciPy 1.11 finds components by int32 only
+    integer = integers_of_edges(graph)
     rows = np.repeat(np.arange(graph.n, dtype=integer), graph.k)
     columns = arrays.to_numpy(graph.indices).ravel().astype(integer)
     directed = coo_array((weights.ravel(), (rows, columns)), shape=(graph.n, graph.n)).tocsr()

@@ -260,7 +260,9 @@ def test_files_are_trained_on_with_the_papers_network_and_a_config_file(images, 
     path = tmp_path / "run"
     result = invoke("train", "--config", tmp_path / "my.toml", "--epochs", 1, "--out", path)
     assert result.exit_code == 0, result.output
-    assert "20 labelled and 116 unlabelled training examples, 24 validation, 40 test" in " ".join(result.output.split())
+    assert "training 20 labelled and 116 unlabelled validation 24 test 40 network paper" in " ".join(
+        result.output.split()
+    )
     written = json.loads((path / "config.json").read_text())
     assert written["dataset"] == {"name": f"mnist:{images}", "labels_per_class": 5}
     own = recipes.settings("ssdml", "default", (1, 28, 28)) | {"rounds": 1, "epochs": 1, "gamma": 0.8, "warmup": 3}
