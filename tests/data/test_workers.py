@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -269,8 +270,9 @@ def test_workers_end_with_their_process(tmp_path, number):
     command = [sys.executable, str(program), str(path), "leave" if number is None else "stay"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(HOME)])}
     child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
+    )  # fmt: skip
     assert child.stdout.readline() == "reading\n"
     if number == signal.SIGINT:
         os.killpg(child.pid, number)  # as Ctrl-C does
