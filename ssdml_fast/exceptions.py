@@ -1,10 +1,14 @@
 """Warnings and errors of the package."""
 
-__all__ = ["ConvergenceWarning", "RangeError"]
+__all__ = ["ConvergenceWarning", "ProcessError", "RangeError"]
 
 
 class ConvergenceWarning(UserWarning):
     """An iteration stopped before it reached the tolerance asked for; the message says what was reached."""
+
+
+class ProcessError(RuntimeError):
+    """Processes that were to work together do not: one of them failed or ended; the message says which, and why."""
 
 
 class RangeError(ValueError):

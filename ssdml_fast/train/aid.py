@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._world import World
 from ..data.augment import cut_out, mix_channels, random_affine
 from .config import Config
 from .method import Diverged, TrainingSet
-from .world import World
 
 if TYPE_CHECKING:
     from .engine import Engine

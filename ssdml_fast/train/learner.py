@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from .._world import World
 from ..models.metric import MetricModel, at_once
 from .config import Config
 from .device import kernel_device, why_not_compiled
 from .feed import Feed
 from .method import Diverged, Method
-from .world import World
 
 MOMENTUM = 0.9  # of SGD
 

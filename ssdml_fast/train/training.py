@@ -16,6 +16,7 @@ from torch.utils import data as torch_data
 from .. import _arrays as arrays
 from .._extras import require
 from .._settings import Settings
+from .._world import World
 from ..data.dataset import Dataset
 from ..data.examples import Examples, as_examples, labels_of
 from ..exceptions import RangeError, is_of_memory
@@ -27,7 +28,6 @@ from .device import check_compiles, network_device, surroundings
 from .engine import Engine, Fitted
 from .method import Diverged, Method, TrainingSet
 from .stored import read_run
-from .world import World
 
 
 def fit(

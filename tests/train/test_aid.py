@@ -7,8 +7,8 @@ import pytest
 import torch
 from trainings import TINY, digits, engine
 
+from ssdml_fast._world import World
 from ssdml_fast.train.method import Batch, Diverged, Leg, Method, Work
-from ssdml_fast.train.world import World
 
 
 def images_of(rows):

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from trainings import TINY, engine, train
 
+from ssdml_fast._world import World
 from ssdml_fast.methods import warmup
 from ssdml_fast.train.engine import Engine, even_parts
 from ssdml_fast.train.method import Leg
-from ssdml_fast.train.world import World
 
 
 def test_patience_stops_early():
