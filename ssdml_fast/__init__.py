@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.3.0"
 
 if TYPE_CHECKING:
-    from . import nn, optim, reference
+    from . import distributed, nn, optim, reference
     from ._config import show_config
     from .estimators.ssdml import SSDML
     from .exceptions import ConvergenceWarning
@@ -37,6 +37,7 @@ _HOME = {
     "angular_loss": "ops.angular_loss",
     "angular_loss_and_grad": "ops.angular_loss",
     "cayley_update": "ops.stiefel",
+    "distributed": "distributed",
     "graph_modes": "ops.graph_modes",
     "knn_graph": "ops.knn_graph",
     "knn_search": "ops.knn_graph",
@@ -65,6 +66,7 @@ __all__ = [
     "angular_loss",
     "angular_loss_and_grad",
     "cayley_update",
+    "distributed",
     "graph_modes",
     "knn_graph",
     "knn_search",

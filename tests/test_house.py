@@ -292,7 +292,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 PUBLIC = {name: getattr(sf, name) for name in sf.__all__} | {
-    f"{module.__name__}.{name}": getattr(module, name) for module in (sf.nn, sf.optim) for name in module.__all__
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module in (sf.nn, sf.optim, sf.distributed)
+    for name in module.__all__
 }
 
 

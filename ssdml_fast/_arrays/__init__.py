@@ -43,11 +43,13 @@ from .memory import (
     full,
     native,
     of_native,
+    of_torch,
     on_device,
     scalar,
     sort,
     stable_argsort,
     to_numpy,
+    to_torch,
     workspace,
 )
 from .trust import is_trusted, trusted
@@ -92,11 +94,13 @@ __all__ = [
     "namespace",
     "native",
     "of_native",
+    "of_torch",
     "on_device",
     "scalar",
     "sort",
     "stable_argsort",
     "to_numpy",
+    "to_torch",
     "trusted",
     "workspace",
 ]

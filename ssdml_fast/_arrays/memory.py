@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -153,3 +154,24 @@ def native(x: Any) -> Any:
 def of_native(x: Any, like: Any) -> Any:
     """Give what was computed from :func:`native` arrays to the library of `like`."""
     return from_numpy(x, like) if isinstance(x, np.ndarray) else x
+
+
+def to_torch(x: Any) -> Any:
+    """View an array as a torch tensor, where it lies, without a copy; torch must have been loaded."""
+    if is_torch(x):
+        return x.detach()
+    torch = sys.modules["torch"]
+    if is_cupy(x):
+        return torch.from_dlpack(x)
+    bits = x.view(np.int16) if dtype_name(x) == "bfloat16" else x  # of NumPy's types, torch knows its own alone
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that nobody may write to it
+        tensor = torch.from_numpy(bits)
+    return tensor if bits is x else tensor.view(torch.bfloat16)
+
+
+def of_torch(x: Any, like: Any) -> Any:
+    """View a torch tensor as an array of the library of `like`, on the device of which it lies."""
+    if is_torch(like):
+        return x
+    return sys.modules["cupy"].from_dlpack(x) if is_cupy(like) else x.numpy()

@@ -18,6 +18,7 @@ API = {
     "kernels": "ssdml_fast",
     "nn": "ssdml_fast.nn",
     "optim": "ssdml_fast.optim",
+    "distributed": "ssdml_fast.distributed",
     "reference": "ssdml_fast.reference",
     "train": "ssdml_fast.train",
     "data": "ssdml_fast.data",

@@ -1,0 +1,48 @@
+"""Runs a test's code in several processes that gloo connects."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+MEET = """
+import sys
+from datetime import timedelta
+
+import torch
+from torch import distributed
+
+torch.set_num_threads(1)
+rank, size = int(sys.argv[1]), int(sys.argv[2])
+distributed.init_process_group(
+    "gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=size, timeout=timedelta(seconds=120)
+)
+"""
+PART = "\nsys.stdout.flush()\ndistributed.destroy_process_group()\n"
+
+
+def run_together(code: str, size: int, folder: Path, *arguments: object) -> list[tuple[int, str, str]]:
+    """What each of so many processes ends with: status, output, errors.
+
+    The code finds its `rank`, their number as `size`, and the arguments from ``sys.argv[4]`` on.
+    """
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("torch was built without gloo")
+    meeting = folder / "meeting"
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEET + code + PART, f"{rank}", f"{size}", meeting, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent,
+        )
+        for rank in range(size)
+    ]
+    said = [child.communicate(timeout=300) for child in children]
+    meeting.unlink(missing_ok=True)
+    return [(child.returncode, *each) for child, each in zip(children, said, strict=True)]
