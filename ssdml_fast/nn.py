@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import _arrays as arrays
 from . import _scalars as scalars
 from ._run.angular_loss import REDUCTIONS
 from .ops.angular_loss import angular_loss
@@ -89,7 +90,7 @@ class OrthogonalMetric(nn.Module):
         return self.L @ self.L.T
 
     def orthogonality_error(self) -> float:
-        """Largest absolute entry of LᵀL - I."""
+        """Largest absolute entry of LᵀL - I; refuses an L that is sharded over processes, a DTensor."""
         return orthogonality_error(self.L)
 
     def diagnostics(self) -> dict[str, float]:
@@ -100,9 +101,21 @@ class OrthogonalMetric(nn.Module):
         return "d={}, l={}".format(*self.L.shape)
 
 
+def check_whole(L: Any, name: str = "L") -> None:
+    """Refuse a DTensor: each process holds some rows of it, and no set of rows alone keeps LᵀL = I."""
+    if arrays.is_dtensor(L):
+        parts, mesh = ", ".join(map(repr, L.placements)), tuple(L.device_mesh.shape)
+        raise TypeError(
+            f"{name} must be whole in every process, found a DTensor, {parts} on a mesh of shape {mesh}: "
+            "leave it out of what is sharded, as fully_shard(model, ignored_params={model.metric.L}) does, and average "
+            "its gradient over the processes"
+        )
+
+
 @torch.no_grad()
 def orthogonality_error(L: Tensor) -> float:
     """Largest absolute entry of LᵀL - I for (..., d, l) matrices, in float64; 0 for an empty batch."""
+    check_whole(L)
     wide = L.double()
     error = wide.mT @ wide - torch.eye(L.shape[-1], dtype=wide.dtype, device=wide.device)
     return float(error.abs().max()) if error.numel() else 0.0

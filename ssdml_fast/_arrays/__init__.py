@@ -27,6 +27,7 @@ from .libraries import (
     is_compiling,
     is_cuda,
     is_cupy,
+    is_dtensor,
     is_torch,
     namespace,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "is_compiling",
     "is_cuda",
     "is_cupy",
+    "is_dtensor",
     "is_finite",
     "is_torch",
     "is_trusted",

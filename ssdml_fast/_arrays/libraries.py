@@ -30,6 +30,12 @@ def is_cupy(x: Any) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
+def is_dtensor(x: Any) -> bool:
+    """Whether `x` is a torch tensor that is shared among processes, a DTensor."""
+    tensor = sys.modules.get("torch.distributed.tensor")
+    return tensor is not None and isinstance(x, tensor.DTensor)
+
+
 def is_cuda(x: Any) -> bool:
     """Whether `x` lies on a CUDA device."""
     return is_cupy(x) or (is_torch(x) and x.is_cuda)
@@ -73,7 +79,7 @@ def namespace(x: Any, name: str) -> ModuleType:
         if not _has_memory(x):
             raise TypeError(
                 f"{name} must be a tensor with memory of its own, found a {type(x).__name__} without any: give what it "
-                "stands for, such as the local tensor of a DTensor"
+                "stands for; of a DTensor, all of it, .full_tensor(), or the part of this process, .to_local()"
             )
         return torch
     if is_cupy(x):

@@ -14,10 +14,11 @@ from torch.optim.optimizer import Optimizer
 from .. import _arrays as arrays
 from .. import _scalars as scalars
 from .._run.stiefel import TOLERANCE
-from ..nn import orthogonality_error
+from ..nn import check_whole, orthogonality_error
 from ..ops.stiefel import cayley_update
 
 Step = TypeVar("Step", bound=Callable[..., Any])
+OF_GROUP = " of a group with stiefel=True"
 RANGES = (
     ("lr", 0, torch.inf),
     ("momentum", 0, 1),
@@ -50,9 +51,11 @@ class StiefelOptimizer(Optimizer):
             raise
 
     def _check_gradients(self) -> None:
-        """Refuse gradients that are sparse, and those of matrices that kernels cannot read."""
+        """Refuse gradients that are sparse, and matrices and gradients of theirs that kernels cannot read."""
         for group in self.param_groups:
             for i, p in enumerate(group["params"]):
+                if group["stiefel"]:
+                    check_whole(p, f"params[{i}]{OF_GROUP}")
                 if p.grad is None:
                     continue
                 if p.grad.layout is not torch.strided:
@@ -119,6 +122,7 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
 
 def _check_orthonormal(L: Tensor, name: str) -> None:
     """Refuse what is no float32 or float64 (..., d, l) tensor with orthonormal columns."""
+    check_whole(L, f"{name}{OF_GROUP}")
     arrays.check_floats(L, name, halves=False)
     if L.ndim < 2 or not 1 <= L.shape[-1] <= L.shape[-2]:
         raise ValueError(

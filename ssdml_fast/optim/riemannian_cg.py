@@ -168,7 +168,7 @@ class RiemannianCG(StiefelOptimizer):
 
     def _cost(self, loss: Any) -> float:
         """What is to be minimised."""
-        return -float(loss) if self.param_groups[0]["maximize"] else float(loss)
+        return -_number(loss) if self.param_groups[0]["maximize"] else _number(loss)
 
     def _gradient(self) -> tuple[list[Tensor], float]:
         """Riemannian gradient of the cost at the parameters, after the closure has left the Euclidean one there, and
@@ -196,4 +196,9 @@ def _tangent(L: Tensor, ambient: Tensor) -> Tensor:
 
 
 def _inner(a: list[Tensor], b: list[Tensor]) -> float:
-    return sum(float((x * y).sum(dtype=torch.float64)) for x, y in zip(a, b, strict=True))
+    return sum(_number((x * y).sum(dtype=torch.float64)) for x, y in zip(a, b, strict=True))
+
+
+def _number(x: Any) -> float:
+    """The value of a number, also where each process holds a part of the sum: float() of a DTensor gives that part."""
+    return float(x.full_tensor() if arrays.is_dtensor(x) else x)
