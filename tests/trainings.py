@@ -99,3 +99,23 @@ def interrupt(validation, done=None):
             raise KeyboardInterrupt
 
     return told
+
+
+class CutOff(BaseException):
+    """Ends a training as a process ends that is killed: nothing more is saved."""
+
+
+def cut_off(*after, told=None):
+    """What cuts a training off after so many mini-batches, of it and of each that goes on with it."""
+    after = list(after)
+
+    def on_batch(record):
+        if told is not None:
+            told.append((record["validation"], record["done"]))
+        if after:
+            after[0] -= 1
+            if after[0] == 0:
+                del after[0]
+                raise CutOff
+
+    return on_batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ..models.settings import NetworkSettings
 from ..runs.files import error_told
 from ..runs.folder import RunFolder, new_folder, write_atomically
 from ..train.config import ELSEWHERE, Config
+from ..train.interrupt import as_ctrl_c
 from ..train.records import COLLAPSED, DIVERGED, why
 from ..train.stored import StoredTraining, read_run
 from .console import plain_console
@@ -156,17 +158,18 @@ def _resume(console: Console, path: Path, own: dict[str, Any], strict: bool, ten
 
 @contextmanager
 def _interruptible(console: Console, run: RunFolder | None = None, again: Sequence[str] = ()) -> Iterator[None]:
-    """End by Ctrl-C with a word on how to go on, by the options `again` among others."""
+    """End by Ctrl-C, SIGTERM or SIGHUP with a word on how to go on, by the options `again` among others."""
     try:
-        yield
-    except KeyboardInterrupt:
+        with as_ctrl_c():
+            yield
+    except KeyboardInterrupt as stop:
         if run is not None and run.resumable:
             console.print(f"\nStopped; the training is saved in {run.path}. To continue:", soft_wrap=True)
             command = shlex.join(["ssdml-fast", "train", "--resume", str(run.path), *again])
             console.print(f"  {command}", soft_wrap=True)
         else:
             console.print("\nStopped before there was anything to save.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + getattr(stop, "number", signal.SIGINT)) from None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from .lock import locked
 from .records import check_records
 
 FORMAT = 2  # of config.json and checkpoint.pt
+WITHOUT_WITHIN = "; remove the file to go on from the beginning of the leg that it is of"  # where it is damaged
 FLAT = 1  # of config.json before 0.3.0: all settings in one table, the method SSDML
 
 
@@ -83,8 +84,9 @@ class RunFolder:
 
     ``config.json`` (settings), ``metrics.jsonl`` (one line per validation), ``model.safetensors`` (the best model so
     far: network and L), ``propagated.safetensors`` (round by round, what label each unlabelled example got),
-    ``checkpoint.pt`` (all that resuming needs), and at the end ``results.json`` (figures on held-out data; null: not
-    defined) and ``embedding.png``; when asked for, ``tensorboard/`` and ``report.html``.
+    ``checkpoint.pt`` (all that resuming needs, at the beginning of a leg), ``within.pt`` (where the training is in that
+    leg), and at the end ``results.json`` (figures on held-out data; null: not defined) and ``embedding.png``; when
+    asked for, ``tensorboard/`` and ``report.html``.
 
     Parameters
     ----------
@@ -112,6 +114,7 @@ class RunFolder:
         self._model = self.path / "model.safetensors"
         self._propagated = self.path / "propagated.safetensors"
         self._checkpoint = self.path / "checkpoint.pt"
+        self.within = self.path / "within.pt"
         self._results = self.path / "results.json"
         self._locked = False  # by this object
 
@@ -187,9 +190,7 @@ class RunFolder:
         """
         with self.lock():
             self.refuse_used()
-            for path in self.path.iterdir():
-                if TEMPORARY.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+            self.tidy()
             content = {"format": FORMAT, "dataset": self.dataset, "network": self.network} | asdict(stored)
             self._write_text(self._config, to_json(content, 2))
 
@@ -237,6 +238,12 @@ class RunFolder:
         except OSError:
             return False
 
+    def tidy(self) -> None:
+        """Remove what processes that were killed left half written; under :meth:`lock`, so that no one is at it."""
+        for path in self.path.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
     def write_progress(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of a training; all else in the folder follows from it, so a crash in between is harmless.
 
@@ -247,15 +254,19 @@ class RunFolder:
             of labels, one per round, under ``history`` the records of the validations, and under ``fingerprint`` that
             of the data, if it is known. What else it holds is the training's own.
         """
-        import torch
-        from safetensors.torch import save
+        self._write_state(self._checkpoint, {**checkpoint, "format": FORMAT})
+        with suppress(OSError):  # it is another checkpoint's, and known by that
+            self.within.unlink()
 
-        write_atomically(self._checkpoint, lambda file: torch.save({**checkpoint, "format": FORMAT}, file))
-        write_atomically(self._model, lambda file: file.write(save(checkpoint["best_model"])))
-        if checkpoint["propagated"]:
-            propagated = save({"propagated": torch.stack(checkpoint["propagated"]).long()})
-            write_atomically(self._propagated, lambda file: file.write(propagated))
-        self._write_text(self._metrics, "".join(to_json(record) + "\n" for record in checkpoint["history"]))
+    def write_within(self, within: dict[str, Any]) -> None:
+        """Save where a training is within a leg, beside the checkpoint of its beginning.
+
+        Parameters
+        ----------
+        within : dict
+            Under ``checkpoint`` the ``id`` of that; ``best_model``, ``propagated`` and ``history`` as there.
+        """
+        self._write_state(self.within, within)
 
     def read_checkpoint(self) -> dict[str, Any]:
         """Return the state that :meth:`write_progress` saved last, its tensors in the memory of the host.
@@ -265,13 +276,7 @@ class RunFolder:
         RunError
             If it is missing or damaged, or of another version whose trainings this one cannot continue.
         """
-        import torch
-
-        from .tensors import wrong_tensors
-
-        checkpoint = self._read(self._checkpoint, lambda path: torch.load(path, map_location="cpu", weights_only=True))
-        if not isinstance(checkpoint, dict):
-            raise RunError(f"{self._checkpoint} is damaged: it must hold a table")
+        checkpoint = self._read(self._checkpoint, _table_of_tensors)
         if "format" not in checkpoint:
             raise RunError(
                 f"{self._checkpoint} is of a version of ssdml-fast before 0.3.0, whose trainings cannot be continued "
@@ -282,12 +287,37 @@ class RunFolder:
                 f"{self._checkpoint} is of format {checkpoint['format']!r:.60}, not {FORMAT}: continue the training "
                 "with the version of ssdml-fast that began it"
             )
-        if not check_records(checkpoint.get("history"), self._checkpoint):
-            raise RunError(f"{self._checkpoint} is damaged: it has no validation")
-        wrong = wrong_tensors(checkpoint)
-        if wrong:
-            raise RunError(f"{self._checkpoint} is damaged: {wrong}")
+        _check_state(checkpoint, self._checkpoint)
         return checkpoint
+
+    def read_within(self, checkpoint: str) -> dict[str, Any] | None:
+        """Return what :meth:`write_within` saved last, if it was beside this checkpoint.
+
+        Parameters
+        ----------
+        checkpoint : str
+            The ``id`` of the one that is gone on from.
+
+        Returns
+        -------
+        dict or None
+            None if there is none, or one of another leg, as a process leaves that was killed as it began the next.
+
+        Raises
+        ------
+        RunError
+            If it is damaged; the training can go on without it.
+        """
+        if not self.within.is_file():
+            return None
+        try:
+            within = self._read(self.within, _table_of_tensors)
+            if within.get("checkpoint") != checkpoint:
+                return None
+            _check_state(within, self.within)
+        except RunError as error:
+            raise RunError(f"{error}{WITHOUT_WITHIN}") from None
+        return within
 
     def read_fingerprint(self) -> dict[str, str]:
         """Return what tells the data of the training from others, by part; empty where no checkpoint says it."""
@@ -390,6 +420,18 @@ class RunFolder:
             return True
         return bool(TEMPORARY.fullmatch(path.name)) or (path == self.tensorboard and self._config.is_file())
 
+    def _write_state(self, path: Path, state: dict[str, Any]) -> None:
+        """Write a state, and then what follows from it."""
+        import torch
+        from safetensors.torch import save
+
+        write_atomically(path, lambda file: torch.save(state, file))
+        write_atomically(self._model, lambda file: file.write(save(state["best_model"])))
+        if state["propagated"]:
+            propagated = save({"propagated": torch.stack(state["propagated"]).long()})
+            write_atomically(self._propagated, lambda file: file.write(propagated))
+        self._write_text(self._metrics, "".join(to_json(record) + "\n" for record in state["history"]))
+
     def _write_text(self, path: Path, text: str) -> None:
         write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -412,3 +454,24 @@ def _exists(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _table_of_tensors(path: Path) -> dict[str, Any]:
+    """Read what torch saved, its tensors in the memory of the host."""
+    import torch
+
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise ValueError("it must hold a table")
+    return content
+
+
+def _check_state(state: dict[str, Any], path: Path) -> None:
+    """Refuse the state of a training whose history or tensors cannot be."""
+    from .tensors import wrong_tensors
+
+    if not check_records(state.get("history"), path):
+        raise RunError(f"{path} is damaged: it has no validation")
+    wrong = wrong_tensors(state)
+    if wrong:
+        raise RunError(f"{path} is damaged: {wrong}")

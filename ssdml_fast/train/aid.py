@@ -43,8 +43,9 @@ class Aid:
         The processes that train together.
     rng : numpy.random.Generator
         For choices on the host in :meth:`Method.prepare` and :meth:`Method.begin_pass`, and for making mini-batches,
-        which may run ahead of their losses; seeded by the leg's position. Torch's global generators, of the CPU and of
-        the device, are seeded likewise, so that what draws without a generator, as in a loss, repeats too.
+        which may run ahead of their losses; seeded anew for each of these, by the leg's position and the pass. Torch's
+        global generators, of the CPU and of the device, are seeded by leg, pass and step, so that what draws without a
+        generator, as in a loss, repeats too.
     through : float
         How far the legs of this kind are, in [0, 1].
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -19,17 +22,22 @@ from ..data.examples import Examples
 from ..evaluate import score_embedding
 from ..exceptions import RangeError
 from ..models.metric import BATCH, MetricModel
+from ..runs.files import is_number
 from ..runs.fingerprint import difference, fingerprint
-from ..runs.folder import RunError, RunFolder
+from ..runs.folder import WITHOUT_WITHIN, RunError, RunFolder
 from ..runs.records import best_of
 from .aid import Aid
 from .config import ELSEWHERE, Config
 from .feed import Feed
+from .interrupt import Held
 from .learner import Learner
 from .method import Batch, Diverged, Leg, Method, TrainingSet, Work
+from .place import Place
 from .records import COLLAPSED, DIVERGED, FINISHED, PATIENCE
+from .seeds import OF_BATCHES, OF_BEGINNING, generator_at, seed_torch
 from .timing import StageTimes
 
+SAVED_EVERY = 50.0  # seconds within a leg, so that at most a minute's work is lost
 COLLAPSE_DROP = 0.1  # below the best validation score so far; on digits, good trainings vary by 0.03
 TOLD_ON_DEVICE = 25  # mini-batches between two losses that are read from a device, which waits for them
 Told = Callable[[dict[str, Any]], None] | None  # someone who wants to know
@@ -119,97 +127,138 @@ class Engine(Learner):
         self.ways = _ways([leg for _, leg in self.plan])
         self.planned = sum(leg.passes * self._validations(leg) for _, leg in self.plan)
         self.warmups = sum(leg.passes * self._validations(leg) for _, leg in self.plan if leg.round == 0)
-        self.done = 0  # legs
+        self.place = Place()
         self.history: list[dict[str, Any]] = []
         self.propagated: list[Tensor] = []  # by round, of every training example
         self.times = StageTimes()
         self.best_model: dict[str, Tensor] = {}
         self.stopped: str | None = None
+        self.held = Held()
+        self.run: RunFolder | None = None
+        self.checkpoint = ""  # tells the one that was written last from others
+        self.saved = 0.0  # when that was, or what was written within its leg
+        self.within: dict[str, Any] | None = None  # read, and to be gone on from once its leg is prepared
         self.aid = Aid(self)
 
     # --- the way ------------------------------------------------------------------------------------------------------
 
     def to_the_end(self, run: RunFolder | None, on_validation: Told, on_batch: Told) -> None:
-        """Go through one leg after another, saving in between, until there is a reason to stop."""
-        if run:
-            self.save(run)
-        while self.stopped is None and self.done < len(self.plan):
-            try:
-                self.one_leg(*self.plan[self.done], on_validation, on_batch)
-            except (Diverged, RangeError):
-                self.stopped = DIVERGED
-            self.done += 1
-            if run:
-                self.save(run)
+        """Go through one leg after another, saving in between, until there is a reason to stop.
+
+        With a run folder, signals that end the program wait for the end of a step, and what they stop is saved.
+        """
+        self.run = run
+        with self.held.signals() if run else nullcontext():
+            if self.within is None:
+                self.save()
+            while self.stopped is None and self.place.leg < len(self.plan):
+                try:
+                    self.one_leg(*self.plan[self.place.leg], on_validation, on_batch)
+                except (Diverged, RangeError):
+                    self.stopped = DIVERGED
+                with self.held:
+                    self.place = Place(self.place.leg + 1)
+                    self.save()
 
     def one_leg(self, method: Method, leg: Leg, on_validation: Told, on_batch: Told) -> None:
-        """Prepare a leg, and train on what it gives."""
-        aid = self.aid
-        aid.rng = self.seeded(leg)
-        work = method.prepare(leg, aid)
+        """Prepare a leg, and train on what it gives, from where it was saved within."""
+        work = self.prepared(method, leg)
+        if self.within is None:
+            self.place = Place(self.place.leg, record=_numbers(work.record))
+        else:
+            self.go_on_within(work)
+        try:
+            while self.place.through < leg.passes and self.stopped is None:
+                self.one_pass(method, leg, work, on_validation, on_batch)
+        except (KeyboardInterrupt, SystemExit):
+            if not self.held.broken:
+                with self.held:
+                    self.save_within()
+            raise
+
+    def prepared(self, method: Method, leg: Leg) -> Work:
+        """What a leg trains on."""
+        self.aid.rng = self.seeded(leg)
+        work = method.prepare(leg, self.aid)
         if not isinstance(work, Work):
             raise TypeError(f"prepare of {type(method).__name__} must return a Work, found {type(work).__name__}")
         if work.propagated is not None and leg.round:
             self.keep_propagated(leg.round, *work.propagated)
-        epoch = sum(earlier.passes for _, earlier in self.plan[: self.done] if earlier.round > 0)
-        for through in range(leg.passes):
-            aid.through = self.way(leg, through)
-            method.begin_pass(work, aid)
-            told = {name: value.item() if hasattr(value, "item") else value for name, value in work.record.items()}
-            losses = self.losses(method, leg, work, through)
-            before = len(self.history)
-            for n_batches in even_parts(work.n_batches, self._validations(leg)):
-                record = told | {"round": leg.round, "partition": leg.partition}
-                record["epoch"] = epoch + through + 1 if leg.round else 0
-                self.one_part(islice(losses, n_batches), n_batches, record, on_validation, on_batch)
-                if self.stopped:
-                    return
-            if len(self.history) == before:
-                raise ValueError(f"nothing can be learnt from {leg}: no mini-batch has a loss")
+        return work
+
+    def one_pass(self, method: Method, leg: Leg, work: Work, on_validation: Told, on_batch: Told) -> None:
+        """Go through the mini-batches of a pass that are yet to come, in parts with a validation after each."""
+        place = self.place
+        if not place.begun:
+            with self.held:
+                self.aid.rng = self.seeded(leg, place.through, OF_BEGINNING)
+                self.aid.through = self.way(leg, place.through)
+                method.begin_pass(work, self.aid)
+                place.record, place.begun = _numbers(work.record), True
+        epoch = sum(earlier.passes for _, earlier in self.plan[: place.leg] if earlier.round > 0)
+        record = place.record | {"round": leg.round, "partition": leg.partition}
+        record["epoch"] = epoch + place.through + 1 if leg.round else 0
+        losses, end = self.losses(method, leg, work), 0
+        for n_batches in even_parts(work.n_batches, self._validations(leg)):
+            first, end = end, end + n_batches
+            if end >= place.batch:
+                self.one_part(losses, first, end, record, on_validation, on_batch)
+            if self.stopped:
+                return
+        if not place.validated:
+            raise ValueError(f"nothing can be learnt from {leg}: no mini-batch has a loss")
+        self.place = Place(place.leg, place.through + 1, record=place.record)
 
     def one_part(
-        self, losses: Iterator[Tensor | None], n_batches: int, record: dict[str, Any], on_validation: Told,
+        self, losses: Iterator[Tensor | None], first: int, end: int, record: dict[str, Any], on_validation: Told,
         on_batch: Told,
     ) -> None:  # fmt: skip
-        """Take the steps whose `losses` these are, validate, and tell; not if no mini-batch has one."""
-        self.examples = 0
-        # Losses of the host are kept as floats: a small tensor each would lie in the way of the mini-batches, whose
-        # memory glibc then takes anew from the system at every step.
-        kept: list[Any] = []
+        """Take the steps up to the `end`-th, whose `losses` these are, validate, and tell; not if there is no loss."""
+        place = self.place
+        if place.batch == first:
+            self.examples = 0
         with self.times.stage("train"):
-            for done, loss in enumerate(losses, 1):
-                if loss is None:
-                    continue
-                kept.append(loss.item() if self.looks else loss)
-                if on_batch and (self.looks or done % TOLD_ON_DEVICE == 0 or done == n_batches):
-                    place = {"validation": len(self.history), "planned": self.planned, "done": done}
-                    on_batch(place | {"batches": n_batches, "examples": self.examples, "loss": loss.item()})
-            if not kept:
+            for loss in islice(losses, end - place.batch):
+                if time.monotonic() - self.saved >= SAVED_EVERY:
+                    with self.held:
+                        self.save_within()
+                done = place.batch - first
+                if on_batch and loss is not None and (self.looks or done % TOLD_ON_DEVICE == 0 or place.batch == end):
+                    told = {"validation": len(self.history), "planned": self.planned, "done": done}
+                    on_batch(told | {"batches": end - first, "examples": self.examples, "loss": loss.item()})
+            if not place.losses:
                 return
-            mean = math.fsum(kept if self.looks else torch.stack(kept).tolist()) / len(kept)
+            mean = math.fsum(place.read_losses()) / len(place.losses)
         if not self.world.same(math.isfinite(mean)):
             raise Diverged
         self.validate(record | {"validation": len(self.history), "loss": mean, "examples": self.examples})
         if on_validation:
             on_validation(self.history[-1])
 
-    def losses(self, method: Method, leg: Leg, work: Work, through: int) -> Iterator[Tensor | None]:
-        """Take a step for each mini-batch of a pass, and yield its loss; None: there was nothing to learn from."""
-        batches = islice(work.batches(self.aid.rng), work.n_batches)  # none more, whoever reads how far ahead
-        for i, batch in enumerate(self.feed.ahead(batches)):
-            self.aid.through = self.way(leg, through, i, work.n_batches)
-            yield self.step(method, batch, self.rate(leg, through, i, work.n_batches))
+    def losses(self, method: Method, leg: Leg, work: Work) -> Iterator[Tensor | None]:
+        """Take a step for each mini-batch of a pass to come, and yield its loss; None: there was nothing to learn."""
+        place = self.place
+        self.aid.rng = generator_at(self.config.seed, leg, place.through, OF_BATCHES)
+        seed = int(self.aid.rng.integers(2**63))
+        # Those that are done are drawn again; none beyond the pass are, whoever reads how far ahead.
+        batches = islice(work.batches(self.aid.rng), place.batch, work.n_batches)
+        for batch in self.feed.ahead(batches):
+            i = place.batch
+            with self.held:
+                seed_torch((seed + i) % 2**63, self.network_device)
+                self.aid.through = self.way(leg, place.through, i, work.n_batches)
+                loss = self.step(method, batch, self.rate(leg, place.through, i, work.n_batches))
+                place.batch += 1
+                if loss is not None:
+                    # Losses of the host are kept as floats: a small tensor each would lie in the way of the
+                    # mini-batches, whose memory glibc then takes anew from the system at every step.
+                    place.losses.append(loss.item() if self.looks else loss)
+            yield loss
 
-    def seeded(self, leg: Leg) -> np.random.Generator:
-        """Seed by the position in the training, so that resuming needs no saved state; torch's generators too."""
-        rng = np.random.default_rng([self.config.seed, *leg.position])
-        seed = int(rng.integers(2**63))  # of augmentation, and of networks that draw: dropout
-        torch.default_generator.manual_seed(seed)
-        if self.network_device.type == "cuda":
-            with torch.cuda.device(self.network_device):
-                torch.cuda.manual_seed(seed)
-        elif self.network_device.type == "mps":
-            torch.mps.manual_seed(seed)
+    def seeded(self, leg: Leg, *place: int) -> np.random.Generator:
+        """Seed by the place in the training, so that resuming needs no saved state; torch's generators too."""
+        rng = generator_at(self.config.seed, leg, *place)
+        seed_torch(int(rng.integers(2**63)), self.network_device)  # for augmentation, and networks that draw: dropout
         return rng
 
     def position(self, leg: Leg, through: int, i: int = 0, n_batches: int = 1) -> float:
@@ -281,11 +330,13 @@ class Engine(Learner):
                 record["score"] = (figures["nmi"] + figures["recall@1"]) / 2
                 record |= {f"val_{name}": value for name, value in figures.items()}
         diagnostics: dict[str, float] = getattr(self.average.metric, "diagnostics", dict)()
-        self.history.append(record | diagnostics | {"seconds": self.times.take()})
-        if self.best is self.history[-1]:
-            self.best_model = _copy(self.average.state_dict())
-        if self.config.select == "validation":
-            self.stopped = self.reason_to_stop()
+        with self.held:
+            self.history.append(record | diagnostics | {"seconds": self.times.take()})
+            if self.best is self.history[-1]:
+                self.best_model = _copy(self.average.state_dict())
+            if self.config.select == "validation":
+                self.stopped = self.reason_to_stop()
+            self.place.validated, self.place.losses, self.examples = True, [], 0
 
     def reason_to_stop(self) -> str | None:
         """Why the training should not go on after the last validation, by the scores so far."""
@@ -311,15 +362,35 @@ class Engine(Learner):
         train, val = self.decoded
         return fingerprint(train, self.data.labels, val, self.val_labels)
 
-    def save(self, run: RunFolder) -> None:
-        """Write all that resuming needs, once for all processes."""
-        if not self.world.is_main:
+    def save(self) -> None:
+        """Write all that resuming needs between legs, once for all processes."""
+        if self.run is None or not self.world.is_main:
             return
+        self.checkpoint = secrets.token_hex(16)
         checkpoint = {
+            "id": self.checkpoint,
             "config": asdict(self.config),
             "settings": asdict(self.method.settings),
             "fingerprint": self.fingerprint,
-            "done": self.done,
+            "done": self.place.leg,
+        }
+        with self.times.stage("save"):
+            self.run.write_progress(checkpoint | self.state())
+        self.saved = time.monotonic()
+
+    def save_within(self) -> None:
+        """Write what resuming needs within a leg beside the checkpoint of its beginning, once for all processes."""
+        if self.run is None or not self.world.is_main:
+            return
+        self.place.read_losses()
+        place = {"place": vars(self.place), "examples": self.examples, "seconds": self.times.seconds}
+        with self.times.stage("save"):
+            self.run.write_within({"checkpoint": self.checkpoint} | place | self.state())
+        self.saved = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """What moves on, wherever in a training."""
+        return {
             "steps": self.steps,
             "history": self.history,
             "propagated": self.propagated,
@@ -331,11 +402,9 @@ class Engine(Learner):
             "optimizers": [each and each.state_dict() for each in (self.optimizer, self.head_optimizer)],
             "scaler": self.scaler.state_dict(),
         }
-        with self.times.stage("save"):
-            run.write_progress(checkpoint)
 
     def load(self, run: RunFolder) -> None:
-        """Go on from what :meth:`save` wrote, on whatever device.
+        """Go on from what was saved last, on whatever device.
 
         Raises
         ------
@@ -343,7 +412,9 @@ class Engine(Learner):
             If it is missing, damaged, or of other settings or data.
         """
         checkpoint = run.read_checkpoint()
-        try:
+        self.checkpoint = checkpoint.get("id", "")
+        within = run.read_within(self.checkpoint)
+        with _fitting(f"the checkpoint in {run.path} does not fit"):
             for name, now in (("config", _reached_by(self.config)), ("settings", asdict(self.method.settings))):
                 was = {key: value for key, value in checkpoint[name].items() if key not in ELSEWHERE}
                 if was != now:
@@ -352,26 +423,56 @@ class Engine(Learner):
             different = difference(checkpoint["fingerprint"], self.fingerprint)
             if different:
                 raise ValueError(f"it was trained on other data: {different} differ")
-            if checkpoint["stopped"] not in (None, FINISHED, PATIENCE, COLLAPSED, DIVERGED):
-                raise ValueError(f"it stopped for a reason that is none, {checkpoint['stopped']!r:.60}")
-            self.model.load_state_dict(checkpoint["best_model"])  # to see that it fits
-            self.model.load_state_dict(checkpoint["model"])
-            self.average.load_state_dict(checkpoint["average"])
-            self.method.load_state_dict(checkpoint["method"])
-            for optimizer, state in zip((self.optimizer, self.head_optimizer), checkpoint["optimizers"], strict=True):
-                if optimizer is not None:
-                    optimizer.load_state_dict(_of_this_device(state, optimizer))
-            self.scaler.load_state_dict(checkpoint["scaler"])
-            self.done = scalars.as_int(checkpoint["done"], "done", 0, len(self.plan))
-            self.steps = scalars.as_int(checkpoint["steps"], "steps", 0)
-            self.history = checkpoint["history"]
-            self.propagated = checkpoint["propagated"]
-            if any(len(labels) != len(self.data) for labels in self.propagated):
-                raise ValueError("it has propagated labels of another number of examples")
-            self.best_model = checkpoint["best_model"]
-            self.stopped = checkpoint["stopped"]
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise RunError(f"the checkpoint in {run.path} does not fit: {error}") from None
+            self.place = Place(scalars.as_int(checkpoint["done"], "done", 0, len(self.plan)))
+        if within is not None:
+            with _fitting(f"{run.within} does not fit", WITHOUT_WITHIN):
+                self.place_of(within)
+                self.go_on_from(within)  # to see that it fits
+        with _fitting(f"the checkpoint in {run.path} does not fit"):
+            self.go_on_from(checkpoint)
+        self.within, self.saved = within, time.monotonic()
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        if state["stopped"] not in (None, FINISHED, PATIENCE, COLLAPSED, DIVERGED):
+            raise ValueError(f"it stopped for a reason that is none, {state['stopped']!r:.60}")
+        self.model.load_state_dict(state["best_model"])  # to see that it fits
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.method.load_state_dict(state["method"])
+        for optimizer, each in zip((self.optimizer, self.head_optimizer), state["optimizers"], strict=True):
+            if optimizer is not None:
+                optimizer.load_state_dict(_of_this_device(each, optimizer))
+        self.scaler.load_state_dict(state["scaler"])
+        self.steps = scalars.as_int(state["steps"], "steps", 0)
+        self.history = state["history"]
+        self.propagated = state["propagated"]
+        if any(len(labels) != len(self.data) for labels in self.propagated):
+            raise ValueError("it has propagated labels of another number of examples")
+        self.best_model = state["best_model"]
+        self.stopped = state["stopped"]
+
+    def place_of(self, within: dict[str, Any]) -> Place:
+        """The place within a leg where what :meth:`save_within` wrote goes on."""
+        place = Place(**within["place"])
+        _, leg = self.plan[self.place.leg]
+        scalars.as_int(place.leg, "leg", self.place.leg, self.place.leg)
+        scalars.as_int(place.through, "through", 0, leg.passes)
+        scalars.as_int(place.batch, "batch", 0)
+        scalars.as_int(within["examples"], "examples", 0)
+        if not all(map(is_number, (*place.losses, *within["seconds"].values()))):
+            raise ValueError("it has losses or seconds that are no numbers")
+        return place
+
+    def go_on_within(self, work: Work) -> None:
+        """Go on in the middle of a leg that has been prepared."""
+        assert self.within is not None
+        self.go_on_from(self.within)
+        self.place, self.examples = self.place_of(self.within), self.within["examples"]
+        self.place.batch = min(self.place.batch, work.n_batches)
+        work.record = dict(self.place.record)
+        self.times.add(self.within["seconds"])
+        self.within = None
 
     def result(self) -> Fitted:
         """The model that is kept, and how it came."""
@@ -416,6 +517,20 @@ def _of_this_device(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> 
     groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
     here = [saved | {name: own[name] for name in ("foreach", "fused") if name in own} for saved, own in groups]
     return state | {"param_groups": here}
+
+
+def _numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose numbers, of whatever library, are Python's."""
+    return {name: value.item() if hasattr(value, "item") else value for name, value in record.items()}
+
+
+@contextmanager
+def _fitting(what: str, hint: str = "") -> Iterator[None]:
+    """Tell of a file whose content is not what this training takes."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"{what}: {error}{hint}") from None
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:

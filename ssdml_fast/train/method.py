@@ -90,7 +90,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Leg:
-    """A part of a training that is prepared at once, after which the training is saved.
+    """A part of a training that is prepared at once, and again where a training is resumed within it.
 
     Attributes
     ----------
@@ -183,7 +183,9 @@ class Work:
     Attributes
     ----------
     batches : callable
-        Given a random generator (`rng` of :class:`Aid`), yields the mini-batches of one pass.
+        Given a random generator (`rng` of :class:`Aid`), yields the mini-batches of one pass: always the same ones by a
+        generator of the same state, whatever was trained on since, as a training that is resumed within the pass draws
+        them again.
     n_batches : int
         How many it yields; by it parts of a pass are validated and the step is scheduled.
     record : dict
@@ -191,7 +193,7 @@ class Work:
     propagated : (rows, labels), optional
         Labels that examples got, two int64 arrays; kept for reports by round, but for round 0, and never trained on.
     state : any
-        What :meth:`Method.begin_pass` needs to know.
+        What :meth:`Method.begin_pass` needs to know, and leaves as it is.
 
     Examples
     --------
@@ -351,16 +353,20 @@ class Method(nn.Module):
     def begin_pass(self, work: Work, aid: Aid) -> None:
         """Do what a pass begins with, as solving for the head on all its examples; by default nothing.
 
+        It may change the record of the work, the head, the network, and this method's parameters and buffers, which are
+        saved within a leg. The rest of the work stays what :meth:`prepare` makes of it: a training that is resumed in
+        the middle of a pass prepares the leg again, and does not begin the pass again.
+
         Parameters
         ----------
         work : Work
             What :meth:`prepare` returned.
         aid : Aid
-            As it went on since.
+            Just seeded by the pass.
         """
 
     def loss(self, batch: Batch, aid: Aid) -> Tensor | None:
-        """Return the loss of a mini-batch.
+        """Return the loss of a mini-batch. Torch's global generators are just seeded by its place in the training.
 
         It may move the head first, by :meth:`Aid.move_head`; whatever has a gradient afterwards is moved by the engine.
 

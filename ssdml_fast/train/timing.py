@@ -20,7 +20,7 @@ class StageTimes:
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # since the last that were taken
         self._inner = 0.0  # seconds of the stages within the one that is going on
 
     @contextmanager
@@ -32,10 +32,15 @@ class StageTimes:
             yield
         finally:
             whole = time.perf_counter() - began
-            self._seconds[name] = self._seconds.get(name, 0.0) + whole - self._inner
+            self.add({name: whole - self._inner})
             self._inner = outer + whole
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Add seconds by stage, as another process took them."""
+        for name, more in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + more
 
     def take(self) -> dict[str, float]:
         """Return the seconds of each stage since the last call, in the order of their first use."""
-        taken, self._seconds = self._seconds, {}
+        taken, self.seconds = self.seconds, {}
         return {name: round(seconds, 4) for name, seconds in taken.items()}

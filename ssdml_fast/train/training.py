@@ -73,8 +73,9 @@ def fit(
     prepare : torch.nn.Module, optional
         Makes of examples what the network takes, on the device, as of bytes that a Dataset decodes.
     run : str, path or RunFolder, optional
-        Folder to write to: metrics, the best model, and after every leg of the training (a partition, or 250
-        mini-batches of a warm-up) a checkpoint.
+        Folder to write to: metrics, the best model, and what resuming needs, after every leg of the training (a
+        partition, or 250 mini-batches of a warm-up), every 50 seconds within one, and where SIGINT, SIGTERM or SIGHUP
+        end it, which wait for the end of a step.
     resume : bool
         Continue from the checkpoint in `run`; `method`, `settings` and `config` are the run's if not given. The result
         is the same as without the interruption. The device, `workers` and `cache_gb` may be others.
@@ -187,6 +188,8 @@ def _train(
     with run.lock() if run and engine.world.is_main else nullcontext():
         if resume:
             assert run is not None
+            if engine.world.is_main:
+                run.tidy()
             engine.load(run)
         else:
             if run and engine.world.is_main:

@@ -112,6 +112,31 @@ def test_ctrl_c_says_how_to_resume_and_resuming_ends_the_same(run, quick_maps, t
     assert (path / "model.safetensors").read_bytes() == (run[0] / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "number", [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+)
+def test_a_signal_within_a_step_is_as_ctrl_c_after_it(run, quick_maps, tmp_path, monkeypatch, number):
+    step, steps = Engine.step, []
+
+    def signalled(*arguments):
+        steps.append(arguments)
+        if len(steps) == 3:
+            signal.raise_signal(number)
+        return step(*arguments)
+
+    path, before = tmp_path / "run", signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", signalled)
+        result = invoke("train", "--out", path, *TINY)
+    assert result.exit_code == 128 + number and signal.getsignal(number) == before
+    assert f"ssdml-fast train --resume {path}" in result.output
+    assert len(steps) == 3 and torch.load(path / "within.pt", weights_only=True)["place"]["batch"] == 3
+    result = invoke("train", "--resume", path)
+    assert result.exit_code == 0, result.output
+    assert rows(result.output) == rows(run[1])
+    assert (path / "model.safetensors").read_bytes() == (run[0] / "model.safetensors").read_bytes()
+
+
 KILLED = """
 import os, signal, sys
 from ssdml_fast.cli.app import app

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainings import TINY, SmallNet, assert_same, digits, engine, figures, interrupt, train
+from trainings import TINY, CutOff, SmallNet, assert_same, cut_off, digits, engine, figures, interrupt, train
 
 from ssdml_fast._settings import divided
 from ssdml_fast.data.digits import load_digits
@@ -22,6 +22,7 @@ from ssdml_fast.methods import METHODS, load_method, name_of, settings_of
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.runs.folder import RunError, RunFolder
 from ssdml_fast.train import Config, fit
+from ssdml_fast.train import engine as engines
 
 SMALL = {"ssdml": TINY | {"rounds": 1}}  # settings of the method and of the engine, for a second or less
 
@@ -75,6 +76,20 @@ def test_it_resumes_to_the_same_from_within_a_leg(method, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(seeded(SmallNet, 0), *digits(), run=run, resume=True, on_batch=interrupt(last, done=1))
     assert_same(fit(seeded(SmallNet, 0), *digits(), run=run, resume=True), whole(method))
+
+
+def test_cut_off_between_any_two_mini_batches_it_goes_on_there_to_the_same(method, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "SAVED_EVERY", 0)
+    run, at_once, told = RunFolder(tmp_path / "run"), [], []
+    train(SMALL[method], method=method, on_batch=cut_off(told=at_once))
+    stop = cut_off(1, 2, 1, len(at_once) // 2, 1, told=told)
+    with pytest.raises(CutOff):
+        train(SMALL[method], method=method, run=run, on_batch=stop)
+    for _ in range(4):
+        with pytest.raises(CutOff):
+            fit(seeded(SmallNet, 0), *digits(), run=run, resume=True, on_batch=stop)
+    assert_same(fit(seeded(SmallNet, 0), *digits(), run=run, resume=True, on_batch=stop), whole(method))
+    assert told == at_once and not run.within.exists()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +185,7 @@ KILLED = """
 import os, signal, sys
 from test_every_method import *
 
-method, path, batches = sys.argv[1], sys.argv[2], int(sys.argv[3])
+method, path, batches, engines.SAVED_EVERY = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 
 def kill(record):
     global batches
@@ -192,11 +207,11 @@ def test_killed_at_random_moments_it_resumes_to_the_same(method, tmp_path):
     result = train(SMALL[method], method=method, on_batch=told.append)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     rng = np.random.default_rng(sum(method.encode()))
-    for moment in range(2):
+    for moment, saved_every in enumerate([0, 50]):
         run = RunFolder(tmp_path / f"{moment}")
         for _ in range(2):
             batches = rng.integers(1, len(told) // 2)  # of each child, so that none comes to the end
-            command = [sys.executable, "-c", KILLED, method, str(run.path), str(batches)]
+            command = [sys.executable, "-c", KILLED, method, str(run.path), str(batches), str(saved_every)]
             child = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=False)
             assert child.returncode == -signal.SIGKILL
         assert_same(fit(seeded(SmallNet, 0), *digits(), run=run, resume=True), result)

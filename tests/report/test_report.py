@@ -150,10 +150,10 @@ def test_one_run_is_reported_into_its_folder_and_what_would_need_others_is_said(
 def test_an_interrupted_run_is_reported(tmp_path, monkeypatch, quick_maps, stop_at):
     saved, save = [], Engine.save
 
-    def interrupted(training, run):
+    def interrupted(training):
         if len(saved) == stop_at:
             raise KeyboardInterrupt
-        saved.append(save(training, run))
+        saved.append(save(training))
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "save", interrupted)
