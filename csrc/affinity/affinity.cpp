@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "affinity/direct.h"
@@ -41,6 +42,7 @@ struct Component {
   const std::int64_t* labels;
   double gamma, tol;
   int num_threads;
+  Peers& peers;
   double* forward;   // (N, k): W*[i, j] at the edge i -> j, by the column of j
   double* backward;  // (N, k): W*[j, i] at the edge i -> j, by the column of i
 
@@ -63,28 +65,36 @@ struct ColumnsOutcome {
     sweeps = std::max(sweeps, other.sweeps);
     error = std::max(error, other.error);
   }
+
+  /// Includes what they came to on all processes.
+  void include_all(Peers& peers) {
+    double most[] = {static_cast<double>(sweeps), error};
+    peers.max(most, 2);
+    sweeps = static_cast<std::int64_t>(most[0]);
+    error = most[1];
+  }
 };
 
 /// Class mass at every place, (n, classes + 1) with the sum over all classes last, within tol where `error` says so.
 struct ClassMass {
   std::vector<double> mass;
-  double error = 0;
+  ColumnsOutcome outcome;
 };
 
 template <typename T, typename Proceed>
 ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64_t classes, double tol,
-                        std::int64_t& sweeps, const Proceed& proceed) {
+                        const Proceed& proceed) {
   constexpr int width = kWidth<double>;
   const Graph& graph = part.graph;
-  const std::int64_t columns = classes + 1, panels = (columns + width - 1) / width;
-  ClassMass result{std::vector<double>(graph.n * columns)};
+  const std::int64_t columns = classes + 1, panels = part.peers.share((columns + width - 1) / width);
+  ClassMass result{std::vector<double>(graph.n * columns), {}};
   std::vector<PanelSolver<double>> solvers;
   const std::int64_t entries = std::int64_t{graph.n} * width;
   for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, entries, modes.count());
   std::vector<ColumnsOutcome> outcomes(panels);
   in_turn(panels, part.num_threads, [&](std::int64_t q, int thread) {
     PanelSolver<double>& solver = solvers[thread];
-    const std::int64_t begin = q * width, end = std::min<std::int64_t>(begin + width, columns);
+    const std::int64_t begin = part.peers.piece(q) * width, end = std::min<std::int64_t>(begin + width, columns);
     solver.clear();
     bool any = false;
     for (std::int64_t p = 0; p < graph.n; ++p) {
@@ -103,10 +113,9 @@ ClassMass solve_classes(const Component& part, const Modes<T>& modes, std::int64
       for (std::int64_t c = begin; c < end; ++c) result.mass[p * columns + c] = solver.entry(number++);
     return thread != 0 || proceed(0);
   });
-  for (const ColumnsOutcome& outcome : outcomes) {
-    sweeps = std::max(sweeps, outcome.sweeps);
-    result.error = std::max(result.error, outcome.error);
-  }
+  for (const ColumnsOutcome& of_panel : outcomes) result.outcome.include(of_panel);
+  result.outcome.include_all(part.peers);
+  part.peers.sum(result.mass.data(), static_cast<std::int64_t>(result.mass.size()));
   return result;
 }
 
@@ -133,8 +142,8 @@ void group_by_popularity(const Graph& graph, std::vector<std::int32_t>& places) 
   }
 }
 
-/// Solves the columns of `places` in panels of P, as to their wanted entries, within tol or as close as P can. Those
-/// with a larger error than `acceptable` are returned instead.
+/// Solves this process's panels of P of the columns of `places`, as to their wanted entries, within tol or as close as
+/// P can. Those of any process with a larger error than `acceptable` are returned instead.
 template <typename P, typename T, typename Proceed>
 std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& modes,
                                         const std::vector<std::int32_t>& places, double acceptable,
@@ -143,7 +152,8 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
   const Graph& graph = part.graph;
   const auto count = static_cast<std::int64_t>(places.size());
   const std::int64_t panels = (count + kWidth<P> - 1) / kWidth<P>;
-  std::vector<char> failed(panels, false);
+  const std::int64_t mine = part.peers.share(panels);
+  std::vector<double> failed(panels, false);  // numbers, which processes can exchange
   std::int64_t wanted = 0;
   for (std::int64_t begin = 0; begin < count; begin += kWidth<P>) {
     std::int64_t of_panel = 0;
@@ -152,13 +162,14 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
     wanted = std::max(wanted, of_panel);
   }
   std::vector<PanelSolver<P>> solvers;
-  for (int t = 0; t < part.num_threads && t < panels; ++t) solvers.emplace_back(graph, wanted, modes.count());
+  for (int t = 0; t < part.num_threads && t < mine; ++t) solvers.emplace_back(graph, wanted, modes.count());
 
-  std::vector<ColumnsOutcome> outcomes(panels);
+  std::vector<ColumnsOutcome> outcomes(mine);
   std::atomic<std::int64_t> done{0};
-  in_turn(panels, part.num_threads, [&](std::int64_t q, int thread) {
+  in_turn(mine, part.num_threads, [&](std::int64_t q, int thread) {
     PanelSolver<P>& solver = solvers[thread];
-    const std::int64_t begin = q * kWidth<P>, end = std::min<std::int64_t>(begin + kWidth<P>, count);
+    const std::int64_t panel = part.peers.piece(q), begin = panel * kWidth<P>,
+                       end = std::min<std::int64_t>(begin + kWidth<P>, count);
     solver.clear();
     for (std::int64_t at = begin; at < end; ++at) {
       const int c = static_cast<int>(at - begin);
@@ -167,20 +178,21 @@ std::vector<std::int32_t> solve_columns(const Component& part, const Modes<T>& m
     }
     const Solved solved = solver.solve(modes, part.gamma, part.tol, acceptable <= part.tol);
     if (!(solved.error <= acceptable || std::isinf(acceptable))) {
-      failed[q] = true;
+      failed[panel] = true;
     } else {
       outcomes[q] = {solved.sweeps, std::min(1.0, solved.error)};  // as entries are in [0, 1]; also where it is NaN
       std::int64_t number = 0;
       for (std::int64_t at = begin; at < end; ++at)
         for (double& entry : columns.entries(places[at])) entry = solver.entry(number++);
     }
-    const std::int64_t so_far = done += end - begin;
-    return thread != 0 || proceed(static_cast<double>(so_far) / static_cast<double>(count));
+    const std::int64_t so_far = ++done;
+    return thread != 0 || proceed(static_cast<double>(so_far) / static_cast<double>(mine));
   });
   for (const ColumnsOutcome& of_panel : outcomes) outcome.include(of_panel);
+  part.peers.max(failed.data(), panels);
   std::vector<std::int32_t> again;
   for (std::int64_t at = 0; at < count; ++at)
-    if (failed[at / kWidth<P>]) again.push_back(places[at]);
+    if (failed[at / kWidth<P>] != 0) again.push_back(places[at]);
   return again;
 }
 
@@ -191,52 +203,65 @@ void solve_component(const Component& part, const Modes<T>& modes, std::int64_t 
                      bool labelled, std::vector<std::int32_t>& places, Elimination& columns, std::vector<double>& mass,
                      ColumnsOutcome& outcome, const Proceed& proceed) {
   if (labelled && mass.empty()) {
-    ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, outcome.sweeps, proceed);
-    if (solved.error <= acceptable / 3 || std::isinf(acceptable)) {  // the last way takes what there is
+    ClassMass solved = solve_classes(part, modes, classes, part.tol / 3, proceed);
+    const auto [sweeps, error] = solved.outcome;
+    outcome.sweeps = std::max(outcome.sweeps, sweeps);
+    if (error <= acceptable / 3 || std::isinf(acceptable)) {  // the last way takes what there is
       mass = std::move(solved.mass);
-      outcome.error = std::max(outcome.error, 3 * solved.error);  // of 2 mass - total
+      outcome.error = std::max(outcome.error, 3 * error);  // of 2 mass - total
     }
   }
   places = solve_columns<T>(part, modes, places, acceptable, columns, outcome, proceed);
 }
 
+/// Components of few points, which are solved directly.
+struct Small {
+  std::vector<std::int64_t> points;                 // of all of them
+  std::vector<std::span<const std::int64_t>> mine;  // those that this process solves
+  std::int64_t largest = 0, work = 0;               // of these: most points, and operations of all
+
+  /// Those of up to `limit` points.
+  Small(const Components& components, std::int64_t k, std::int64_t limit, const Peers& peers) {
+    constexpr std::int64_t together = 8;  // operations at the rate of a product of matrices
+    Deal deal(peers);
+    for (std::int64_t s = 0; s < components.count(); ++s) {
+      const auto n = static_cast<std::int64_t>(components[s].size());
+      if (n > limit) continue;
+      points.insert(points.end(), components[s].begin(), components[s].end());
+      const std::int64_t operations = n * n * (n / together + k);
+      if (!deal.is_mine(operations)) continue;
+      mine.push_back(components[s]);
+      largest = std::max(largest, n);
+      work += operations;
+    }
+  }
+};
+
 /// What solving small components came to.
 struct Direct {
-  std::int64_t points;  // of all of them
   double error;
   bool stopped;
 };
 
-/// Solves all components of up to `limit` points, one per thread.
+/// Solves this process's small components, one per thread.
 template <typename T>
-Direct solve_directly(const Problem& problem, const Components& components, std::int64_t limit, double* forward,
+Direct solve_directly(const Problem& problem, const Components& components, const Small& small, double* forward,
                       double* backward, T* class_mass, int num_threads, Progress& progress) {
-  constexpr std::int64_t together = 8;  // operations at the rate of a product of matrices
-  std::vector<std::span<const std::int64_t>> small;
-  std::int64_t most = 0, points = 0, work = 0;
-  for (std::int64_t s = 0; s < components.count(); ++s) {
-    const auto n = static_cast<std::int64_t>(components[s].size());
-    if (n > limit) continue;
-    small.push_back(components[s]);
-    most = std::max(most, n);
-    points += n;
-    work += n * n * (n / together + problem.k);
-  }
-  const auto count = static_cast<std::int64_t>(small.size());
-  if (count == 0) return {0, 0.0, false};
-  Team team(static_cast<int>(std::min<std::int64_t>(threads_for(work, num_threads), count)), progress);
+  const auto count = static_cast<std::int64_t>(small.mine.size());
+  if (count == 0) return {0.0, false};
+  Team team(static_cast<int>(std::min<std::int64_t>(threads_for(small.work, num_threads), count)), progress);
   std::vector<DirectSolver> solvers;
-  for (int t = 0; t < team.threads; ++t) solvers.emplace_back(problem, most);
+  for (int t = 0; t < team.threads; ++t) solvers.emplace_back(problem, small.largest);
   std::vector<double> error(count, 0.0);
   std::atomic<std::int64_t> done{0};
   team.each(count, 1, [&](std::int64_t c, std::int64_t, int thread) {
     DirectSolver& solver = solvers[thread];
-    error[c] = solver.solve(small[c], components.place);
+    error[c] = solver.solve(small.mine[c], components.place);
     solver.write(forward, backward, class_mass);
-    done += static_cast<std::int64_t>(small[c].size());
+    done += static_cast<std::int64_t>(small.mine[c].size());
     team.poll(thread, static_cast<double>(done) / static_cast<double>(components.points.size()));
   });
-  return {points, *std::max_element(error.begin(), error.end()), team.stopped()};
+  return {*std::max_element(error.begin(), error.end()), team.stopped()};
 }
 
 }  // namespace
@@ -244,7 +269,7 @@ Direct solve_directly(const Problem& problem, const Components& components, std:
 template <typename T>
 WalkReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                               const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
-                              T* class_mass, int num_threads, Progress& progress) {
+                              T* class_mass, int num_threads, Progress& progress, Peers& peers) {
   if (n == 0) return {0, 0.0, true};
   const Components components(indices, n, k);
   std::vector<double> forward(n * k), backward(n * k);
@@ -253,16 +278,21 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
   std::fill_n(class_mass, n * classes, T(0));
   const Problem problem{indices, weights, k, labels, classes, gamma};
   const std::int64_t limit = most_direct(k, tol);
+  const Small small(components, k, limit, peers);
   const Direct direct =
-      solve_directly(problem, components, limit, forward.data(), backward.data(), class_mass, num_threads, progress);
+      solve_directly(problem, components, small, forward.data(), backward.data(), class_mass, num_threads, progress);
   outcome.error = direct.error;
   bool proceeding = !direct.stopped;
-  std::int64_t points_done = direct.points;
+  auto points_done = static_cast<std::int64_t>(small.points.size());
+  for (double* const entries : {forward.data(), backward.data()})
+    sum_parts(peers, points_done, [&](std::int64_t p) { return std::span(entries + small.points[p] * k, k); });
+  sum_parts(peers, points_done,
+            [&](std::int64_t p) { return std::span(class_mass + small.points[p] * classes, classes); });
 
   for (std::int64_t s = 0; s < components.count() && proceeding; ++s) {
     if (static_cast<std::int64_t>(components[s].size()) <= limit) continue;
     const Graph graph(indices, weights, k, components[s], components.place);
-    const Component part{graph, labels, gamma, target, num_threads, forward.data(), backward.data()};
+    const Component part{graph, labels, gamma, target, num_threads, peers, forward.data(), backward.data()};
     const auto proceed = [&](double share) {
       const double done = static_cast<double>(points_done) + share * graph.n;
       return proceeding = proceeding && progress.update(done / static_cast<double>(n));
@@ -296,6 +326,9 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
     if (left()) solve(Modes<double>(graph, 0, {gamma, kOmega}, 0, num_threads, [] { return true; }), any);
 
     if (!proceeding) break;
+    sum_parts(peers, static_cast<std::int64_t>(columns.solved().size()),
+              [&](std::int64_t c) { return std::span(columns.entries(columns.solved()[c])); });
+    outcome.include_all(peers);
     outcome.error = std::max(outcome.error, columns.complete(outcome.error));
     std::vector<double> at(graph.n);
     for (const std::int32_t p : unlabelled) {
@@ -314,6 +347,7 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
       });
     points_done += graph.n;
   }
+  outcome.include_all(peers);
   double largest = 0;
   for (std::int64_t e = 0; e < n * k; ++e) {
     const double value = (forward[e] + backward[e]) / 2;
@@ -325,9 +359,9 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
 
 template WalkReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
                                        const std::int64_t*, std::int64_t, double, double, float*, float*, int,
-                                       Progress&);
+                                       Progress&, Peers&);
 template WalkReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
                                        const std::int64_t*, std::int64_t, double, double, double*, double*, int,
-                                       Progress&);
+                                       Progress&, Peers&);
 
 }  // namespace ssdml

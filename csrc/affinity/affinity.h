@@ -24,16 +24,21 @@
 // Arithmetic is that of T; a float32 column whose bound does not reach tol is solved again in float64, and one that
 // slow modes do not serve, as they nearly coincide, without them.
 //
+// Processes divide small components and panels of columns among them, and each completes the result: the same bits as
+// one process.
+//
 // Requires: n < 2^31, indices (n, k) valid neighbours, weights (n, k) finite, none negative, some of each row positive,
 // or null, label in [-1, classes), 0 < gamma < 1, tol > 0. propagate_affinity needs no segments: connected components
 // are found and solved one by one.
 // Memory beyond the result: O(n (k + classes + modes) + threads * n * panel), modes about sqrt(n) / 2, and per
-// thread for small components some 12 MiB at most and 12 bytes per edge of the largest.
+// thread for small components some 12 MiB at most and 12 bytes per edge of the largest. A process sends O(n (k +
+// classes)) numbers, those of the columns that are solved.
 #pragma once
 
 #include <cstdint>
 
 #include "common/parallel.h"
+#include "common/peers.h"
 #include "walk/report.h"
 
 namespace ssdml {
@@ -41,7 +46,7 @@ namespace ssdml {
 template <typename T>
 WalkReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                               const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
-                              T* class_mass, int num_threads, Progress& progress);
+                              T* class_mass, int num_threads, Progress& progress, Peers& peers);
 
 namespace cuda {
 

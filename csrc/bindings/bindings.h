@@ -8,6 +8,7 @@
 #include <string>
 
 #include "common/parallel.h"
+#include "common/peers.h"
 #include "knn_graph/knn_graph.h"
 
 namespace ssdml {
@@ -60,6 +61,8 @@ class PythonProgress : public Progress {
   /// For kernels that need not wait for what they queue if nobody asks how far it is: then null.
   Progress* if_wanted() { return callback_.is_none() ? nullptr : this; }
 
+  bool stopped() const { return raised_ != nullptr; }
+
   /// Runs a kernel without the GIL; what stopped it is raised afterwards.
   template <typename F>
   auto watch(F kernel) {
@@ -76,6 +79,30 @@ class PythonProgress : public Progress {
   py::object callback_;
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
   std::exception_ptr raised_;
+};
+
+/// Exchanges numbers with other processes by a Python object with `rank`, `size` and, of a float64 memoryview, `sum`
+/// and `max`; None is a process alone. What these raise ends the kernel.
+class PythonPeers : public Peers {
+ public:
+  PythonPeers(py::object others, const PythonProgress& progress)
+      : Peers(others.is_none() ? 0 : others.attr("rank").cast<std::int64_t>(),
+              others.is_none() ? 1 : others.attr("size").cast<std::int64_t>()),
+        others_(std::move(others)),
+        progress_(progress) {}
+
+  void sum(double* x, std::int64_t count) override { exchange("sum", x, count); }
+  void max(double* x, std::int64_t count) override { exchange("max", x, count); }
+
+ private:
+  void exchange(const char* how, double* x, std::int64_t count) {
+    if (size == 1 || count == 0 || progress_.stopped()) return;
+    const py::gil_scoped_acquire gil;
+    others_.attr(how)(py::memoryview::from_buffer(x, {count}, {sizeof(double)}));
+  }
+
+  py::object others_;
+  const PythonProgress& progress_;
 };
 
 inline Metric metric_of(const std::string& name) {

@@ -100,39 +100,41 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       "propagate_affinity",
       [](const std::string& dtype, Address indices, Address weights, std::int64_t n, std::int64_t k, Address labels,
          std::int64_t classes, double gamma, double tol, Address values, Address class_mass, int num_threads,
-         py::object callback) {
+         py::object callback, py::object others) {
         PythonProgress progress(std::move(callback));
+        PythonPeers peers(std::move(others), progress);
         const WalkReport report = by_dtype(dtype, [&]<typename T>(T) {
           return progress.watch([&] {
             return propagate_affinity(at<const std::int64_t>(indices), at<const double>(weights), n, k,
                                       at<const std::int64_t>(labels), classes, gamma, tol, at<T>(values),
-                                      at<T>(class_mass), num_threads, progress);
+                                      at<T>(class_mass), num_threads, progress, peers);
           });
         });
         return py::make_tuple(report.iterations, report.error_bound);
       },
       py::arg("dtype"), py::arg("indices"), py::arg("weights"), py::arg("n"), py::arg("k"), py::arg("labels"),
       py::arg("classes"), py::arg("gamma"), py::arg("tol"), py::arg("values"), py::arg("class_mass"),
-      py::arg("num_threads"), py::arg("progress"));
+      py::arg("num_threads"), py::arg("progress"), py::arg("peers") = py::none());
 
   m.def(
       "propagate_labels",
       [](const std::string& dtype, Address indices, Address weights, std::int64_t n, std::int64_t k, Address ptr,
          std::int64_t segments, Address labels, std::int64_t classes, double gamma, double tol, Address posteriors,
-         int num_threads, py::object callback) {
+         int num_threads, py::object callback, py::object others) {
         PythonProgress progress(std::move(callback));
+        PythonPeers peers(std::move(others), progress);
         const WalkReport report = by_dtype(dtype, [&]<typename T>(T) {
           return progress.watch([&] {
             return propagate_labels(at<const std::int64_t>(indices), at<const double>(weights), n, k,
                                     at<const std::int64_t>(ptr), segments, at<const std::int64_t>(labels), classes,
-                                    gamma, tol, at<T>(posteriors), num_threads, progress);
+                                    gamma, tol, at<T>(posteriors), num_threads, progress, peers);
           });
         });
         return py::make_tuple(report.iterations, report.error_bound);
       },
       py::arg("dtype"), py::arg("indices"), py::arg("weights"), py::arg("n"), py::arg("k"), py::arg("ptr"),
       py::arg("segments"), py::arg("labels"), py::arg("classes"), py::arg("gamma"), py::arg("tol"),
-      py::arg("posteriors"), py::arg("num_threads"), py::arg("progress"));
+      py::arg("posteriors"), py::arg("num_threads"), py::arg("progress"), py::arg("peers") = py::none());
 
   m.def(
       "mine_triplets",

@@ -134,7 +134,8 @@ class ConjugateGradients {
 class Propagation {
  public:
   Propagation(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
-              const std::int64_t* labels, std::int64_t classes, double gamma, int num_threads, Progress& progress)
+              const std::int64_t* labels, std::int64_t classes, double gamma, int num_threads, Progress& progress,
+              Peers& peers)
       : indices_(indices),
         weights_(weights),
         labels_(labels),
@@ -144,6 +145,7 @@ class Propagation {
         gamma_(gamma),
         threads_(num_threads),
         progress_(progress),
+        peers_(peers),
         components_(indices, n, k),
         reached_(components_.count() * classes),
         mass_(n * classes) {
@@ -156,18 +158,30 @@ class Propagation {
   double error = 0;  // of any entry
   bool proceeding = true;
 
-  /// Brings every entry within `target`, or as close as rounding allows.
+  /// Brings every entry within `target`, or as close as rounding allows: this process its panels, and the others
+  /// theirs.
   void improve(double target) {
     error = 0;
     std::int64_t points_done = 0;
+    Deal deal(peers_);
     for (std::int64_t s = 0; s < components_.count() && proceeding; ++s) {
       const Graph graph(indices_, weights_, k_, components_[s], components_.place);
       const Symmetrised matrix(graph, gamma_, threads_);
       ConjugateGradients solver(matrix);
-      for (std::int64_t begin = 0; begin < classes_ && proceeding; begin += kClasses)
-        solve(s, begin, graph, matrix, solver, target, points_done);
+      for (std::int64_t begin = 0; begin < classes_ && proceeding; begin += kClasses) {
+        if (!is_reached(s, begin)) continue;
+        if (deal.is_mine(graph.n))
+          solve(s, begin, graph, matrix, solver, target, points_done);
+        else
+          clear(s, begin);
+      }
       points_done += graph.n;
     }
+    peers_.sum(mass_.data(), n_ * classes_);
+    double most[] = {static_cast<double>(steps), error};
+    peers_.max(most, 2);
+    steps = static_cast<int>(most[0]);
+    error = most[1];
   }
 
   /// Rows and columns of F normalised; returns a bound on the error of any entry.
@@ -201,11 +215,24 @@ class Propagation {
   }
 
  private:
+  std::int64_t end_of(std::int64_t begin) const { return std::min<std::int64_t>(begin + kClasses, classes_); }
+
+  /// Whether the component holds a label of any class of the panel.
+  bool is_reached(std::int64_t s, std::int64_t begin) const {
+    const auto reached = reached_.begin() + s * classes_;
+    return std::find(reached + begin, reached + end_of(begin), true) != reached + end_of(begin);
+  }
+
+  /// Leaves a panel to another process, which will add it.
+  void clear(std::int64_t s, std::int64_t begin) {
+    for (const std::int64_t i : components_[s])
+      std::fill(mass_.begin() + i * classes_ + begin, mass_.begin() + i * classes_ + end_of(begin), 0.0);
+  }
+
   void solve(std::int64_t s, std::int64_t begin, const Graph& graph, const Symmetrised& matrix,
              ConjugateGradients& solver, double target, std::int64_t points_done) {
-    const std::int64_t end = std::min<std::int64_t>(begin + kClasses, classes_);
+    const std::int64_t end = end_of(begin);
     const auto reached = reached_.begin() + s * classes_;
-    if (std::find(reached + begin, reached + end, true) == reached + end) return;
     for (std::int64_t p = 0; p < graph.n; ++p) {
       const std::int64_t i = graph.points[p];
       solver.x[p] = solver.b[p] = Line<double>{};
@@ -242,6 +269,7 @@ class Propagation {
   double gamma_;
   int threads_;
   Progress& progress_;
+  Peers& peers_;
   Components components_;
   std::vector<char> reached_;  // (components, classes): whether a label of the class lies in the component
   std::vector<double> mass_;   // (n, classes): F
@@ -253,9 +281,9 @@ template <typename T>
 WalkReport propagate_labels(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                             const std::int64_t* ptr, std::int64_t segments, const std::int64_t* labels,
                             std::int64_t classes, double gamma, double tol, T* posteriors, int num_threads,
-                            Progress& progress) {
+                            Progress& progress, Peers& peers) {
   if (n == 0 || classes == 0) return {0, 0.0, true};
-  Propagation propagation(indices, weights, n, k, labels, classes, gamma, num_threads, progress);
+  Propagation propagation(indices, weights, n, k, labels, classes, gamma, num_threads, progress, peers);
   double target = tol / static_cast<double>(n), bound = 1;
   for (double before = 2;;) {
     propagation.improve(target);
@@ -270,9 +298,9 @@ WalkReport propagate_labels(const std::int64_t* indices, const double* weights, 
 
 template WalkReport propagate_labels(const std::int64_t*, const double*, std::int64_t, std::int64_t,
                                      const std::int64_t*, std::int64_t, const std::int64_t*, std::int64_t, double,
-                                     double, float*, int, Progress&);
+                                     double, float*, int, Progress&, Peers&);
 template WalkReport propagate_labels(const std::int64_t*, const double*, std::int64_t, std::int64_t,
                                      const std::int64_t*, std::int64_t, const std::int64_t*, std::int64_t, double,
-                                     double, double*, int, Progress&);
+                                     double, double*, int, Progress&, Peers&);
 
 }  // namespace ssdml

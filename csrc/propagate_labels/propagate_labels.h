@@ -10,11 +10,15 @@
 // Requires: n < 2^31, indices (n, k) valid neighbours within each segment ptr[s] .. ptr[s + 1] - 1, weights (n, k)
 // finite, none negative, some of each row positive, or null, label in [-1, classes), 0 < gamma < 1, tol > 0.
 // Memory beyond the result: O(n (k + classes)).
+//
+// Processes divide panels of classes among them, of each component by itself, and each normalises all of F: the same
+// bits as one process. A process sends n * classes numbers each time that F is improved, as a rule once or twice.
 #pragma once
 
 #include <cstdint>
 
 #include "common/parallel.h"
+#include "common/peers.h"
 #include "walk/report.h"
 
 namespace ssdml {
@@ -23,7 +27,7 @@ template <typename T>
 WalkReport propagate_labels(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                             const std::int64_t* ptr, std::int64_t segments, const std::int64_t* labels,
                             std::int64_t classes, double gamma, double tol, T* posteriors, int num_threads,
-                            Progress& progress);
+                            Progress& progress, Peers& peers);
 
 namespace cuda {
 

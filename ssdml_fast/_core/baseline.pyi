@@ -1,10 +1,19 @@
 """Kernels built for one instruction set; the modules avx2 and avx512 have the same. Arrays are passed by address."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 isa: str
 compiler: str
 cuda_build: str
+
+class Peers(Protocol):
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def sum(self, numbers: memoryview) -> None: ...
+    def max(self, numbers: memoryview) -> None: ...
 
 def default_threads() -> int: ...
 def supported_isas() -> tuple[str, ...]: ...
@@ -54,6 +63,7 @@ def propagate_affinity(
     class_mass: int,
     num_threads: int,
     progress: Callable[[float], object] | None,
+    peers: Peers | None = None,
 ) -> tuple[int, float]: ...
 def propagate_labels(
     dtype: str,
@@ -70,6 +80,7 @@ def propagate_labels(
     posteriors: int,
     num_threads: int,
     progress: Callable[[float], object] | None,
+    peers: Peers | None = None,
 ) -> tuple[int, float]: ...
 def mine_triplets(
     dtype: str,

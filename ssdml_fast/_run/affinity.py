@@ -13,8 +13,8 @@ MOST_POINTS = 2**31 - 1
 """What walks along a graph can number: they keep places of points in 32 bits."""
 
 
-def propagate_affinity(indices, distances, weights, labels, gamma, tol, num_threads, progress=None):
-    """Return the fields of EdgeAffinity."""
+def propagate_affinity(indices, distances, weights, labels, gamma, tol, num_threads, progress=None, peers=None):
+    """Return the fields of EdgeAffinity, whose columns any `peers` (csrc/common/peers.h) divide among them."""
     progress = scalars.as_callable(progress, "progress")
     n, k = indices.shape
     classes, column, weights, gamma, tol, num_threads = prepare(indices, weights, labels, gamma, tol, num_threads)
@@ -52,6 +52,7 @@ def propagate_affinity(indices, distances, weights, labels, gamma, tol, num_thre
             *results,
             num_threads,
             progress,
+            peers,
         )
     warn_above(tol, bound, gamma, "affinities")
     return values, mass, classes, iterations, bound

@@ -8,8 +8,8 @@ from .. import _scalars as scalars
 from .affinity import prepare, type_of, warn_above
 
 
-def propagate_labels(indices, distances, ptr, weights, labels, gamma, tol, num_threads, progress=None):
-    """Return the fields of LabelPosteriors."""
+def propagate_labels(indices, distances, ptr, weights, labels, gamma, tol, num_threads, progress=None, peers=None):
+    """Return the fields of LabelPosteriors, whose columns any `peers` (csrc/common/peers.h) divide among them."""
     progress = scalars.as_callable(progress, "progress")
     n, k = indices.shape
     classes, column, weights, gamma, tol, num_threads = prepare(indices, weights, labels, gamma, tol, num_threads)
@@ -37,6 +37,6 @@ def propagate_labels(indices, distances, ptr, weights, labels, gamma, tol, num_t
             work = arrays.workspace(need, like=indices)
             iterations, bound = cuda.propagate_labels(*operands, arrays.address(work), stream, progress)
     else:
-        iterations, bound = _core.lib.propagate_labels(*operands, num_threads, progress)
+        iterations, bound = _core.lib.propagate_labels(*operands, num_threads, progress, peers)
     warn_above(tol, bound, gamma, "posteriors")
     return posteriors, classes, iterations, bound

@@ -82,6 +82,8 @@ struct Silent : Progress {
   bool update(double) override { return true; }
 } silent;
 
+Peers alone;
+
 template <typename T>
 bool same(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
@@ -185,11 +187,11 @@ void walks(const Indices& sizes, std::int64_t k, int threads) {
   std::vector<T> values(n * k), mass(n * classes), posteriors(n * classes);
   starve("propagate_affinity", threads, values, [&] {
     propagate_affinity(indices.data(), nullptr, n, k, labels.data(), classes, 0.9, 1e-5, values.data(), mass.data(),
-                       threads, silent);
+                       threads, silent, alone);
   });
   starve("propagate_labels", threads, posteriors, [&] {
     propagate_labels(indices.data(), nullptr, n, k, ptr.data(), static_cast<std::int64_t>(sizes.size()), labels.data(),
-                     classes, 0.9, 1e-5, posteriors.data(), threads, silent);
+                     classes, 0.9, 1e-5, posteriors.data(), threads, silent, alone);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "affinity/affinity.h"
@@ -64,12 +65,14 @@ void partition(std::int64_t n, std::int64_t d, std::int64_t k, const Indices& pt
   std::vector<T> values(n * k), mass(n * 2), posteriors(n * 2);
   std::vector<double> weights(n * k);
   for (std::int64_t e = 0; e < n * k; ++e) weights[e] = static_cast<double>(1 + e % 3);
-  for (const double* w : {static_cast<const double*>(nullptr), static_cast<const double*>(weights.data())}) {
-    propagate_affinity(indices.data(), w, n, k, labels.data(), 2, 0.9, 1e-6, values.data(), mass.data(), threads,
-                       silent);
-    propagate_labels(indices.data(), w, n, k, ptr.data(), segments, labels.data(), 2, 0.9, 1e-6, posteriors.data(),
-                     threads, silent);
-  }
+  for (const double* w : {static_cast<const double*>(nullptr), static_cast<const double*>(weights.data())})
+    for (const auto& [rank, size] : std::vector<std::pair<int, int>>{{8, 9}, {1, 2}, {0, 2}, {0, 1}}) {
+      Peers peers(rank, size);  // others' columns stay zero
+      propagate_affinity(indices.data(), w, n, k, labels.data(), 2, 0.9, 1e-6, values.data(), mass.data(), threads,
+                         silent, peers);
+      propagate_labels(indices.data(), w, n, k, ptr.data(), segments, labels.data(), 2, 0.9, 1e-6, posteriors.data(),
+                       threads, silent, peers);
+    }
 
   Indices anchors(n), triplets(n * (k / 2) * 3);
   for (std::int64_t i = 0; i < n; ++i) anchors[i] = n - 1 - i;

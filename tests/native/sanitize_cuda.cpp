@@ -33,6 +33,8 @@ struct Silent : Progress {
   bool update(double) override { return true; }
 } silent;
 
+Peers alone;
+
 /// Counts how often it is told that more is done than before.
 struct Counting : Progress {
   bool update(double share) override {
@@ -230,7 +232,7 @@ void propagate(const Indices& ptr, std::int64_t k, std::int64_t classes, double 
 
   std::vector<T> right(n * k), right_mass(n * classes);
   const WalkReport exact = propagate_affinity(indices.data(), weights, n, k, labels.data(), classes, gamma, 1e-9,
-                                              right.data(), right_mass.data(), 1, silent);
+                                              right.data(), right_mass.data(), 1, silent, alone);
   in_every_way([&] {
     auto values = unwritten<T>(n * k), mass = unwritten<T>(n * classes);
     Workspace workspace(cuda::propagate_affinity_workspace(n, k, weighted, classes));
@@ -245,7 +247,7 @@ void propagate(const Indices& ptr, std::int64_t k, std::int64_t classes, double 
 
   std::vector<T> posteriors(n * classes);
   const WalkReport known = propagate_labels(indices.data(), weights, n, k, ptr.data(), segments, labels.data(), classes,
-                                            gamma, 1e-9, posteriors.data(), 1, silent);
+                                            gamma, 1e-9, posteriors.data(), 1, silent, alone);
   in_every_way([&] {
     auto found = unwritten<T>(n * classes);
     Workspace workspace(cuda::propagate_labels_workspace(n, k, weighted, segments, classes));
