@@ -141,11 +141,11 @@ class World:
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes."""
-        if self.size > 1:
-            for tensor in tensors:
-                carried = tensor.to(self.carrier(tensor.device))
-                distributed.all_reduce(carried, group=self.group)
-                tensor.copy_(carried)
+        self._reduce_(tensors, distributed.ReduceOp.SUM)
+
+    def max_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its largest entries over the processes."""
+        self._reduce_(tensors, distributed.ReduceOp.MAX)
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over the processes."""
@@ -153,6 +153,13 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 tensor /= self.size
+
+    def _reduce_(self, tensors: Sequence[Tensor], how: Any) -> None:
+        if self.size > 1:
+            for tensor in tensors:
+                carried = tensor.to(self.carrier(tensor.device))
+                distributed.all_reduce(carried, how, self.group)
+                tensor.copy_(carried)
 
     def carrier(self, device: torch.device) -> torch.device:
         """Where a tensor of a device has to be for the group to carry it: gloo reads host memory, NCCL the device's."""

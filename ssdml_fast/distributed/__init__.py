@@ -2,10 +2,12 @@
 
 Every process calls the same function, each with its own part of the rows, which follow those of the processes before
 it. What connects them is a group of ``torch.distributed``, by default the one that has been initialised; without any,
-the part is the whole. Loaded when first used, as it needs torch.
+the part is the whole. Propagation takes the whole graph on every process, and divides the work. Loaded when first used,
+as it needs torch.
 """
 
 from .neighbors import knn_graph, knn_search
+from .propagation import propagate_affinity, propagate_labels
 from .shard import GraphShard
 
-__all__ = ["GraphShard", "knn_graph", "knn_search"]
+__all__ = ["GraphShard", "knn_graph", "knn_search", "propagate_affinity", "propagate_labels"]
