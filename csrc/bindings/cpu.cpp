@@ -97,6 +97,28 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       py::arg("block_bytes"), py::arg("progress"));
 
   m.def(
+      "knn_between",
+      [](const std::string& dtype, Address a, std::int64_t n_a, Address b, std::int64_t n_b, std::int64_t d,
+         std::int64_t k, const std::string& metric, Address limits_a, Address indices_a, Address distances_a,
+         Address limits_b, Address indices_b, Address distances_b, int num_threads, std::int64_t block_bytes,
+         py::object callback) {
+        PythonProgress progress(std::move(callback));
+        return by_point_dtype(dtype, [&]<typename X>(X) {
+          using T = Distance<X>;
+          return progress.watch([&, metric = metric_of(metric)] {
+            return knn_between(at<const X>(a), n_a, at<const X>(b), n_b, d, k, metric, at<const T>(limits_a),
+                               at<std::int64_t>(indices_a), at<T>(distances_a), at<const T>(limits_b),
+                               at<std::int64_t>(indices_b), at<T>(distances_b), num_threads, block_bytes,
+                               progress) != SearchOutcome::refused;
+          });
+        });
+      },
+      py::arg("dtype"), py::arg("a"), py::arg("n_a"), py::arg("b"), py::arg("n_b"), py::arg("d"), py::arg("k"),
+      py::arg("metric"), py::arg("limits_a"), py::arg("indices_a"), py::arg("distances_a"), py::arg("limits_b"),
+      py::arg("indices_b"), py::arg("distances_b"), py::arg("num_threads"), py::arg("block_bytes"),
+      py::arg("progress"));
+
+  m.def(
       "propagate_affinity",
       [](const std::string& dtype, Address indices, Address weights, std::int64_t n, std::int64_t k, Address labels,
          std::int64_t classes, double gamma, double tol, Address values, Address class_mass, int num_threads,

@@ -27,11 +27,14 @@ struct Scratch {
   Room room;
 };
 
-/// Jobs: the pairs between a block of rows and a block of columns. Only the rows of those blocks are touched.
+/// Jobs: the pairs between a block of rows and a block of columns. Only the candidates of the points in those blocks
+/// are touched.
 class Jobs {
  public:
-  Jobs(const Filter& rows, const Filter& columns, Candidates& candidates)
-      : rows_(rows), columns_(columns), candidates_(candidates) {}
+  /// Where the columns look for their own nearest among the rows, `of_columns` has their candidates: those of the rows
+  /// themselves if both are of one set. Else it is null.
+  Jobs(const Filter& rows, const Filter& columns, Candidates& of_rows, Candidates* of_columns)
+      : rows_(rows), columns_(columns), of_rows_(of_rows), of_columns_(of_columns) {}
 
   static std::int64_t blocks(const Filter& filter) { return (filter.count + kBlock - 1) / kBlock; }
 
@@ -56,8 +59,8 @@ class Jobs {
     for (std::int64_t r = 0; r < rows; ++r)
       near[r] = rows_.tiled.g[r0 + r] - nearly_kth(&products[r * kBlock], both ? r : -1, columns);
     offer_between<both>(r0, c0, products, none, near, scratch);
-    for (std::int64_t r = 0; r < rows; ++r) candidates_.drop_far(rows_.first + r0 + r);
-    offer_between<both>(r0, c0, products, near, &candidates_.limit[rows_.first + r0], scratch);
+    for (std::int64_t r = 0; r < rows; ++r) of_rows_.drop_far(rows_.first + r0 + r);
+    offer_between<both>(r0, c0, products, near, &of_rows_.limit[rows_.first + r0], scratch);
   }
 
   /// Any further job. With `both`, rows and columns are offered to each other.
@@ -71,12 +74,12 @@ class Jobs {
 #pragma GCC unroll 8
         for (int a = 0; a < Filter::kTileRows; ++a) {
           const float g = rows_.tiled.g[r + a];
-          const Vec<float> row_limit = broadcast(candidates_.limit[rows_.first + r + a]);
+          const Vec<float> row_limit = broadcast(of_rows_.limit[rows_.first + r + a]);
 #pragma GCC unroll 3
           for (int v = 0; v < Filter::kTileVectors; ++v) {
             const std::int64_t column = c + v * lanes<float>;
             const Vec<float> limit =
-                both ? maximum(row_limit, load(&candidates_.limit[columns_.first + column])) : row_limit;
+                both ? maximum(row_limit, load(&of_columns_->limit[columns_.first + column])) : row_limit;
             const std::uint32_t mask = mask_greater_equal(tile[a][v], g - limit);
             if (mask != 0) [[unlikely]]
               end = collect(r + a, column, mask, g - tile[a][v], end);
@@ -108,12 +111,12 @@ class Jobs {
   void offer(const Pair* pair, const Pair* end, Room& room) const {
     for (; pair < end; ++pair) {
       const std::int64_t i = rows_.first + pair->row, j = columns_.first + pair->column;
-      const float most = both ? std::max(candidates_.limit[i], candidates_.limit[j]) : candidates_.limit[i];
+      const float most = both ? std::max(of_rows_.limit[i], of_columns_->limit[j]) : of_rows_.limit[i];
       if (pair->bound > most) continue;  // it may have come down
       const Pair& next = pair[pair + 1 < end];
       const float bound = rows_.refines() ? rows_.refine(pair->row, pair->column, columns_, next.column) : pair->bound;
-      candidates_.add(i, bound, j, room);
-      if (both) candidates_.add(j, bound, i, room);
+      of_rows_.add(i, bound, j, room);
+      if (both) of_columns_->add(j, bound, i, room);
     }
   }
 
@@ -144,8 +147,8 @@ class Jobs {
   /// largest of the largest of each of about 2 k groups, which is much quicker to find than the k-th largest of all.
   /// Minus infinity if there are not so many.
   float nearly_kth(const float* row, std::int64_t self, std::int64_t count) const {
-    const std::int64_t groups = std::min(count, 2 * candidates_.k + 6);
-    if (candidates_.k > groups - (self >= 0)) return -kInfinity;
+    const std::int64_t groups = std::min(count, 2 * of_rows_.k + 6);
+    if (of_rows_.k > groups - (self >= 0)) return -kInfinity;
     float best[kBlock];
     std::fill(best, best + groups, -kInfinity);
     for (std::int64_t start = 0; start < count; start += groups) {
@@ -158,12 +161,13 @@ class Jobs {
       for (std::int64_t c = self % groups; c < count; c += groups)
         if (c != self) of_self = std::max(of_self, row[c]);
     }
-    std::nth_element(best, best + candidates_.k - 1, best + groups, std::greater<>());
-    return best[candidates_.k - 1];
+    std::nth_element(best, best + of_rows_.k - 1, best + groups, std::greater<>());
+    return best[of_rows_.k - 1];
   }
 
   const Filter &rows_, &columns_;
-  Candidates& candidates_;
+  Candidates& of_rows_;
+  Candidates* const of_columns_;
 };
 
 }  // namespace ssdml

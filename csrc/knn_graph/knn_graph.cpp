@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -57,7 +58,7 @@ double undecided(const Filter& rows, const Filter& columns, bool join, std::int6
 /// The form that is quickest in the end: what narrow coordinates, or few, save in tiles they may lose where their
 /// bounds do not decide, as between points of tight clusters, or where one coordinate is much larger than the others.
 template <typename X>
-Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k, Frame& frame,
+Form choose_form(const Points<X>& rows, const Points<X>& columns, bool both, std::int64_t k, Frame& frame,
                  std::int64_t block_bytes, Team& team) {
   Form best{Storage::float32, 0};
   if (!has_pair_products || rows.d > kMostIntegerCoordinates) return best;
@@ -94,7 +95,7 @@ Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k
       best = form;
     }
   };
-  const double refined = (join ? 2 : 1) * (d / 16 + 100);  // within one set, a pair may be undecided for either row
+  const double refined = (both ? 2 : 1) * (d / 16 + 100);  // a pair may be undecided for either point
   if (has_byte_products) consider({Storage::int8, 0}, d / 64, refined);
   if (least > d / 32) consider({Storage::int16, 0}, d / 32, d * 0.6 + 40);
   const double room_for_axes = 8 * d * static_cast<double>(2 * kBlock + 2 * Frame::kAxes);  // bytes
@@ -108,17 +109,28 @@ Form choose_form(const Points<X>& rows, const Points<X>& columns, std::int64_t k
   return best;
 }
 
+/// A set of points that look for their nearest: what they have found, and a lock for each of its blocks.
+struct Seekers {
+  Seekers(Candidates& candidates, std::int64_t n) : candidates(candidates), locks((n + kBlock - 1) / kBlock) {}
+
+  std::mutex* locks_of(const Filter& filter) { return &locks[filter.first / kBlock]; }
+
+  Candidates& candidates;
+  std::vector<std::mutex> locks;
+};
+
 /// Runs the jobs between two filters, each of which is a range of points. They are ordered like the rounds of a
-/// tournament, in which no block plays twice, so that threads seldom wait for the lock of a block; the result does not
-/// depend on the order. `open` says that the rows have not met any columns yet.
-void run_jobs(const Filter& rows, const Filter& columns, bool open, Candidates& nearest, std::vector<std::mutex>& locks,
+/// tournament, in which no block plays twice (unless there are more rows than columns), so that threads seldom wait for
+/// the lock of a block; the result does not depend on the order. `of_columns` is null unless the columns seek, too;
+/// `open` says that the rows have not met any columns yet, and have no limits.
+void run_jobs(const Filter& rows, const Filter& columns, bool open, Seekers& of_rows, Seekers* of_columns,
               std::vector<Scratch>& scratches, Team& team, double share_before, double share_after) {
-  const bool within = nearest.join && &rows == &columns;
+  const bool within = &of_rows == of_columns && &rows == &columns;
   const std::int64_t row_blocks = Jobs::blocks(rows), column_blocks = Jobs::blocks(columns);
   const std::int64_t rounds = column_blocks + within, total = rounds * row_blocks;
-  std::mutex* const row_locks = &locks[rows.first / kBlock];
-  std::mutex* const column_locks = nearest.join ? &locks[columns.first / kBlock] : nullptr;
-  const Jobs jobs(rows, columns, nearest);
+  std::mutex* const row_locks = of_rows.locks_of(rows);
+  std::mutex* const column_locks = of_columns ? of_columns->locks_of(columns) : nullptr;
+  const Jobs jobs(rows, columns, of_rows.candidates, of_columns ? &of_columns->candidates : nullptr);
   if (team.stopped()) return;
   in_turn(total, team.threads, [&](std::int64_t job, int thread) {
     Scratch& scratch = scratches[thread];
@@ -134,7 +146,7 @@ void run_jobs(const Filter& rows, const Filter& columns, bool open, Candidates& 
         jobs.open<true>(i, i, scratch);
       else
         jobs.open<false>(i, i % column_blocks, scratch);
-    } else if (nearest.join) {
+    } else if (of_columns) {
       const std::int64_t j = (i + round) % column_blocks;
       const std::scoped_lock guard(row_locks[i], column_locks[j]);
       jobs.run<true>(i, j, scratch);
@@ -148,17 +160,27 @@ void run_jobs(const Filter& rows, const Filter& columns, bool open, Candidates& 
   });
 }
 
-/// The k nearest columns of every row; where both are one set, of the other points. Points are taken in ranges whose
-/// filters fit `block_bytes`; each pair of ranges meets once.
+/// The k nearest columns of every row; where both are one set, of the other points. With `result_of_columns`, of two
+/// sets whose points have limits, the k nearest rows of every column, too. Points are taken in ranges whose filters fit
+/// `block_bytes`; each pair of ranges meets once.
 template <typename X>
 SearchOutcome search(const Points<X>& rows, const Points<X>& columns, std::int64_t k, std::int64_t offset,
-                     std::int64_t* indices, Distance<X>* distances, std::int64_t block_bytes, Team& team) {
-  Frame frame = &rows == &columns ? Frame({&rows}, team) : Frame({&rows, &columns}, team);
+                     const Result<X>& result, std::int64_t block_bytes, Team& team,
+                     const Result<X>* result_of_columns = nullptr) {
+  const bool join = &rows == &columns, both = join || result_of_columns != nullptr;
+  Frame frame = join ? Frame({&rows}, team) : Frame({&rows, &columns}, team);
   if (team.stopped()) return SearchOutcome::stopped;
   if (!frame.finite) return SearchOutcome::refused;
-  const Form form = choose_form(rows, columns, k, frame, block_bytes, team);
-  Nearest<X> nearest(rows, columns, frame, k, indices, distances);
-  std::vector<std::mutex> locks((rows.n + kBlock - 1) / kBlock);
+  const Form form = choose_form(rows, columns, both, k, frame, block_bytes, team);
+  Nearest<X> nearest(rows, columns, frame, k, result);
+  Seekers of_rows(nearest, rows.n);
+  std::optional<Nearest<X>> nearest_of_columns;
+  std::optional<Seekers> others;
+  if (result_of_columns) {
+    nearest_of_columns.emplace(columns, rows, frame, k, *result_of_columns);
+    others.emplace(*nearest_of_columns, columns.n);
+  }
+  Seekers* const of_columns = others ? &*others : join ? &of_rows : nullptr;
   std::vector<Scratch> scratches(team.threads);
 
   const std::int64_t fit = block_bytes / 2 / Filter::bytes_per_point(rows.d, form);
@@ -166,23 +188,26 @@ SearchOutcome search(const Points<X>& rows, const Points<X>& columns, std::int64
   const auto filter_of = [&](const Points<X>& points, std::int64_t first) {
     return Filter(points, first, std::min(range, points.n - first), frame, form, team);
   };
-  const double all = static_cast<double>(rows.n) * static_cast<double>(columns.n) / (nearest.join ? 2 : 1);
+  const double all = static_cast<double>(rows.n) * static_cast<double>(columns.n) / (join ? 2 : 1);
   double done = 0;
   for (std::int64_t r = 0; r < rows.n && !team.stopped(); r += range) {
     const Filter left = filter_of(rows, r);
     nearest.expect_rows(left);
+    if (others) others->candidates.expect_columns(left);
     const auto meet = [&](const Filter& right, bool open) {
       nearest.expect_columns(right);
+      if (others) others->candidates.expect_rows(right);
       const double pairs =
           static_cast<double>(left.count) * static_cast<double>(right.count) / (&left == &right ? 2 : 1);
-      run_jobs(left, right, open, nearest, locks, scratches, team, done / all, (done + pairs) / all);
+      run_jobs(left, right, open, of_rows, of_columns, scratches, team, done / all, (done + pairs) / all);
       done += pairs;
     };
-    if (nearest.join) meet(left, true);
-    for (std::int64_t c = 0; c < (nearest.join ? r : columns.n) && !team.stopped(); c += range)
-      meet(filter_of(columns, c), !nearest.join && c == 0);
+    if (join) meet(left, true);
+    for (std::int64_t c = 0; c < (join ? r : columns.n) && !team.stopped(); c += range)
+      meet(filter_of(columns, c), !both && c == 0);
   }
   nearest.finish(offset, team);
+  if (nearest_of_columns) nearest_of_columns->finish(0, team);
   return team.stopped() ? SearchOutcome::stopped : SearchOutcome::complete;
 }
 
@@ -196,7 +221,7 @@ SearchOutcome knn_graph(const X* x, std::int64_t n, std::int64_t d, std::int64_t
   const auto search_segment = [&](std::int64_t s, Team& team) {
     const std::int64_t first = ptr[s];
     const Points<X> points(x + first * d, size(s), d, metric, team);
-    return search(points, points, k, first, indices + first * k, distances + first * k, block_bytes, team);
+    return search(points, points, k, first, {indices + first * k, distances + first * k}, block_bytes, team);
   };
 
   // Segments of up to a few blocks are searched side by side, one thread each; larger ones one after the other.
@@ -230,7 +255,7 @@ SearchOutcome knn_search(const X* queries, std::int64_t n_queries, const X* base
   Team team(num_threads, progress);
   if (n_queries >= num_threads * kBlock || n_base < 2 * kBlock) {
     const Points<X> rows(queries, n_queries, d, metric, team), columns(base, n_base, d, metric, team);
-    return search(rows, columns, k, 0, indices, distances, block_bytes, team);
+    return search(rows, columns, k, 0, {indices, distances}, block_bytes, team);
   }
   // Too few queries to share: each thread searches a part of the base, and the parts are merged.
   const std::int64_t part = std::max<std::int64_t>((n_base + num_threads - 1) / num_threads, kBlock);
@@ -244,8 +269,9 @@ SearchOutcome knn_search(const X* queries, std::int64_t n_queries, const X* base
     Team alone(1, within);
     const Points<X> rows(queries, n_queries, d, metric, alone), columns(base + p * part * d, size(p), d, metric, alone);
     const std::int64_t place = p * n_queries * k;
-    if (search(rows, columns, std::min(k, size(p)), p * part, part_indices.data() + place,
-               part_distances.data() + place, block_bytes / parts, alone) == SearchOutcome::refused)
+    if (search(rows, columns, std::min(k, size(p)), p * part,
+               {part_indices.data() + place, part_distances.data() + place}, block_bytes / parts,
+               alone) == SearchOutcome::refused)
       refused = true;
   });
   if (team.stopped() || refused) return refused ? SearchOutcome::refused : SearchOutcome::stopped;
@@ -263,11 +289,28 @@ SearchOutcome knn_search(const X* queries, std::int64_t n_queries, const X* base
   return SearchOutcome::complete;
 }
 
+template <typename X>
+SearchOutcome knn_between(const X* a, std::int64_t n_a, const X* b, std::int64_t n_b, std::int64_t d, std::int64_t k,
+                          Metric metric, const Distance<X>* limits_a, std::int64_t* indices_a, Distance<X>* distances_a,
+                          const Distance<X>* limits_b, std::int64_t* indices_b, Distance<X>* distances_b,
+                          int num_threads, std::int64_t block_bytes, Progress& progress) {
+  if (n_a > n_b)  // as many blocks as there are of rows can be worked on at once
+    return knn_between(b, n_b, a, n_a, d, k, metric, limits_b, indices_b, distances_b, limits_a, indices_a, distances_a,
+                       num_threads, block_bytes, progress);
+  Team team(num_threads, progress);
+  const Points<X> rows(a, n_a, d, metric, team), columns(b, n_b, d, metric, team);
+  const Result<X> of_rows{indices_a, distances_a, limits_a}, of_columns{indices_b, distances_b, limits_b};
+  return search(rows, columns, k, 0, of_rows, block_bytes, team, &of_columns);
+}
+
 #define SSDML_INSTANTIATE(X)                                                                                        \
   template SearchOutcome knn_graph(const X*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*, \
                                    std::int64_t, std::int64_t*, Distance<X>*, int, std::int64_t, Progress&);        \
   template SearchOutcome knn_search(const X*, std::int64_t, const X*, std::int64_t, std::int64_t, std::int64_t,     \
-                                    Metric, std::int64_t*, Distance<X>*, int, std::int64_t, Progress&);
+                                    Metric, std::int64_t*, Distance<X>*, int, std::int64_t, Progress&);             \
+  template SearchOutcome knn_between(const X*, std::int64_t, const X*, std::int64_t, std::int64_t, std::int64_t,    \
+                                     Metric, const Distance<X>*, std::int64_t*, Distance<X>*, const Distance<X>*,   \
+                                     std::int64_t*, Distance<X>*, int, std::int64_t, Progress&);
 SSDML_INSTANTIATE(float)
 SSDML_INSTANTIATE(double)
 SSDML_INSTANTIATE(float16)

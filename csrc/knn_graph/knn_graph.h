@@ -64,6 +64,17 @@ SearchOutcome knn_search(const X* queries, std::int64_t n_queries, const X* base
                          std::int64_t k, Metric metric, std::int64_t* indices, Distance<X>* distances, int num_threads,
                          std::int64_t block_bytes, Progress& progress);
 
+/// Both ways at once, each pair of points being visited once: the nearest of b (n_b, d) for every point of a (n_a, d),
+/// and of a for every point of b; of those that are no farther than the point's limit, the k nearest or, where they are
+/// fewer, all, and -1 at infinite distance after them. 1 <= k, n_a, n_b. Limits (n_a), (n_b) are what makes it quick:
+/// distances to the k-th nearest among other points, as it pays to know first; infinite where there are fewer others.
+/// Memory beyond the result as for a graph of both.
+template <typename X>
+SearchOutcome knn_between(const X* a, std::int64_t n_a, const X* b, std::int64_t n_b, std::int64_t d, std::int64_t k,
+                          Metric metric, const Distance<X>* limits_a, std::int64_t* indices_a, Distance<X>* distances_a,
+                          const Distance<X>* limits_b, std::int64_t* indices_b, Distance<X>* distances_b,
+                          int num_threads, std::int64_t block_bytes, Progress& progress);
+
 namespace cuda {
 
 /// Bytes of `workspace`, `largest` being the size of the largest segment: where that is 512 or more and k at most an

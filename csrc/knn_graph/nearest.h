@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -15,6 +16,15 @@ namespace ssdml {
 
 constexpr std::int64_t kNobody = -1;
 
+/// Where the result of a search lies: (rows, k) each. With limits (rows), neighbours that are farther than its own are
+/// not wanted by a row, which then may end up with fewer than k.
+template <typename X>
+struct Result {
+  std::int64_t* indices;
+  Distance<X>* distances;
+  const Distance<X>* limits = nullptr;
+};
+
 /// The k nearest columns of each row so far: candidates and, in the arrays of the result, neighbours whose distances
 /// have been computed, in order. Distances are computed at the end, or where bounds do not decide.
 template <typename X>
@@ -22,17 +32,21 @@ class Nearest final : public Candidates {
  public:
   using T = Distance<X>;
 
-  Nearest(const Points<X>& rows, const Points<X>& columns, const Frame& frame, std::int64_t k, std::int64_t* indices,
-          T* distances)
+  Nearest(const Points<X>& rows, const Points<X>& columns, const Frame& frame, std::int64_t k, const Result<X>& result)
       : Candidates(rows.n, columns.n, &rows == &columns, frame, k),
         rows_(rows),
         columns_(columns),
-        indices_(indices),
-        distances_(distances) {
-    std::fill(indices, indices + rows.n * k, kNobody);
+        indices_(result.indices),
+        distances_(result.distances),
+        limits_(result.limits) {
+    std::fill(indices_, indices_ + rows.n * k, kNobody);
+    if (limits_ == nullptr) return;
+    std::fill(distances_, distances_ + rows.n * k, std::numeric_limits<T>::infinity());
+    for (std::int64_t i = 0; i < rows.n; ++i) limit_by_distance(i, limits_[i]);
   }
 
-  /// Turns every row into its result: k neighbours with their distances, nearest first, numbered from `offset`.
+  /// Turns every row into its result: k neighbours with their distances, nearest first, numbered from `offset`; where
+  /// rows have limits, from 0, and nobody after what there is.
   void finish(std::int64_t offset, Team& team) {
     std::vector<Room> rooms(team.threads);
     const auto each_row = [&](auto work) {
@@ -104,12 +118,18 @@ class Nearest final : public Candidates {
     const auto nearest = found.begin() + std::min<std::int64_t>(k, found.size());
     if (nearest < found.end()) std::nth_element(found.begin(), nearest, found.end());
     std::sort(found.begin(), nearest);
-    for (auto neighbour = found.begin(); neighbour < nearest; ++neighbour) {
+    auto last = nearest;
+    while (limits_ != nullptr && last > found.begin() && last[-1].first > static_cast<double>(limits_[i])) --last;
+    for (auto neighbour = found.begin(); neighbour < last; ++neighbour) {
       distances[neighbour - found.begin()] = static_cast<T>(neighbour->first);
       indices[neighbour - found.begin()] = neighbour->second;
     }
-    if (nearest - found.begin() < k) return;
-    const double s = static_cast<double>(distances[k - 1]);
+    if (last - found.begin() == k) limit_by_distance(i, distances[k - 1]);
+  }
+
+  /// Tightens the limit of row i, given that k other points are no farther than `distance`.
+  void limit_by_distance(std::int64_t i, T distance) {
+    const double s = static_cast<double>(distance);
     const double square = rows_.metric == Metric::euclidean ? s * s : rows_.metric == Metric::cosine ? 2 * s : s;
     limit_by(i, frame_.unit * square);
   }
@@ -117,6 +137,7 @@ class Nearest final : public Candidates {
   const Points<X>&rows_, &columns_;
   std::int64_t* const indices_;
   T* const distances_;
+  const T* const limits_;
 };
 
 }  // namespace ssdml

@@ -49,6 +49,25 @@ def knn_search(
     block_bytes: int,
     progress: Callable[[float], object] | None,
 ) -> bool: ...
+def knn_between(
+    dtype: str,
+    a: int,
+    n_a: int,
+    b: int,
+    n_b: int,
+    d: int,
+    k: int,
+    metric: str,
+    limits_a: int,
+    indices_a: int,
+    distances_a: int,
+    limits_b: int,
+    indices_b: int,
+    distances_b: int,
+    num_threads: int,
+    block_bytes: int,
+    progress: Callable[[float], object] | None,
+) -> bool: ...
 def propagate_affinity(
     dtype: str,
     indices: int,

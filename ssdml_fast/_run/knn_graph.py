@@ -99,6 +99,54 @@ def knn_search(queries, base, k, metric, num_threads, progress=None):
     return indices, distances
 
 
+def knn_between(a, b, k, metric, limits_a, limits_b, num_threads, progress=None):
+    """Return (indices, distances) for the points of `a`, among `b`, and for those of `b`; neither is empty.
+
+    Each pair is visited once where a kernel can. A point gets its k nearest of those no farther than its limit, or all
+    there are, and -1 at infinite distance after them. The arguments have been checked.
+    """
+    dtype = arrays.dtype_name(a)
+    of_a, of_b = found = tuple(
+        (arrays.empty((len(x), k), "int64", like=x), arrays.empty((len(x), k), distance_type(dtype), like=x))
+        for x in (a, b)
+    )
+    if arrays.is_cuda(a):
+        halves = part_of(progress, 0, 0.5), part_of(progress, 0.5, 1)
+        for x, others, limits, result, part in ((a, b, limits_a, of_a, halves[0]), (b, a, limits_b, of_b, halves[1])):
+            within = min(k, len(others))
+            near = knn_search(x, others, within, metric, num_threads, part)
+            for entries, entry, nothing in zip(result, near, (-1, math.inf), strict=True):
+                entries[:, :within], entries[:, within:] = entry, nothing
+                entries[:, :within][near[1] > limits[:, None]] = nothing
+    else:
+        (indices_a, distances_a), (indices_b, distances_b) = (map(arrays.address, of) for of in found)
+        _core.lib.knn_between(
+            dtype,
+            arrays.address(a),
+            len(a),
+            arrays.address(b),
+            len(b),
+            a.shape[1],
+            k,
+            metric,
+            arrays.address(limits_a),
+            indices_a,
+            distances_a,
+            arrays.address(limits_b),
+            indices_b,
+            distances_b,
+            _core.threads(num_threads),
+            BLOCK_BYTES,
+            progress,
+        )
+    return found
+
+
+def part_of(progress, before, after):
+    """Return the progress of a part of some work, from the share `before` of the whole to `after`."""
+    return None if progress is None else lambda share: progress(before + share * (after - before))
+
+
 def check_countable(n, name):
     """Refuse more points than the kernel's 32-bit candidates can number."""
     if n >= 2**32:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -72,11 +73,13 @@ def knn_graph(
 
     Notes
     -----
-    Shards go round, one on its way while another is computed with. Of N points in P equal parts, a process computes
-    with N² / P pairs, so that time is O(N² d / P); memory is O(N / P (d + k)), that of three shards and their
-    neighbours, plus at most 256 MiB; (P - 1) (N / P) d coordinates are sent by each process. A group of gloo carries
-    host memory, by way of which the points of devices go then; NCCL carries that of devices. Shards hold fewer than
-    2³² points.
+    Shards go half way round, one on its way while another is computed with, and what is found for their points goes
+    back: each pair of points is compared once. Of N points in P equal parts, a process compares N² / (2 P) pairs: time
+    O(N² d / P). Memory O(N / P (d + k)), that of three shards and five times their neighbours, plus at most 256 MiB. A
+    process sends (P - 1) / 2 times N / P points of d coordinates, as wide as their type, and for each of them the 12 k
+    bytes (in float64, 16 k) of what was found, and its farthest neighbour's distance. Gloo carries host memory, by way
+    of which points of devices go then; NCCL carries that of devices. Shards hold fewer than 2³² points. Where one
+    process fails, the others learn of it when they have compared the shards at hand.
 
     Examples
     --------
@@ -97,34 +100,37 @@ def knn_graph(
         if n == 1:
             raise ValueError("x_shard must hold at least 2 points on all ranks together, found 1")
         k = scalars.as_int(k, "k", 1, n - 1 if n else None, f" with {n} points")
-        mine, first = sizes[world.rank], sum(sizes[: world.rank])
-        ring = Ring(
-            world,
-            points,
-            sizes,
-            world.size - 1,
-            lambda rank, step: slice(0, sizes[(rank + step) % len(sizes)]),
-            own.on_host,
-        )
-        parts = _Parts(progress, mine * n)
+        rank, firsts, meetings = world.rank, _firsts(sizes), _Meetings(sizes)
+        parts = _Parts(progress, meetings.pairs(rank))
         nearest = _Nearest.none(points, k)
+        ring = Ring(world, points, meetings.steps, meetings.visitors, own.on_host)
 
-        def find_among_own() -> None:
-            if mine > 1:
-                found = run.knn_graph(points, min(k, mine - 1), metric, None, num_threads, parts.next(mine * mine))
-                nearest.merge(found[0], found[1], first)
+        def meet_own() -> _Nearest:
+            within = min(k, len(points) - 1)
+            if within < 1:
+                return _Nearest.none(points, 0)
+            part = parts.next(len(points) ** 2 / 2)
+            return _Nearest(*run.knn_graph(points, within, metric, None, num_threads, part)[:2])
 
-        def find_among_others(other: int, visitors: Tensor) -> None:
-            if mine and len(visitors):
-                part = parts.next(mine * len(visitors))
-                found = run.knn_search(points, visitors, min(k, len(visitors)), metric, num_threads, part)
-                nearest.merge(found[0], found[1], sum(sizes[:other]))
+        def meet(hosts: Tensor, visitors: Tensor, of_hosts: Tensor, of_visitors: Tensor) -> tuple[_Nearest, _Nearest]:
+            if not (len(hosts) and len(visitors)):
+                return _Nearest.none(hosts, k), _Nearest.none(visitors, k)
+            part = parts.next(len(hosts) * len(visitors))
+            found = run.knn_between(hosts, visitors, k, metric, of_hosts, of_visitors, num_threads, part)
+            return _Nearest(*found[0]), _Nearest(*found[1])
 
-        everywhere(world, find_among_own)
-        for _ in range(ring.steps):
-            other, _, visitors = ring.turn()
-            everywhere(world, partial(find_among_others, other, visitors))
-    return GraphShard(*nearest.of(own.like), first, n)
+        nearest.merge(ring.everywhere(meet_own), firsts[rank])
+        for step in range(1, meetings.steps + 1):
+            host, guest = (rank - step) % world.size, (rank + step) % world.size
+            here, away = meetings.hosts(rank, step), meetings.visitors(host, step)
+            visitors = ring.arrival()
+            (limits,) = ring.exchange([nearest.limits(away)], host, guest, len(visitors))
+            ring.send_on()
+            of_hosts, of_visitors = ring.everywhere(partial(meet, points[here], visitors, nearest.limits(here), limits))
+            back = ring.exchange([of_visitors.indices, of_visitors.distances], guest, host, away.stop - away.start)
+            nearest.merge(of_hosts, firsts[guest], here)
+            nearest.merge(_Nearest(*back), firsts[host] + meetings.hosts(host, step).start, away)
+    return GraphShard(*nearest.of(own.like), firsts[rank], n)
 
 
 def knn_search(
@@ -187,27 +193,22 @@ def knn_search(
         if n == 0:
             raise ValueError("base_shard must hold at least one point on all ranks together, found none")
         k = scalars.as_int(k, "k", 1, n, f" with {n} base points")
-        ring = Ring(
-            world,
-            base,
-            sizes,
-            world.size - 1,
-            lambda rank, step: slice(0, sizes[(rank + step) % len(sizes)]),
-            own.on_host,
-        )
+        rank, firsts = world.rank, _firsts(sizes)
         parts = _Parts(progress, len(queries) * n)
         nearest = _Nearest.none(queries, k)
+        ring = Ring(world, base, world.size - 1, lambda r, step: slice(0, sizes[(r + step) % world.size]), own.on_host)
 
-        def find_among(other: int, visitors: Tensor) -> None:
-            if len(queries) and len(visitors):
-                part = parts.next(len(queries) * len(visitors))
-                found = run.knn_search(queries, visitors, min(k, len(visitors)), metric, num_threads, part)
-                nearest.merge(found[0], found[1], sum(sizes[:other]))
+        def find_among(visitors: Tensor) -> _Nearest:
+            if not (len(queries) and len(visitors)):
+                return _Nearest.none(queries, 0)
+            within, part = min(k, len(visitors)), parts.next(len(queries) * len(visitors))
+            return _Nearest(*run.knn_search(queries, visitors, within, metric, num_threads, part))
 
-        everywhere(world, lambda: find_among(world.rank, base))
-        for _ in range(ring.steps):
-            other, _, visitors = ring.turn()
-            everywhere(world, partial(find_among, other, visitors))
+        nearest.merge(ring.everywhere(partial(find_among, base)), firsts[rank])
+        for step in range(1, world.size):
+            visitors = ring.arrival()
+            ring.send_on()
+            nearest.merge(ring.everywhere(partial(find_among, visitors)), firsts[(rank + step) % world.size])
     return Neighbors(*nearest.of(own.like))
 
 
@@ -257,6 +258,45 @@ def _agreed(world: World, shards: dict[str, Any], k: Any, metric: Any, num_threa
     return _Agreed(points, sizes, not all(on_devices), next(iter(checked.values())))
 
 
+class _Meetings:
+    """Which rows of two shards are compared where, so that each pair of points is compared once.
+
+    Shards go half way round: each process hosts half of the others, and is a guest of the other half. Where their
+    number is even, two would host each other at the last step: there the first hosts one half of the second, whose
+    other half hosts the first.
+    """
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes, self.steps = sizes, len(sizes) // 2
+
+    def hosts(self, rank: int, step: int) -> slice:
+        """The rows of a process that are compared with those that visit it."""
+        n, half = self.sizes[rank], self._half(rank, step)
+        return slice(n // 2 if half == "second" else 0, n)
+
+    def visitors(self, rank: int, step: int) -> slice:
+        """The rows of its guest's that visit a process."""
+        n, half = self.sizes[(rank + step) % len(self.sizes)], self._half(rank, step)
+        return slice(0, n // 2 if half == "first" else n)
+
+    def pairs(self, rank: int) -> float:
+        """How many pairs a process compares."""
+        within = self.sizes[rank] ** 2 / 2
+        rows = [(self.hosts(rank, step), self.visitors(rank, step)) for step in range(1, self.steps + 1)]
+        return within + sum((a.stop - a.start) * (b.stop - b.start) for a, b in rows)
+
+    def _half(self, rank: int, step: int) -> str:
+        """Where two would host each other: all of the first meet the first half of the second there, the rest here."""
+        if 2 * step != len(self.sizes):
+            return ""
+        return "first" if rank < step else "second"
+
+
+def _firsts(sizes: list[int]) -> list[int]:
+    """Numbers of the first points of shards."""
+    return [0, *accumulate(sizes)][:-1]
+
+
 @dataclass(frozen=True)
 class _Nearest:
     """The k nearest of what each row has met so far, by distance, then index; infinitely far where it met fewer."""
@@ -270,17 +310,22 @@ class _Nearest:
         indices = torch.full((len(rows), k), -1, device=rows.device)
         return cls(indices, torch.full((len(rows), k), torch.inf, dtype=dtype, device=rows.device))
 
-    def merge(self, indices: Tensor, distances: Tensor, first: int) -> None:
-        """Take in what was found among others, whose numbers begin at `first`."""
-        k = self.indices.shape[1]
+    def limits(self, rows: slice) -> Tensor:
+        """How far the farthest are: what is farther is not among the k nearest of all."""
+        return self.distances[rows, -1].contiguous()
+
+    def merge(self, found: _Nearest, first: int, among: slice = slice(None)) -> None:
+        """Take in what some of the rows found among others, whose numbers begin at `first`."""
+        indices, distances = self.indices[among], self.distances[among]
+        k = indices.shape[1]
         for low in range(0, len(indices), ROWS):
             rows = slice(low, low + ROWS)
-            both = torch.cat((self.indices[rows], indices[rows] + first), 1)
-            lengths = torch.cat((self.distances[rows], distances[rows]), 1)
+            both = torch.cat((indices[rows], found.indices[rows] + first), 1)
+            lengths = torch.cat((distances[rows], found.distances[rows]), 1)
             order = both.argsort(1)  # then by distance, which leaves those that are equal in this order
             both, lengths = both.gather(1, order), lengths.gather(1, order)
             order = lengths.argsort(dim=1, stable=True)[:, :k]
-            self.indices[rows], self.distances[rows] = both.gather(1, order), lengths.gather(1, order)
+            indices[rows], distances[rows] = both.gather(1, order), lengths.gather(1, order)
 
     def of(self, like: Any) -> tuple[Any, Any]:
         """As arrays of the library of `like`."""
@@ -290,11 +335,10 @@ class _Nearest:
 class _Parts:
     """The progress of work that is done in parts."""
 
-    def __init__(self, progress: Callable[[float], object] | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
+    def __init__(self, progress: Callable[[float], object] | None, total: float) -> None:
+        self.progress, self.total, self.done = progress, total, 0.0
 
-    def next(self, part: int) -> Callable[[float], object] | None:
+    def next(self, part: float) -> Callable[[float], object] | None:
         """What a part of the work is to report to, which is so much of the total."""
-        progress, total, before = self.progress, self.total, self.done
-        self.done += part
-        return None if progress is None else lambda share: progress((before + share * part) / total)
+        before, self.done = self.done, self.done + part
+        return run.part_of(self.progress, before / self.total, self.done / self.total)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from .._world import World
+from .._world import World, is_of_connection
+from .agreement import Value, everywhere
 
 
 @dataclass
 class Ring:
-    """The way of all shards of a set of points past every process: at step s, process r is visited by shard r + s.
+    """The way of all shards of a set of points past other processes: at step s, shard r + s visits process r.
 
     Parameters
     ----------
@@ -22,44 +23,55 @@ class Ring:
         The processes.
     points : (n_shard, d) Tensor
         The shard of this one.
-    sizes : list of int
-        Rows of each shard.
     steps : int
-        Shards that visit each process, itself not among them.
+        How many others visit each process.
     visits : callable
-        The rows, of all of its shard's, that visit a process at a step.
+        The rows of its shard that visit a process, by rank, at a step; all of them but, perhaps, at the last.
     on_host : bool
         Whether the shard of any process lies in host memory, through which all are then carried if the group can.
     """
 
     world: World
     points: Tensor
-    sizes: list[int]
     steps: int
     visits: Callable[[int, int], slice]
     on_host: bool
     _step: int = 0
-    _rows: Tensor = field(init=False)  # that visit, as they are carried
-    _next: Tensor = field(init=False)
+    _rows: Tensor = field(init=False)  # that visit, as they are carried,
+    _next: Tensor = field(init=False)  # and those that are to
     _on_their_way: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._rows = self._carried(self.points)
-        self._send_on()
+        self._rows = self._next = self._carried(self.points)
+        self.send_on()
 
-    def shard_at(self, rank: int, step: int) -> int:
-        """Number of the shard that visits a process at a step."""
-        return (rank + step) % self.world.size
-
-    def turn(self) -> tuple[int, slice, Tensor]:
-        """Wait for the next shard, and send it on; its number, which of its rows visit, and these."""
+    def arrival(self) -> Tensor:
+        """Wait for the next rows that visit this process."""
         self.wait()
         self._step += 1
         self._rows = self._next
-        self._send_on()
-        rank = self.world.rank
-        visitor = self.shard_at(rank, self._step)
-        return visitor, self.visits(rank, self._step), self._rows.to(self.points.device)
+        return self._rows.to(self.points.device)
+
+    def send_on(self) -> None:
+        """Let the rows that are here go on to the process before, and others come, while they are computed with."""
+        step, size, rank = self._step + 1, self.world.size, self.world.rank
+        if step > self.steps:
+            return
+        before, after = (rank - 1) % size, (rank + 1) % size
+        coming = self.visits(rank, step)
+        self._next = self._rows.new_empty((coming.stop - coming.start, self._rows.shape[1]))
+        self._on_their_way = self._start([self._rows[self.visits(before, step)]], before, [self._next], after)
+
+    def everywhere(self, work: Callable[[], Value]) -> Value:
+        """Compute in every process, or fail in all, with nothing left on its way that a later call would get."""
+        results = []
+        try:
+            everywhere(self.world, lambda: results.append(work()))
+        except Exception as error:
+            if not is_of_connection(error):
+                self.wait()
+            raise
+        return results[0]
 
     def wait(self) -> None:
         """Wait for what is on its way."""
@@ -74,14 +86,6 @@ class Ring:
         for work in self._start(sent, to, got, of):
             work.wait()
         return [each.to(self.points.device) for each in got]
-
-    def _send_on(self) -> None:
-        step, size, rank = self._step + 1, self.world.size, self.world.rank
-        if step > self.steps:
-            return
-        mine, theirs = self.visits(rank, step), self.visits((rank - 1) % size, step)
-        self._next = self._rows.new_empty((mine.stop - mine.start, self._rows.shape[1]))
-        self._on_their_way = self._start([self._rows[theirs]], (rank - 1) % size, [self._next], (rank + 1) % size)
 
     def _start(self, sent: list[Tensor], to: int, got: list[Tensor], of: int) -> list[Any]:
         """Begin to send and to receive; what is empty is neither."""

@@ -95,6 +95,20 @@ void partition(std::int64_t n, std::int64_t d, std::int64_t k, const Indices& pt
   }
 }
 
+/// Two sets that seek in each other, with limits of which some let all pass, some none.
+template <typename T>
+void between(std::int64_t n_a, std::int64_t n_b, std::int64_t d, std::int64_t k, int threads) {
+  const std::vector<T> a = points<T>(n_a, d, 0), b = points<T>(n_b, d, 0);
+  std::vector<T> limits_a(n_a, T(1)), limits_b(n_b, std::numeric_limits<T>::infinity());
+  limits_a[0] = -std::numeric_limits<T>::max();
+  Indices of_a(n_a * k), of_b(n_b * k);
+  std::vector<T> distances_a(n_a * k), distances_b(n_b * k);
+  for (const Metric metric : {Metric::sqeuclidean, Metric::cosine, Metric::inner_product})
+    for (const std::int64_t bytes : {std::int64_t{1}, std::int64_t{1} << 28})
+      knn_between(a.data(), n_a, b.data(), n_b, d, k, metric, limits_a.data(), of_a.data(), distances_a.data(),
+                  limits_b.data(), of_b.data(), distances_b.data(), threads, bytes, silent);
+}
+
 /// Stops a search at every poll there is, and lets it refuse a point.
 void stop(int threads) {
   std::vector<float> x = points<float>(1500, 40, 0);
@@ -109,12 +123,22 @@ void stop(int threads) {
     return knn_search(x.data(), 700, x.data(), 1500, 40, 3, Metric::cosine, indices.data(), distances.data(), threads,
                       1, progress);
   };
+  const std::vector<float> limits(1500, std::numeric_limits<float>::infinity());
+  const auto both = [&](Progress& progress) {
+    return knn_between(x.data(), 800, x.data() + 800 * 40, 700, 40, 3, Metric::cosine, limits.data(), indices.data(),
+                       distances.data(), limits.data(), indices.data() + 800 * 3, distances.data() + 800 * 3, threads,
+                       1, progress);
+  };
   for (int polls = 1;; ++polls) {
-    Stopping first(polls), second(polls);
-    if ((graph(first) == SearchOutcome::complete) + (search(second) == SearchOutcome::complete) == 2) break;
+    Stopping first(polls), second(polls), third(polls);
+    if ((graph(first) == SearchOutcome::complete) + (search(second) == SearchOutcome::complete) +
+            (both(third) == SearchOutcome::complete) ==
+        3)
+      break;
   }
   x[777] = std::numeric_limits<float>::quiet_NaN();
-  if (graph(silent) != SearchOutcome::refused || search(silent) != SearchOutcome::refused) std::abort();
+  for (const SearchOutcome outcome : {graph(silent), search(silent), both(silent)})
+    if (outcome != SearchOutcome::refused) std::abort();
 }
 
 template <typename T>
@@ -177,6 +201,9 @@ void all(int threads) {
   search<T>(1, 1, 1, 1, threads);
   search<T>(5, 700, 300, 20, threads);
   search<T>(700, 5, 3, 5, threads);
+  between<T>(1, 1, 1, 2, threads);
+  between<T>(500, 700, 30, 20, threads);
+  between<T>(900, 5, 300, 9, threads);
   partition<T>(1200, 2, 1100, {0, 1200}, 0, threads);
   descend<T>(1, 1, 1, 0, threads);
   descend<T>(9, 5, 5, 7, threads);
