@@ -114,6 +114,14 @@ class World:
         distributed.broadcast_object_list(values, src=self._first, group=self.group)
         return values[0]
 
+    def same_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by that of the first process."""
+        if self.size > 1:
+            for tensor in tensors:
+                carried = tensor.to(self.carrier(tensor.device)).contiguous()
+                distributed.broadcast(carried, src=self._first, group=self.group)
+                tensor.copy_(carried)
+
     def every(self, value: Value) -> list[Value]:
         """The values of all processes, in order of rank."""
         if self.size == 1:

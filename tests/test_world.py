@@ -62,6 +62,9 @@ if how == "agree":
     joined = world.join(torch.full((2 * rank, 2), rank))  # none of the first
     said["join"] = joined.tolist() == [[r, r] for r in range(size) for _ in range(2 * r)]
     said["same"] = world.same({"stopped": f"by {rank}", "score": rank / 3})
+    tensors = [torch.full((2, 3), float(rank)).t(), torch.tensor(rank), torch.arange(rank, rank + 4)[::2]]
+    world.same_(tensors)
+    said["same_"] = [tensor.tolist() for tensor in tensors] == [[[0.0] * 2] * 3, 0, [0, 2]]
     said["every"] = world.every(f"by {rank}") == [f"by {r}" for r in range(size)]
     tensors = [torch.full((2,), float(rank)), torch.tensor(10.0 * rank + 1)]
     world.mean_(tensors)
@@ -119,7 +122,7 @@ def test_processes_share_gather_and_agree(tmp_path, size):
         assert each.pop("same") == {"stopped": "by 0", "score": 0.0}
         mean = (size - 1) / 2
         assert each.pop("mean") == [[mean, mean], 10 * mean + 1]
-        assert len(each) == 39 and all(each.values()), each
+        assert len(each) == 40 and all(each.values()), each
 
 
 def test_what_one_process_fails_by_the_others_tell(tmp_path):

@@ -44,6 +44,21 @@ class SmallNet(nn.Module):
         return F.normalize(self.layers(images))
 
 
+class Normed(nn.Module):
+    """Normalises batches, and draws nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+            nn.Linear(128, 48, bias=False), nn.BatchNorm1d(48, affine=False, momentum=None), nn.ReLU(),
+            nn.Linear(48, 32),
+        )  # fmt: skip
+
+    def forward(self, images):
+        return F.normalize(self.layers(images))
+
+
 class Pixels(nn.Module):
     """Has nothing to learn."""
 
@@ -58,6 +73,28 @@ def train(settings=None, network=None, data=None, method="ssdml", **others):
     network = seeded(SmallNet, 0) if network is None else network
     data = data or digits()
     return fit(network, *data, method=method, settings=own, config=Config(**engines), device="cpu", **others)
+
+
+def watched(settings, network, n_steps=20, **others):
+    """The first losses of a training, what it had come to after each step, and its result."""
+    losses, states, step = [], [], Engine.step
+
+    def watch(self, *given):
+        loss = step(self, *given)
+        if loss is not None and len(states) < n_steps:
+            losses.append(loss.item())
+            modules = {"model": self.model, "average": self.average, "method": self.method}
+            states.append({
+                f"{name}.{key}": tensor.clone()
+                for name, module in modules.items() for key, tensor in module.state_dict().items()
+            })  # fmt: skip
+        return loss
+
+    Engine.step = watch
+    try:
+        return losses, states, train(settings, network, **others)
+    finally:
+        Engine.step = step
 
 
 def engine(settings, network=None, data=None, method="ssdml"):

@@ -2,11 +2,15 @@
 
 All that is random is drawn where the images are, so that nothing is copied or waited for, in types of its own: torch's
 default dtype and device and autocast change nothing. A `generator` must be of the images' device.
+
+Images that are a `part` of a batch are changed as they are in the whole of it, whose numbers are all drawn: so what
+comes out does not depend on how a batch is divided.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +18,28 @@ from torch.nn import functional as F
 
 from .. import _arrays as arrays
 from .. import _scalars as scalars
+
+
+class Part(NamedTuple):
+    """Which of a batch's images are at hand.
+
+    Attributes
+    ----------
+    rows : slice
+        Their rows.
+    of : int
+        Rows of the whole batch.
+
+    Examples
+    --------
+    >>> images, two = torch.rand(5, 1, 8, 8), Part(slice(1, 3), of=5)
+    >>> part = random_affine(images[two.rows], generator=torch.Generator().manual_seed(0), part=two)
+    >>> torch.equal(part, random_affine(images, generator=torch.Generator().manual_seed(0))[two.rows])
+    True
+    """
+
+    rows: slice
+    of: int
 
 
 def random_affine(
@@ -24,6 +50,7 @@ def random_affine(
     flip: bool = False,
     padding: str = "border",
     generator: torch.Generator | None = None,
+    part: Part | None = None,
 ) -> Tensor:
     """Rotate, scale and shift every image a little, about its centre, by bilinear interpolation.
 
@@ -43,6 +70,8 @@ def random_affine(
         What comes in at an edge: its pixels repeated, or the image mirrored there.
     generator : torch.Generator, optional
         Source of the random choice, each uniform in its range; torch's global one by default.
+    part : Part, optional
+        Which rows of a batch the images are; all of it by default.
 
     Returns
     -------
@@ -62,18 +91,21 @@ def random_affine(
     """
     scalars.as_choice(padding, "padding", ("border", "reflection"))
     batch, _, height, width = images.shape
-    draw = 2 * _uniform((4, batch), images, generator) - 1
+    rows, n = part or Part(slice(None), batch)
+    draw = 2 * _uniform((4, n), images, generator)[:, rows] - 1
     angle, size = draw[0] * math.radians(degrees), 1 + scale * draw[1]
     cos, sin = size * angle.cos(), size * angle.sin()
     right, down = shift * 2 / width * draw[2], shift * 2 / height * draw[3]  # the grid goes from -1 to 1
-    side = 1 - 2 * (_uniform((batch,), images, generator) < 0.5) if flip else 1
-    rows = torch.stack([side * cos, -sin * height / width, right, side * sin * width / height, cos, down], 1)
+    side = 1 - 2 * (_uniform((n,), images, generator)[rows] < 0.5) if flip else 1
+    maps = torch.stack([side * cos, -sin * height / width, right, side * sin * width / height, cos, down], 1)
     with arrays.in_own_type(images):
-        grid = F.affine_grid(rows.view(batch, 2, 3).to(images), list(images.shape), align_corners=False)
+        grid = F.affine_grid(maps.view(batch, 2, 3).to(images), list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
 
 
-def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator | None = None) -> Tensor:
+def mix_channels(
+    images: Tensor, spread: float = 0.1, generator: torch.Generator | None = None, part: Part | None = None
+) -> Tensor:
     """Change the colours of every image a little: each pixel's channels by one random matrix near the identity.
 
     Parameters
@@ -84,6 +116,8 @@ def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator
         Standard deviation of each entry of the matrices about the identity's.
     generator : torch.Generator, optional
         Source of the random choice; torch's global one by default.
+    part : Part, optional
+        As :func:`random_affine`.
 
     Returns
     -------
@@ -103,14 +137,17 @@ def mix_channels(images: Tensor, spread: float = 0.1, generator: torch.Generator
     """
     spread = scalars.as_float(spread, "spread")
     batch, channels = images.shape[:2]
+    rows, n = part or Part(slice(None), batch)
     dtype, device = torch.float32, images.device
-    noise = torch.randn(batch, channels, channels, generator=generator, dtype=dtype, device=device)
+    noise = torch.randn(n, channels, channels, generator=generator, dtype=dtype, device=device)[rows]
     matrices = torch.eye(channels, dtype=dtype, device=device) + spread * noise
     with arrays.in_own_type(images):
         return torch.bmm(matrices.to(images), images.flatten(2)).view_as(images)
 
 
-def cut_out(images: Tensor, side: int = 12, generator: torch.Generator | None = None) -> Tensor:
+def cut_out(
+    images: Tensor, side: int = 12, generator: torch.Generator | None = None, part: Part | None = None
+) -> Tensor:
     """Set a square of every image, the same in all channels, to zero.
 
     Parameters
@@ -121,6 +158,8 @@ def cut_out(images: Tensor, side: int = 12, generator: torch.Generator | None = 
         Pixels, at least 0. The square's centre is anywhere in the image, so part of the square may lie outside.
     generator : torch.Generator, optional
         Source of the random choice; torch's global one by default.
+    part : Part, optional
+        As :func:`random_affine`.
 
     Returns
     -------
@@ -142,13 +181,14 @@ def cut_out(images: Tensor, side: int = 12, generator: torch.Generator | None = 
     tensor([4, 6, 9])
     """
     side = scalars.as_int(side, "side", 0)
+    rows, n = part or Part(slice(None), len(images))
     inside = []
     for length in images.shape[2:]:
-        first = torch.randint(length, (len(images), 1), generator=generator, device=images.device) - side // 2
+        first = torch.randint(length, (n, 1), generator=generator, device=images.device)[rows] - side // 2
         place = torch.arange(length, device=images.device)
         inside.append((place >= first) & (place < first + side))
-    rows, columns = inside
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+    high, wide = inside
+    return images.masked_fill((high[:, :, None] & wide[:, None, :])[:, None], 0)
 
 
 def mix_up(

@@ -11,19 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from .._world import World
-from ..data.augment import cut_out, mix_channels, random_affine
+from ..data.augment import Part, cut_out, mix_channels, random_affine
 from .config import Config
 from .method import Diverged, TrainingSet
+from .parts import part_of
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-AUGMENTATION: dict[str, Callable[[Tensor], Tensor]] = {  # by a little for the side of the images
-    "none": lambda images: images,
-    "affine": lambda images: random_affine(images, shift=images.shape[-1] / 14),
-    "strong": lambda images: cut_out(
-        mix_channels(random_affine(images, scale=0.2, shift=images.shape[-1] / 8, flip=True, padding="reflection")),
+AUGMENTATION: dict[str, Callable[[Tensor, Part | None], Tensor]] = {  # by a little for the side of the images
+    "none": lambda images, part: images,
+    "affine": lambda images, part: random_affine(images, shift=images.shape[-1] / 14, part=part),
+    "strong": lambda images, part: cut_out(
+        mix_channels(
+            random_affine(images, scale=0.2, shift=images.shape[-1] / 8, flip=True, padding="reflection", part=part),
+            part=part,
+        ),
         side=images.shape[-1] * 3 // 8,
+        part=part,
     ),
 }
 
@@ -158,7 +163,7 @@ class Aid:
         tensor
             Of the same shape; the images themselves where the setting is ``"none"``.
         """
-        return AUGMENTATION[self.config.augment](images)
+        return AUGMENTATION[self.config.augment](images, None)
 
     def forward(self, images: Tensor, average: bool = False) -> Tensor:
         """Embed images by the network in training mode, at the precision that is set: (B, ...) to (B, d), float32.
@@ -183,7 +188,9 @@ class Aid:
         Diverged
             If the network's result is not finite and to look costs no waiting; on a device, a validation finds it.
         """
-        return self._engine.taught(images) if average else self._engine.learnt(images)
+        if average:
+            return self._engine.taught(images)
+        return self._engine.learnt(images[part_of(self.world, len(images))], len(images))
 
     def embed(self, rows: Tensor) -> Tensor:
         """Embed a mini-batch of examples, augmented, to learn from: (B,) rows to (B, d).
@@ -203,7 +210,9 @@ class Aid:
         Diverged
             As :meth:`forward`.
         """
-        return self.forward(self.augment(self.images(rows)))
+        part = Part(part_of(self.world, len(rows)), len(rows))
+        images = AUGMENTATION[self.config.augment](self._engine.feed.part(rows), part)
+        return self._engine.learnt(images, len(rows))
 
     def move_head(self, gradients: Iterable[Tensor]) -> None:
         """Take one step of the head's optimiser along gradients of its parameters.

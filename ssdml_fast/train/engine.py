@@ -119,8 +119,8 @@ class Engine(Learner):
         method.check(config)
         super().__init__(model, method, config, device)
         self.data = data
-        self.feed = Feed(examples, device, model.prepare)
-        self.val_feed = None if val_examples is None else Feed(val_examples, device, model.prepare)
+        self.feed = Feed(examples, device, model.prepare, self.world)
+        self.val_feed = None if val_examples is None else Feed(val_examples, device, model.prepare, self.world)
         self.val_labels = val_labels
         self.decoded = decoded or (examples, val_examples)
         self.plan = [(stage, leg) for stage in method.stages() for leg in _legs(stage)]
@@ -178,6 +178,7 @@ class Engine(Learner):
 
     def prepared(self, method: Method, leg: Leg) -> Work:
         """What a leg trains on."""
+        self.agree()
         self.aid.rng = self.seeded(leg)
         work = method.prepare(leg, self.aid)
         if not isinstance(work, Work):
@@ -294,6 +295,7 @@ class Engine(Learner):
 
         Where to look at it costs no waiting, a loss that is not finite raises Diverged and moves nothing.
         """
+        self.forwards = 0
         with arrays.trusted():  # what lies on a device has been checked, or was made here
             loss = method.loss(batch, self.aid)
             if loss is None:
@@ -326,12 +328,12 @@ class Engine(Learner):
             if not self.world.same(np.isfinite(embedding).all()):
                 raise Diverged
             if self.val_feed is not None:
-                figures = self.world.same(score_embedding(embedding, self.val_labels, ks=(1,)))
+                figures = self.world.once(lambda: score_embedding(embedding, self.val_labels, ks=(1,)))
                 record["score"] = (figures["nmi"] + figures["recall@1"]) / 2
                 record |= {f"val_{name}": value for name, value in figures.items()}
         diagnostics: dict[str, float] = getattr(self.average.metric, "diagnostics", dict)()
         with self.held:
-            self.history.append(record | diagnostics | {"seconds": self.times.take()})
+            self.history.append(self.world.same(record | diagnostics | {"seconds": self.times.take()}))
             if self.best is self.history[-1]:
                 self.best_model = _copy(self.average.state_dict())
             if self.config.select == "validation":
@@ -364,8 +366,11 @@ class Engine(Learner):
 
     def save(self) -> None:
         """Write all that resuming needs between legs, once for all processes."""
-        if self.run is None or not self.world.is_main:
-            return
+        if self.run is not None:
+            self.world.once(self._save)
+
+    def _save(self) -> None:
+        assert self.run is not None
         self.checkpoint = secrets.token_hex(16)
         checkpoint = {
             "id": self.checkpoint,
@@ -411,9 +416,8 @@ class Engine(Learner):
         RunError
             If it is missing, damaged, or of other settings or data.
         """
-        checkpoint = run.read_checkpoint()
+        checkpoint, within = self.world.once(lambda: _read(run))
         self.checkpoint = checkpoint.get("id", "")
-        within = run.read_within(self.checkpoint)
         with _fitting(f"the checkpoint in {run.path} does not fit"):
             for name, now in (("config", _reached_by(self.config)), ("settings", asdict(self.method.settings))):
                 was = {key: value for key, value in checkpoint[name].items() if key not in ELSEWHERE}
@@ -477,6 +481,7 @@ class Engine(Learner):
     def result(self) -> Fitted:
         """The model that is kept, and how it came."""
         self.model.load_state_dict(self.best_model)
+        self.world.same_(list(self.model.state_dict().values()))
         self.model.eval()
         return Fitted(self.model, self.history, self.best, self.stopped or FINISHED)
 
@@ -531,6 +536,12 @@ def _fitting(what: str, hint: str = "") -> Iterator[None]:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"{what}: {error}{hint}") from None
+
+
+def _read(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The checkpoint of a run, and what was written within its leg."""
+    checkpoint = run.read_checkpoint()
+    return checkpoint, run.read_within(checkpoint.get("id", ""))
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:

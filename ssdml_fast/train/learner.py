@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._world import World
 from ..models.metric import MetricModel, at_once
+from .batch_norm import Synchronized
 from .config import Config
 from .device import kernel_device, why_not_compiled
 from .feed import Feed
 from .method import Diverged, Method
+from .parts import is_divided, part_of, whole_of
+from .seeds import seed_torch
 
 MOMENTUM = 0.9  # of SGD
 
@@ -41,14 +48,24 @@ class Learner:
         self.model = model.to(self.network_device).eval()
         self.model.metric.to(self.device)
         self.average = copy.deepcopy(model) if config.average else model  # embeds, is validated and kept
-        self.network: Callable[[Tensor], Tensor] = torch.compile(model.network) if config.compile else model.network
+        self.network: Callable[[Tensor], Tensor] | None = None  # what learns: made when there are images to learn from
         self.optimizer = self._optimizer([*model.network.parameters(), *method.parameters()])
         self.head_optimizer = method.head_optimizer(model.metric, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        # at what each step computes, where that costs no waiting; several processes look together, at validations
-        self.looks = self.device.type == "cpu" and self.world.size == 1
+        self.looks = self.device.type == "cpu"  # at what each step computes, where that costs no waiting
         self.steps = 0  # on the network
+        self.forwards = 0  # of the network in this step
         self.examples = 0  # trained on since the last validation
+
+    def agree(self) -> None:
+        """Learn on from the first process's weights in all of them.
+
+        Each moves its own copy, along the same gradients of the network. The losses are the same, and with them the
+        gradients of the head and of the method's parameters: bit for bit where processors and threads are alike, and
+        else but for rounding, which is not to add up.
+        """
+        modules = self.model, self.average, self.method
+        self.world.same_([tensor for module in modules for tensor in module.state_dict().values()])
 
     def move(self, loss: Tensor, rate: float) -> None:
         """Take one step on what a loss depends on: the network, the method's parameters, the head."""
@@ -59,7 +76,8 @@ class Learner:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        with Synchronized(self.world) if self.world.size > 1 else nullcontext():  # layers that are gone through again
+            self.scaler.scale(loss).backward()
         if self.optimizer is not None and _has_gradient(self.optimizer):
             self.scaler.step(self.optimizer)
         if self.head_optimizer is not None and _has_gradient(self.head_optimizer):
@@ -76,50 +94,95 @@ class Learner:
         """Take one step of the head's optimiser along gradients of its parameters."""
         if self.head_optimizer is None:
             raise TypeError(f"head must have parameters to be moved, found {type(self.model.metric).__name__}")
-        parameters, gradients = list(self.model.metric.parameters()), list(gradients)
-        self.world.mean_(gradients)
+        parameters = list(self.model.metric.parameters())
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.head_optimizer.step()
         for parameter in parameters:
             parameter.grad = None
 
-    def learnt(self, images: Tensor) -> Tensor:
-        """Embed images to learn from, on the kernels' device."""
+    def learnt(self, images: Tensor, n: int) -> Tensor:
+        """Embed this process's part of n images to learn from; return all embeddings, on the kernels' device."""
         self.model.network.train()
-        self.examples += len(images)
+        self.examples += n
         kind, precision = self.network_device.type, self.config.precision
         # no cache: it would outlive the step, and its weights, within the one that switches a caller's autocast off
         with torch.autocast(kind, getattr(torch, precision), precision != "float32", cache_enabled=False):
-            z = self._through_network(images)
-        z = z.float().to(self.device)
+            if self.network is None:
+                self.network = self._parallel(images)
+                if self.config.compile:
+                    self.network = torch.compile(self.network)
+            with self._apart() if is_divided(self.world, n) else nullcontext():
+                z = self._through(self.network, images)
+        self.forwards += 1
+        z = whole_of(self.world, z.float().to(self.device), n)
         if self.looks and not torch.isfinite(z).all():
             raise Diverged
         return z
 
-    def _through_network(self, images: Tensor) -> Tensor:
-        """What the network makes of images in training mode, or by what torch compiled of it."""
+    def _parallel(self, images: Tensor) -> nn.Module:
+        """The network, with gradients that are the mean over the processes; what it makes of images tells of which."""
+        network: nn.Module = self.model.network
+        trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+        if self.world.size == 1 or not trained:
+            return network
+        probe = copy.deepcopy(network)  # of which no statistics are kept
+        parameters = [probe.get_parameter(name) for name in trained]
+        with self._apart():
+            found = torch.autograd.grad(probe(images).sum(), parameters, allow_unused=True)
+        has_idle = any(self.world.every(any(gradient is None for gradient in found)))
+        parallel: Any = nn.parallel.DistributedDataParallel
+        is_new = "forward_sync_buffers" in inspect.signature(parallel).parameters  # torch 2.13 or newer
+        no_buffers = {"forward_sync_buffers" if is_new else "broadcast_buffers": False}  # they are the same everywhere
+        return parallel(network, process_group=self.world.group, find_unused_parameters=has_idle, **no_buffers)
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Have layers draw other numbers than in other processes, and normalise by what all of them hold.
+
+        Generators are left as they were, the same everywhere, as methods and augmentation draw from them.
+        """
+        place = [torch.initial_seed(), self.forwards, self.world.rank]  # the first is another for each step
+        device = self.network_device
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+            seed_torch(int(np.random.default_rng(place).integers(2**63)), device)
+            with Synchronized(self.world):
+                yield
+
+    def _through(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """What a network makes of images, or what torch compiled of it."""
         try:
-            return self.network(images)
+            return network(images)
         except RuntimeError as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise ValueError(f"compile must be False for this network: {why_not_compiled(error)}") from error
+            if "Expected to have finished reduction" in str(error):
+                raise ValueError(
+                    "network must use the same parameters whenever it is called, where several processes train "
+                    "together, found some that the last step left out"
+                ) from error
             raise
 
     @torch.no_grad()
     def taught(self, images: Tensor) -> Tensor:
         """Embed images by the running mean, to learn from what it says of them, on the kernels' device."""
         self.average.network.eval()
-        return self.average.network(images).float().to(self.device)
+        n = len(images)
+        z = self.average.network(images[part_of(self.world, n)])
+        return whole_of(self.world, z.float().to(self.device), n)
 
     @torch.no_grad()
     def embedded(self, model: MetricModel, feed: Feed, rows: Tensor) -> Tensor:
-        """Embed any number of examples by a network in evaluation mode, on the kernels' device."""
+        """Embed any number of examples by a network in evaluation mode, on the kernels' device.
+
+        Each as often as one process would embed at once, so that the bits are the same by any number of processes.
+        """
         model.network.eval()
-        part = rows[self.world.shard(len(rows))]
         size = at_once(feed.examples.shape, self.network_device.type)
-        z = torch.cat([model.network(images).float() for images in feed.parts(part, size)])
-        return self.world.gather(z, len(rows)).to(self.device)
+        part = rows[self.world.shard(len(rows), size)]
+        none = torch.empty(0, model.d, device=self.network_device)
+        z = torch.cat([none, *(model.network(images).float() for images in feed.parts(part, size))])
+        return self.world.gather(z, len(rows), size).to(self.device)
 
     @torch.no_grad()
     def update_average(self) -> None:

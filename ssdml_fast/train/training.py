@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,9 +21,10 @@ from ..data.dataset import Dataset
 from ..data.examples import Examples, as_examples, labels_of
 from ..exceptions import RangeError, is_of_memory
 from ..methods import METHODS, load_method, name_of, settings_of
-from ..models.metric import untrained
+from ..models.metric import MetricModel, untrained
+from ..runs.fingerprint import difference, fingerprint
 from ..runs.folder import RunFolder, Stored
-from .config import Config
+from .config import ELSEWHERE, Config
 from .device import check_compiles, network_device, surroundings
 from .engine import Engine, Fitted
 from .method import Diverged, Method, TrainingSet
@@ -121,62 +122,71 @@ def fit(
     >>> fitted.best["score"] > fitted.history[0]["score"]
     True
     """
-    run = RunFolder(run) if isinstance(run, str | os.PathLike) else run
-    was_decoded = None
-    if isinstance(train, Dataset) and val is None:
-        was_decoded = train.decoded
-        val = None if train.val_images is None else (train.val_images, train.val_labels)
-        train = train.images, train.labels
-    if val is not None:
-        require("validation", "sklearn", "threadpoolctl")
-    if run is not None:
-        require("a run folder", "safetensors")
-    if resume:
-        if run is None:
-            raise ValueError("run must be given to resume from")
-        was = read_run(run, method)
-        method = was.method if method is None else method
-        settings = was.settings if settings is None else settings
-        config = was.config if config is None else config
-    kind = load_method("ssdml" if method is None else method)
-    own: Settings = _as_settings(settings_of(kind), settings, "settings")
-    shared: Config = _as_settings(Config, config, "config")
-    if device is not None:
-        shared = replace(shared, device=str(device) if isinstance(device, torch.device) else device)
-    where = network_device(shared)
-    if run and not resume and World.here().is_main:
-        run.refuse_used()  # before any work
-    decoded = None if was_decoded is None else _decoded(was_decoded)
-    with surroundings(where, shared.tf32), ExitStack() as opened:
-        if shared.compile:
-            check_compiles(where)
-        kept, val_kept = _cache_shares(shared.cache_gb, train, val)
-        examples, labels = _part(train, "train", shared.workers, kept, kind.needs_labels)
-        opened.callback(examples.close)
-        val_examples, val_labels = (None, None) if val is None else _part(val, "val", shared.workers, val_kept)
-        if val_examples is not None:
-            opened.callback(val_examples.close)
-        _check(examples, labels, val_examples, val_labels, shared, prepare)
-        _check_labelled(labels, kind)
-        one = examples.take(torch.tensor([0]))
-        try:
-            model = untrained(network, one, shared.metric_dim, shared.seed, kind.Head, prepare)
-            data = TrainingSet(labels, examples.shape)
-            trained = kind(own, model, data, shared.seed)
-            engine = Engine(model, trained, examples, data, val_examples, val_labels, shared, where, decoded)
-            stored = Stored(name_of(kind), kind.Head.__name__, asdict(own), asdict(shared))
-            _train(engine, run, stored, resume, on_validation, on_batch)
-            return engine.result()
-        except (MemoryError, RuntimeError) as error:
-            if not is_of_memory(error):
-                raise
-            raise MemoryError(_too_little(where, shared, run)) from error
+    world = World.here()
+    with world.together():
+        if len(set(world.every((run is None, resume)))) > 1:
+            raise ValueError("run and resume must be given in every process or in none")
+        run = RunFolder(run) if isinstance(run, str | os.PathLike) else run
+        was_decoded = None
+        if isinstance(train, Dataset) and val is None:
+            was_decoded = train.decoded
+            val = None if train.val_images is None else (train.val_images, train.val_labels)
+            train = train.images, train.labels
+        if val is not None:
+            require("validation", "sklearn", "threadpoolctl")
+        if run is not None:
+            require("a run folder", "safetensors")
+        if resume:
+            if run is None:
+                raise ValueError("run must be given to resume from")
+            was = world.once(lambda: read_run(run, method))
+            method = was.method if method is None else method
+            settings = was.settings if settings is None else settings
+            config = was.config if config is None else config
+        kind = load_method("ssdml" if method is None else method)
+        own: Settings = _as_settings(settings_of(kind), settings, "settings")
+        shared: Config = _as_settings(Config, config, "config")
+        if device is not None:
+            shared = replace(shared, device=str(device) if isinstance(device, torch.device) else device)
+        where = network_device(shared)
+        if run and not resume:
+            world.once(run.refuse_used)  # before any work
+        decoded = None if was_decoded is None else _decoded(was_decoded)
+        with surroundings(where, shared.tf32), ExitStack() as opened:
+            if shared.compile:
+                check_compiles(where)
+            kept, val_kept = _cache_shares(shared.cache_gb, train, val)
+            examples, labels = _part(train, "train", shared.workers, kept, kind.needs_labels)
+            opened.callback(examples.close)
+            val_examples, val_labels = (None, None) if val is None else _part(val, "val", shared.workers, val_kept)
+            if val_examples is not None:
+                opened.callback(val_examples.close)
+            _check(examples, labels, val_examples, val_labels, shared, prepare)
+            _check_labelled(labels, kind)
+            one = examples.take(torch.tensor([0]))
+            try:
+                model = untrained(network, one, shared.metric_dim, shared.seed, kind.Head, prepare)
+                data = TrainingSet(labels, examples.shape)
+                trained = kind(own, model, data, shared.seed)
+                if world.size > 1:
+                    read, val_read = decoded or (examples, val_examples)
+                    given = fingerprint(read, labels, val_read, val_labels)
+                    _check_alike(world, trained, shared, model, given)
+                engine = Engine(model, trained, examples, data, val_examples, val_labels, shared, where, decoded)
+                stored = Stored(name_of(kind), kind.Head.__name__, asdict(own), asdict(shared))
+                _train(engine, run, stored, resume, on_validation, on_batch)
+                return engine.result()
+            except (MemoryError, RuntimeError) as error:
+                if not is_of_memory(error):
+                    raise
+                raise MemoryError(_too_little(where, shared, run)) from error
 
 
 def _train(
     engine: Engine, run: RunFolder | None, stored: Stored, resume: bool, on_validation: Any, on_batch: Any
 ) -> None:
     """Begin or resume, and go on to the end."""
+    engine.agree()
     if not resume:
         try:
             engine.validate({"validation": 0, "epoch": 0})
@@ -185,18 +195,38 @@ def _train(
             raise ValueError(
                 f"network must embed {part} by finite numbers, found NaN, inf or such as are too large before training"
             ) from None
-    with run.lock() if run and engine.world.is_main else nullcontext():
+    world = engine.world
+    if not world.is_main:
+        on_validation = on_batch = None
+    with ExitStack() as stack:
+        if run:
+            world.once(lambda: stack.enter_context(run.lock()))
         if resume:
             assert run is not None
-            if engine.world.is_main:
-                run.tidy()
+            world.once(run.tidy)
             engine.load(run)
         else:
-            if run and engine.world.is_main:
-                run.create(stored)
+            if run:
+                world.once(lambda: run.create(stored))
             if on_validation:
                 on_validation(engine.history[0])
         engine.to_the_end(run, on_validation, on_batch)
+
+
+def _check_alike(world: World, method: Method, config: Config, model: MetricModel, given: dict[str, str]) -> None:
+    """Refuse, in every process, what is not the same in all of them."""
+    own = asdict(method.settings) | {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    own |= {"method": name_of(type(method))}
+    own |= {"network": {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}}
+    told = world.every((own, given))
+    for rank, (other, found) in enumerate(told):
+        first, held = told[0]
+        different = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+        if different:
+            raise ValueError(f"{', '.join(different)} must be the same in every process, found others on rank {rank}")
+        what = difference(held, found)
+        if what:
+            raise ValueError(f"{what} must be the same in every process, found others on rank {rank}")
 
 
 def _as_settings(kind: type[Any], settings: Any, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssdml_fast.data.augment import cut_out, mix_channels, mix_up, random_affine
+from ssdml_fast.data.augment import Part, cut_out, mix_channels, mix_up, random_affine
 
 
 def test_affine_augmentation_is_what_each_of_its_parts_says():
@@ -97,6 +98,19 @@ def test_a_square_anywhere_is_cut_out_of_every_image(side):
     assert got == expected if side else not (first == 0).any()
     with pytest.raises(ValueError, match="side must be at least 0"):
         cut_out(images, -1)
+
+
+@pytest.mark.parametrize("change", [random_affine, functools.partial(random_affine, flip=True), mix_channels, cut_out])
+def test_parts_of_a_batch_are_changed_as_the_whole_is(change):
+    images = torch.rand(11, 3, 14, 14)
+    whole = change(images, generator=torch.Generator().manual_seed(0))
+    for rows in (slice(0, 4), slice(4, 5), slice(5, 11)):
+        generator = torch.Generator().manual_seed(0)
+        part = change(images[rows], generator=generator, part=Part(rows, 11))
+        torch.testing.assert_close(part, whole[rows])
+        after = torch.Generator().manual_seed(0)
+        change(images, generator=after)
+        assert torch.equal(generator.get_state(), after.get_state())  # what is drawn next is the same too
 
 
 def test_blends_share_images_and_targets_alike():

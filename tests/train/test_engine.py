@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from trainings import TINY, engine, train
 
-from ssdml_fast._world import World
 from ssdml_fast.methods import warmup
 from ssdml_fast.train.engine import Engine, even_parts
 from ssdml_fast.train.method import Leg
@@ -174,12 +173,6 @@ def test_the_average_follows_shared_weights_once():
     made.update_average()
     torch.testing.assert_close(made.average.network.first.weight, before + 0.5)
     assert made.average.network.first.weight is made.average.network.again.weight
-
-
-def test_several_processes_do_not_stop_one_by_one(monkeypatch):
-    assert engine(TINY).looks
-    monkeypatch.setattr(World, "here", lambda: World(1, 2))
-    assert not engine(TINY).looks
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
