@@ -22,7 +22,8 @@ from .exceptions import ProcessError, first_line
 
 Value = TypeVar("Value")
 SECONDS = 5.0  # that a process which lost another waits for its message
-_numbers = count()  # of the blocks of `together`: alike in all processes, as they go through the same
+INTERRUPTED = "was interrupted"
+_failures = count()  # of blocks of `together`, of which each is every process's: so all number them alike
 
 
 @dataclass(frozen=True)
@@ -195,29 +196,48 @@ class World:
         if self.size == 1:
             yield
             return
-        key = f"ssdml_fast/failed/{next(_numbers)}"
         try:
             yield
         except BaseException as error:
-            is_left = is_of_connection(error)
-            told = self._told(key, SECONDS if is_left else 0) if is_left or isinstance(error, KeyboardInterrupt) else ""
-            if told:
+            key = f"ssdml_fast/failed/{next(_failures)}"
+            is_left, is_stop = is_of_connection(error), isinstance(error, KeyboardInterrupt)
+            told = self._told(key, SECONDS if is_left else 0) if is_left or is_stop else ""
+            if told and not (is_stop and told.endswith(INTERRUPTED)):  # else whoever stopped one stopped all
                 raise ProcessError(told) from None
             if is_left:
                 raise ProcessError(f"another process than {self} ended without a word") from error
             self._tell(key, error)
             raise
 
+    def speaker(self) -> Callable[[], bool]:
+        """Make a function that says whether this process is to speak for all, also when they have parted.
+
+        The first is, or, where that does not call it within some seconds, whoever called it then.
+        """
+        if self.size == 1:
+            return lambda: True
+        store, key, own = _store(), "ssdml_fast/speaker", str(self.rank)
+
+        def speaks() -> bool:
+            end = time.monotonic() + (0 if self.is_main else SECONDS)
+            with suppress(Exception):  # whoever kept the words is gone
+                while time.monotonic() < end and not store.check([key]):
+                    time.sleep(0.05)
+                return store.compare_set(key, "", own).decode() == own
+            return True
+
+        return speaks
+
     def _tell(self, key: str, error: BaseException) -> None:
         """Leave word of an error where the others look; the first word stays."""
-        what = "was interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {_described(error)}"
+        what = INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"failed: {_described(error)}"
         with suppress(Exception):  # whoever kept the words is gone
             _store().compare_set(key, "", f"{self} {what}")
 
     def _told(self, key: str, seconds: float) -> str:
         """What another process failed by, if that is known, or becomes so within some seconds."""
         end = time.monotonic() + seconds
-        with suppress(Exception):
+        with suppress(Exception, KeyboardInterrupt):  # torchrun interrupts a process soon after it lost another
             while not _store().check([key]):
                 if time.monotonic() > end:
                     return ""
@@ -285,6 +305,8 @@ def _store() -> Any:
 
 
 def _described(error: BaseException) -> str:
+    if isinstance(message := getattr(error, "message", None), str):  # a sentence of the command line
+        return message
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

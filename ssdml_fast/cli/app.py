@@ -11,12 +11,14 @@ from .. import __version__
 from .evaluate import evaluate
 from .flags import TrainCommand, train_by
 from .methods import methods
+from .processes import Commands
 from .report import report
 from .train import METHOD
 
 app = typer.Typer(
-    help="Semi-supervised deep metric learning.", no_args_is_help=True, add_completion=False, rich_markup_mode="rich"
-)
+    cls=Commands, help="Semi-supervised deep metric learning.", no_args_is_help=True, add_completion=False,
+    rich_markup_mode="rich",
+)  # fmt: skip
 app.command(cls=TrainCommand)(train_by(METHOD))
 for command in (evaluate, report, methods):
     app.command()(command)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -17,6 +15,7 @@ from rich.text import Text
 
 from .._settings import Settings, divided, told
 from ..data.settings import DataSettings
+from ..exceptions import ProcessError
 from ..methods import METHODS, load_method, settings_of
 from ..methods.recipes import settings as recipe_settings
 from ..models.settings import NetworkSettings
@@ -29,12 +28,26 @@ from ..train.stored import StoredTraining, read_run
 from .console import plain_console
 from .header import header
 from .places import MOVED
+from .processes import (
+    Ended,
+    command_of,
+    failure,
+    is_main,
+    once,
+    refuse_shared,
+    several,
+    status_of,
+    threads_told,
+    together,
+)
 from .settings import errors_told
 from .waiting import waiting
 
 if TYPE_CHECKING:  # torch and scikit-learn are imported inside the commands, so that --help answers at once
+    import torch
     from rich.console import Console
 
+    from .._world import World
     from ..data.dataset import Dataset
     from ..models.networks import Choice
     from ..runs.figures import HeldOut
@@ -129,16 +142,16 @@ def _begin(
     """Train by the user's `own` settings and those of the recipe, in a new run folder."""
     from ..runs.inputs import load_inputs
 
-    with _interruptible(console), errors_told():
+    with _interruptible(), errors_told():
         config = _training(method, recipe, own).config  # refuses what no data make right
         data, network = DataSettings(**_named(DataSettings, own)), NetworkSettings(**_named(NetworkSettings, own))
         if out is not None:
-            RunFolder(out).refuse_used()
+            once(RunFolder(out).refuse_used)
         inputs, examples = _load(console, lambda told: load_inputs(data, network, config.seed, strict, told), config)
         training = _training(method, recipe, own, inputs.choice, examples)
     with _folder(out) as path:
         run = RunFolder(path, inputs.dataset, inputs.network)
-        with _interruptible(console, run):
+        with _interruptible(run):
             _run(console, run, inputs.choice, examples, training, tensorboard, is_new=True)
 
 
@@ -147,9 +160,9 @@ def _resume(console: Console, path: Path, own: dict[str, Any], strict: bool, ten
     from ..runs.inputs import stored_inputs
 
     run, again = RunFolder(path), [text for name in own if name in MOVED for text in (f"--{name}", own[name])]
-    with _interruptible(console, run, again):
+    with _interruptible(run, again):
         with errors_told():
-            training = read_run(run)
+            training, run.dataset, run.network = once(lambda: (read_run(run), run.dataset, run.network))
             training = replace(training, config=replace(training.config, **_named(Config, own)))
             config, moved = training.config, {name: own[name] for name in own if name in MOVED}
             inputs, examples = _load(console, lambda told: stored_inputs(run, config.seed, moved, strict, told), config)
@@ -157,19 +170,27 @@ def _resume(console: Console, path: Path, own: dict[str, Any], strict: bool, ten
 
 
 @contextmanager
-def _interruptible(console: Console, run: RunFolder | None = None, again: Sequence[str] = ()) -> Iterator[None]:
+def _interruptible(run: RunFolder | None = None, again: Sequence[str] = ()) -> Iterator[None]:
     """End by Ctrl-C, SIGTERM or SIGHUP with a word on how to go on, by the options `again` among others."""
     try:
-        with as_ctrl_c():
+        with as_ctrl_c(), together():
             yield
     except KeyboardInterrupt as stop:
-        if run is not None and run.resumable:
-            console.print(f"\nStopped; the training is saved in {run.path}. To continue:", soft_wrap=True)
-            command = shlex.join(["ssdml-fast", "train", "--resume", str(run.path), *again])
-            console.print(f"  {command}", soft_wrap=True)
-        else:
-            console.print("\nStopped before there was anything to save.")
-        raise typer.Exit(128 + getattr(stop, "number", signal.SIGINT)) from None
+        saved = _saved(run, again)
+        text = f"\nStopped; the {saved}" if saved else "\nStopped before there was anything to save."
+        raise Ended(text, status_of(stop)) from None
+    except (ProcessError, typer.BadParameter) as error:
+        if not several() or not (saved := _saved(run, again)):
+            raise
+        raise Ended(f"{failure(error)}\nThe {saved}", getattr(error, "exit_code", 1)) from None
+
+
+def _saved(run: RunFolder | None, again: Sequence[str]) -> str:
+    """How to go on with a training, by the options `again` among others; empty where nothing of it is saved."""
+    if run is None or not run.resumable:
+        return ""
+    command = command_of(["train", "--resume", str(run.path), *again])
+    return f"training is saved in {run.path}. To continue:\n  {command}"
 
 
 @contextmanager
@@ -178,15 +199,20 @@ def _folder(out: Path | None) -> Iterator[Path]:
     if out is not None:
         yield out
         return
-    parent = Path("runs")
+    parent, made = Path("runs"), list[Path]()
     is_new = not parent.exists()
-    with errors_told():
-        path = new_folder(parent)
+
+    def make() -> Path:
+        made.append(new_folder(parent))
+        return made[0]
+
     try:
+        with errors_told():
+            path = once(make)
         yield path
     finally:
-        if not RunFolder(path).resumable:
-            shutil.rmtree(path, ignore_errors=True)
+        if made and not RunFolder(made[0]).resumable:
+            shutil.rmtree(made[0], ignore_errors=True)
             if is_new:
                 with suppress(OSError):  # another training's run is in it
                     parent.rmdir()
@@ -216,6 +242,7 @@ def _load(
     """Load the data, say what was understood of them, and prepare them for the network."""
     from ..train.device import network_device
 
+    refuse_shared(config.device)
     device = network_device(config)
     with waiting(console, "decoding images") as progress:
         inputs = load(progress)
@@ -236,9 +263,11 @@ def _run(
     tensorboard: bool,
     is_new: bool = False,
 ) -> None:
-    """Train, report, and fill the run folder."""
+    """Train, report, and fill the run folder. Of several processes the first alone reports: the others are done."""
     with errors_told():
         fitted = _fitted(console, run, choice, examples, training, tensorboard, is_new)
+    if not is_main():
+        return
     console.print(_verdict(fitted, training.config.select), soft_wrap=True)
     with errors_told():
         _compare(console, run, choice, examples, training, fitted)
@@ -255,14 +284,16 @@ def _fitted(
     is_new: bool,
 ) -> Fitted:
     """Train, and show how it goes."""
-    from ..train.device import described, network_device
+    from .._world import World
+    from ..train.device import network_device
     from ..train.tensorboard import TensorBoard
     from ..train.training import fit
     from .live import Live
 
     config = training.config
-    logs, device = TensorBoard(run.tensorboard) if tensorboard else None, network_device(config)
-    console.print(f"{training.method} on {described(device)}", soft_wrap=True)
+    world, device = World.here(), network_device(config)
+    logs = TensorBoard(run.tensorboard) if tensorboard and world.is_main else None
+    console.print(f"{training.method} on {_where(world, device)}", soft_wrap=True)
     with waiting(console, "describing images") as progress:
         reading = {"workers": config.workers, "device": device}
         network = choice.made(examples.images, config.seed, progress, **reading)
@@ -277,6 +308,19 @@ def _fitted(
             network, examples, None, training.method, training.settings, config, prepare=choice.taken, run=run,
             resume=not is_new, on_validation=on_validation, on_batch=live.batch,
         )  # fmt: skip
+
+
+def _where(world: World, device: torch.device) -> str:
+    """What a user is told of the processes and their devices."""
+    import torch
+
+    from ..train.device import described
+
+    devices = ", ".join(dict.fromkeys(world.every(described(device))))
+    if world.size == 1:
+        return devices
+    threads = threads_told(torch.get_num_threads())
+    return f"{devices}, {world.size} processes" + (f", {threads}" if threads else "")
 
 
 def _compare(
