@@ -9,6 +9,7 @@ from .._world import World
 from ..exceptions import ProcessError, RangeError
 
 Value = TypeVar("Value")
+ARGUMENT_ERRORS = (RangeError, TypeError, ValueError)
 
 
 def everywhere(world: World, work: Callable[[], Value]) -> list[Value]:
@@ -29,12 +30,12 @@ def everywhere(world: World, work: Callable[[], Value]) -> list[Value]:
         value = work()
     except Exception as error:
         own = error
-    told = world.every((value, None if own is None else (_kind(own), str(own))))
+    told = world.every((value, None if own is None else _told(own)))
     for rank, (_, failure) in enumerate(told):
         if failure is None:
             continue
         kind, message = failure
-        if kind in (TypeError, ValueError, RangeError):
+        if kind in ARGUMENT_ERRORS:
             raise kind(f"{message}, on rank {rank}") from own
         if own is not None:
             raise own
@@ -59,9 +60,9 @@ def the_same(values: Sequence[Value], expected: str, kind: type[Exception] = Val
     return values[0]
 
 
-def _kind(error: Exception) -> type[Exception]:
-    """The type that every process raises an error as, if it is one that says what is wrong with an argument."""
-    for kind in (RangeError, TypeError, ValueError):
+def _told(error: Exception) -> tuple[type[Exception], str]:
+    """What the others are told of an error: the type, where it says what is wrong with an argument, and the message."""
+    for kind in ARGUMENT_ERRORS:
         if isinstance(error, kind):
-            return kind
-    return ProcessError
+            return kind, str(error)
+    return ProcessError, f"{type(error).__name__}: {error}"

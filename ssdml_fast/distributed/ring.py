@@ -39,6 +39,7 @@ class Ring:
     _step: int = 0
     _rows: Tensor = field(init=False)  # that visit, as they are carried,
     _next: Tensor = field(init=False)  # and those that are to
+    _rooms: dict[int, Tensor] = field(default_factory=dict)
     _on_their_way: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,9 +59,17 @@ class Ring:
         if step > self.steps:
             return
         before, after = (rank - 1) % size, (rank + 1) % size
-        coming = self.visits(rank, step)
-        self._next = self._rows.new_empty((coming.stop - coming.start, self._rows.shape[1]))
+        self._next = self._room(step)
         self._on_their_way = self._start([self._rows[self.visits(before, step)]], before, [self._next], after)
+
+    def _room(self, step: int) -> Tensor:
+        """Where the rows of a step arrive: in the memory of those before the last, which nobody needs any more."""
+        rank, parity = self.world.rank, step % 2
+        coming = [self.visits(rank, each) for each in range(step, self.steps + 1, 2)]
+        rows = [each.stop - each.start for each in coming]
+        if parity not in self._rooms:
+            self._rooms[parity] = self._rows.new_empty((max(rows), self._rows.shape[1]))
+        return self._rooms[parity][: rows[0]]
 
     def everywhere(self, work: Callable[[], Value]) -> Value:
         """Compute in every process, or fail in all, with nothing left on its way that a later call would get."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from processes import run_together
@@ -69,3 +70,183 @@ def test_bits_are_those_of_one_process(tmp_path, size, how):
         assert status == 0, errors
         said = json.loads(output)
         assert len(said) > 100 and [name for name, holds in said.items() if not holds] == []
+
+
+REFUSED = """
+import json
+import os
+import numpy as np
+import ssdml_fast as sf
+
+x = np.random.default_rng(rank).standard_normal((8, 3)).astype(np.float32)
+nan = x.copy()
+nan[2, 1] = np.nan
+CASES = [  # of a graph: what each rank is called with, beside what all are
+    [{}, {"x_shard": nan}],
+    [{"x_shard": x.tolist()}, {}],
+    [{}, {"x_shard": x.astype(int)}],
+    [{"x_shard": x[0]}, {}],
+    [{}, {"x_shard": x[:, :0]}],
+    [{}, {"x_shard": x[:, :2]}],
+    [{}, {"x_shard": x.astype(np.float64)}],
+    [{}, {"x_shard": x[:0, :2]}],
+    [{"k": 3}, {"k": 4}],
+    [{"k": 16}, {"k": 16}],
+    [{}, {"k": 0}],
+    [{}, {"k": 2.0}],
+    [{"metric": "cosine"}, {"metric": "euclidean"}],
+    [{"metric": "manhattan"}, {"metric": "manhattan"}],
+    [{}, {"num_threads": 0}],
+    [{}, {"progress": 3}],
+    [{"x_shard": x[:0], "k": 1}, {"x_shard": x[:1], "k": 1}],
+    [{"x_shard": nan}, {"x_shard": x.astype(int)}],
+]
+OF_SEARCH = [
+    [{}, {"base_shard": x[:, :2]}],
+    [{}, {"base_shard": x.astype(np.float64)}],
+    [{"base_shard": nan}, {}],
+    [{"base_shard": x[:0]}, {"base_shard": x[:0]}],
+    [{"k": 17}, {"k": 17}],
+]
+
+def refusal(function, arguments):
+    try:
+        function(**arguments)
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+
+right = {"queries_shard": x, "base_shard": x, "k": 3}
+said = [refusal(sf.distributed.knn_graph, {"x_shard": x, "k": 3, **case[rank]}) for case in CASES]
+said += [refusal(sf.distributed.knn_search, {**right, **case[rank]}) for case in OF_SEARCH]
+graph = sf.distributed.knn_graph(x, 3).gather()  # nothing is left of what was refused
+whole = np.concatenate([np.random.default_rng(r).standard_normal((8, 3)).astype(np.float32) for r in range(size)])
+assert np.array_equal(graph.indices, sf.knn_graph(whole, 3).indices)
+print(json.dumps(said))
+"""
+
+MESSAGES = [
+    "RangeError: x_shard must be finite, found nan at x_shard[2, 1], on rank 1",
+    "TypeError: x_shard must be a NumPy array, torch tensor, CuPy array or speak DLPack or __cuda_array_interface__, "
+    "found list, on rank 0",
+    "TypeError: x_shard must be of type float32 or float64 or float16 or bfloat16, found int64, on rank 1",
+    "ValueError: x_shard must have 2 dimensions, found shape (3,), on rank 0",
+    "ValueError: x_shard must have at least one column, found shape (8, 0), on rank 1",
+    "ValueError: x_shard must have the same number of columns on every rank, found 3 on rank 0 and 2 on rank 1",
+    "TypeError: x_shard must be of the same type on every rank, found float32 on rank 0 and float64 on rank 1",
+    "ValueError: x_shard must have the same number of columns on every rank, found 3 on rank 0 and 2 on rank 1",
+    "ValueError: k must be the same on every rank, found 3 on rank 0 and 4 on rank 1",
+    "ValueError: k must be in [1, 15] with 16 points, found 16",
+    "ValueError: k must be at least 1, found 0, on rank 1",
+    "TypeError: k must be an integer, found 2.0, on rank 1",
+    "ValueError: metric must be the same on every rank, found cosine on rank 0 and euclidean on rank 1",
+    "ValueError: metric must be one of 'sqeuclidean', 'euclidean', 'cosine', 'inner_product', found 'manhattan', on "
+    "rank 0",
+    "ValueError: num_threads must be in [1, 4096], found 0, on rank 1",
+    "TypeError: progress must be callable or None, found 3, on rank 1",
+    "ValueError: x_shard must hold at least 2 points on all ranks together, found 1",
+    "RangeError: x_shard must be finite, found nan at x_shard[2, 1], on rank 0",
+    "ValueError: base_shard must have 3 columns like queries_shard, found shape (8, 2), on rank 1",
+    "TypeError: base_shard must be of the type of queries_shard, float32, found float64, on rank 1",
+    "RangeError: base_shard must be finite, found nan at base_shard[2, 1], on rank 0",
+    "ValueError: base_shard must hold at least one point on all ranks together, found none",
+    "ValueError: k must be in [1, 16] with 16 base points, found 17",
+]
+
+
+def test_what_one_process_refuses_all_do(tmp_path):
+    for status, output, errors in run_together(REFUSED, 2, tmp_path):
+        assert status == 0, errors
+        assert [": ".join(each or ["none"]) for each in json.loads(output)] == MESSAGES
+
+
+FAILING = """
+import json, os
+import numpy as np
+import ssdml_fast as sf
+from ssdml_fast.exceptions import ProcessError
+
+how, late = sys.argv[4], float(sys.argv[5])
+x = np.random.default_rng(0).standard_normal((40 * size, 5))
+mine, said = x[40 * rank : 40 * (rank + 1)], {}
+
+def fail(share):
+    if share >= late and how == "raise":
+        raise KeyError("no such key")
+    if share >= late and how == "interrupt":
+        raise KeyboardInterrupt
+    if share >= late and how == "die":
+        os._exit(3)
+
+try:
+    sf.distributed.knn_graph(mine, 5, progress=fail if rank == 1 else None)
+except BaseException as error:
+    said["error"] = [type(error).__name__, str(error)]
+if how == "raise":
+    graph, whole = sf.distributed.knn_graph(mine, 5), sf.knn_graph(x, 5)
+    said["again"] = np.array_equal(graph.indices, whole.indices[graph.first : graph.first + 40])
+print(json.dumps(said), flush=True)
+if how != "raise":
+    os._exit(0)  # as one does that ends for an error: what connected it is gone
+"""
+
+
+@pytest.mark.parametrize("late", [0.0, 1.0])
+@pytest.mark.parametrize("size", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_an_error_of_one_process_is_one_of_all_and_nothing_is_left_of_it(tmp_path, size, late):
+    for rank, (status, output, errors) in enumerate(run_together(FAILING, size, tmp_path, "raise", late)):
+        assert status == 0, errors
+        told = ["ProcessError", f"process 1 of {size} failed: KeyError: 'no such key'"]
+        assert json.loads(output) == {"error": ["KeyError", "'no such key'"] if rank == 1 else told, "again": True}
+
+
+@pytest.mark.parametrize(("how", "told"), [("interrupt", "process 1 of 2 was interrupted"), ("die", "without a word")])
+def test_a_process_that_ends_ends_the_others(tmp_path, how, told):
+    (first, second) = run_together(FAILING, 2, tmp_path, how, 0.0)
+    assert second[0] == (3 if how == "die" else 0)
+    kind, message = json.loads(first[1])["error"]
+    assert kind == "ProcessError" and told in message
+
+
+PROGRESS = """
+import numpy as np
+import ssdml_fast as sf
+
+x = np.random.default_rng(rank).standard_normal((50 * rank, 3))  # none of the first
+for function, shards in ((sf.distributed.knn_graph, (x,)), (sf.distributed.knn_search, (x, x))):
+    shares = []
+    function(*shards, 3, progress=shares.append)
+    assert shares == sorted(shares) and (shares[-1:] == [1] or len(x) == 0), shares
+"""
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_progress_rises_to_one(tmp_path, size):
+    for status, _, errors in run_together(PROGRESS, size, tmp_path):
+        assert status == 0, errors
+
+
+MEMORY = """
+import resource
+import numpy as np
+import ssdml_fast as sf
+from ssdml_fast._run import knn_graph as run
+
+n, d, k = 3000, 2000, 4
+x = np.random.default_rng(rank).standard_normal((n, d)).astype(np.float32)
+run.BLOCK_BYTES = 2 << 20
+sf.distributed.knn_graph(x[:300, :4], k, num_threads=1)  # what connects the processes is there before the limit
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+most = int(status["VmData"].split()[0]) * 1024 + int(float(sys.argv[4]) * x.nbytes) + (14 << 20)
+resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+sf.distributed.knn_graph(x, k, num_threads=1)
+sf.distributed.knn_search(x[:50], x, k, num_threads=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
+def test_no_process_holds_all_points(tmp_path):
+    """Beyond its own shard of five, of 24 MB each, two that visit it, and what blocks and results take."""
+    for status, _, errors in run_together(MEMORY, 5, tmp_path, 2):
+        assert status == 0, errors
+    assert all(status for status, _, _ in run_together(MEMORY, 5, tmp_path, 0.3))  # the limit would be noticed
