@@ -59,11 +59,12 @@ def arange(n: int, like: Any) -> Any:
 
 
 def scalar(value: float, dtype: str, like: Any) -> Any:
-    """Return a number as one of NumPy or torch, as `like` is, on its device."""
+    """Return a number as one of NumPy or torch, as `like` is, on its device; infinite where it is beyond the type."""
     if is_torch(like):
         torch = sys.modules["torch"]
-        return torch.scalar_tensor(value, dtype=getattr(torch, dtype), device=like.device)
-    return getattr(np, dtype)(value)
+        return torch.tensor(value, dtype=getattr(torch, dtype), device=like.device)
+    with np.errstate(over="ignore"):
+        return getattr(np, dtype)(value)
 
 
 def copy(x: Any) -> Any:

@@ -165,6 +165,16 @@ def test_margins_beyond_the_range_of_float32(isa):
     np.testing.assert_array_equal(loss, [0, np.inf])
 
 
+@pytest.mark.parametrize("as_array", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_a_sum_beyond_the_range_of_float32_is_infinite(isa, as_array):
+    """Though the sum that is kept in float64 is not, nor any loss."""
+    z = as_array((1.5e19 * np.array([[0, 0], [1, 0]])).astype(np.float32))
+    triplets, L = as_array(np.array([[0, 1, 0]] * 9)), as_array(np.eye(2, dtype=np.float32))
+    assert np.isfinite(np.asarray(sf.angular_loss(z, triplets, L, reduction="none"))).all()
+    for loss in (sf.angular_loss(z, triplets, L), sf.angular_loss_and_grad(z, triplets, L)[0]):
+        assert loss == np.inf and loss.dtype == z.dtype
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_softplus_to_the_last_digits(isa, dtype):
     """Margins of either sign over the whole range in which exp is a normal number."""
