@@ -172,8 +172,7 @@ class Engine(Learner):
                 self.one_pass(method, leg, work, on_validation, on_batch)
         except (KeyboardInterrupt, SystemExit):
             if not self.held.broken:
-                with self.held:
-                    self.save_within()
+                self.save_within()
             raise
 
     def prepared(self, method: Method, leg: Leg) -> Work:
@@ -220,9 +219,8 @@ class Engine(Learner):
             self.examples = 0
         with self.times.stage("train"):
             for loss in islice(losses, end - place.batch):
-                if time.monotonic() - self.saved >= SAVED_EVERY:
-                    with self.held:
-                        self.save_within()
+                if self.run and self.world.is_main and time.monotonic() - self.saved >= SAVED_EVERY:
+                    self.save_within()
                 done = place.batch - first
                 if on_batch and loss is not None and (self.looks or done % TOLD_ON_DEVICE == 0 or place.batch == end):
                     told = {"validation": len(self.history), "planned": self.planned, "done": done}
@@ -389,7 +387,7 @@ class Engine(Learner):
             return
         self.place.read_losses()
         place = {"place": vars(self.place), "examples": self.examples, "seconds": self.times.seconds}
-        with self.times.stage("save"):
+        with self.held, self.times.stage("save"):
             self.run.write_within({"checkpoint": self.checkpoint} | place | self.state())
         self.saved = time.monotonic()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import signal
@@ -167,6 +168,63 @@ def test_a_killed_training_loses_only_what_came_after_its_last_checkpoint(run, q
     made = re.findall(r"^validation +(\d) of 2 ", result.output, re.MULTILINE)
     assert made == ["1", "2"][file - 5 :]  # after it
     assert (path / "model.safetensors").read_bytes() == (run[0] / "model.safetensors").read_bytes()
+
+
+OFTEN = """
+import os, sys, threading
+from ssdml_fast.cli.app import app
+from ssdml_fast.train import engine
+
+number, seconds = int(sys.argv.pop(1)), float(sys.argv.pop(1))
+to_the_end, engine.SAVED_EVERY = engine.Engine.to_the_end, 0.1
+
+def signalled(*arguments):
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
+    to_the_end(*arguments)
+
+engine.Engine.to_the_end = signalled
+app()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_stopped_at_random_moments_it_ends_the_same(run, quick_maps, tmp_path, name):
+    path, rng, number = tmp_path / "run", np.random.default_rng(sum(name.encode())), getattr(signal, name)
+    arguments, stops = ["--out", str(path), *TINY], 0
+    for _ in range(3):
+        child = subprocess.run(
+            [sys.executable, "-c", OFTEN, str(int(number)), str(rng.uniform(0, 2)), "train", *arguments],
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}, preexec_fn=usual_signals,
+        )  # fmt: skip
+        is_saved = (path / "checkpoint.pt").exists()
+        if is_saved:
+            arguments = ["--resume", str(path)]
+        if child.returncode == 0:  # it was done before
+            continue
+        stops += 1
+        assert child.returncode == (-number if name == "SIGKILL" else 128 + number)
+        assert name == "SIGKILL" or ("To continue" in child.stdout) == is_saved
+    assert stops
+    result = invoke("train", *arguments)
+    assert result.exit_code == 0, result.output
+    assert rows(result.output) == rows(run[1])
+    assert (path / "model.safetensors").read_bytes() == (run[0] / "model.safetensors").read_bytes()
+    assert validations(path) == validations(run[0])
+
+
+def usual_signals():
+    """In a child: what a shell's background jobs, or nohup, ignore is not ignored."""
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+def validations(path):
+    """The records of a run but for the times."""
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
 
 
 @pytest.mark.parametrize(

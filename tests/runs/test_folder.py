@@ -171,6 +171,7 @@ def test_a_folder_with_nothing_but_leftovers_can_be_used_again(run):
         lambda path: (path / "notes.txt").touch(),
         lambda path: (path / ".notes.txt").touch(),
         lambda path: (path / "checkpoint.pt").touch(),
+        lambda path: (path / "within.pt").touch(),
         lambda path: (path / "model.safetensors").touch(),
         lambda path: (path / "config.json").write_text('{"compilerOptions": {}}'),  # another program's
         lambda path: (path / "tensorboard").mkdir(),  # without a config.json: not a training's
