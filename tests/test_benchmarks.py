@@ -49,6 +49,23 @@ def test_a_bare_loop_takes_the_steps_of_the_engine():
     assert "8 steps of the partition" in found and "3 steps of the warm-up" in found
 
 
+def test_processes_answer_as_one_in_the_study_of_scaling():
+    tiny = ["--points", 1000, "--dimensions", 8, "--neighbors", 5, "--processes", 1, 2, "--repeats", 2]
+    rows = [line.split(" | ") for line in run(ROOT / "benchmarks/studies/scaling.py", *tiny).splitlines()[5:]]
+    found = {(row[0].strip("| `"), int(row[1])): row[-1].strip(" |") for row in rows}
+    work = ("knn_graph", "knn_search", "propagate_affinity", "propagate_labels")
+    assert [found.pop((name, 2)) for name in work] == ["same bits"] * 4
+    apart, _ = found.pop(("training", 2)).split()
+    assert float(apart) < 1e-5
+    assert set(found.values()) == {"of one"} and len(found) == 5
+
+
+def test_the_page_on_scaling_has_what_the_program_prints():
+    page = (ROOT / "docs/notes/scaling.md").read_text(encoding="utf-8")
+    for table in run(ROOT / "benchmarks/studies/scaling_on_paper.py").split("\n\n"):
+        assert table.strip() in page
+
+
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_programs_say_what_they_take(path):
     if path.stem == "bench_training":

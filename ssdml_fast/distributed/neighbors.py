@@ -76,9 +76,9 @@ def knn_graph(
     Shards go half way round, one on its way while another is computed with, and what is found for their points goes
     back: each pair of points is compared once. Of N points in P equal parts, a process compares N² / (2 P) pairs: time
     O(N² d / P). Memory O(N / P (d + k)), that of three shards and five times their neighbours, plus at most 256 MiB. A
-    process sends (P - 1) / 2 times N / P points of d coordinates, as wide as their type, and for each of them the 12 k
-    bytes (in float64, 16 k) of what was found, and its farthest neighbour's distance. Gloo carries host memory, by way
-    of which points of devices go then; NCCL carries that of devices. Shards hold fewer than 2³² points. Where one
+    process sends at most P / 2 times N / P points of d coordinates, as wide as their type, and for each of them the 12
+    k bytes (in float64, 16 k) of what was found, and its farthest neighbour's distance. Gloo carries host memory, by
+    way of which points of devices go then; NCCL carries that of devices. Shards hold fewer than 2³² points. Where one
     process fails, the others learn of it when they have compared the shards at hand.
 
     Examples
