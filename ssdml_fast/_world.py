@@ -15,6 +15,7 @@ from datetime import timedelta
 from itertools import count
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -84,6 +85,17 @@ class World:
         shards = [self._shard_of(rank, n, unit) for rank in range(self.size)]
         return self._joined(part, [shard.stop - shard.start for shard in shards])
 
+    def fill_(self, arrays: Sequence[np.ndarray]) -> None:
+        """Put the rows that other processes have of each array, cut by :meth:`shard`, beside this one's."""
+        if self.size > 1:
+            for array in arrays:
+                for rank in range(self.size):
+                    rows = torch.from_numpy(array)[self._shard_of(rank, len(array), 1)]
+                    carried = rows.to(self.carrier(rows.device))
+                    if len(rows):
+                        distributed.broadcast(carried, src=self._in_default(rank), group=self.group)
+                        rows.copy_(carried)
+
     def join(self, part: Tensor) -> Tensor:
         """Join the parts of every process, of any numbers of rows, in order of rank."""
         return self._joined(part, self.every(len(part)))
@@ -112,7 +124,7 @@ class World:
         if self.size == 1:
             return value
         values = [value]
-        distributed.broadcast_object_list(values, src=self._first, group=self.group)
+        distributed.broadcast_object_list(values, src=self._in_default(0), group=self.group)
         return values[0]
 
     def same_(self, tensors: Sequence[Tensor]) -> None:
@@ -120,7 +132,7 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 carried = tensor.to(self.carrier(tensor.device)).contiguous()
-                distributed.broadcast(carried, src=self._first, group=self.group)
+                distributed.broadcast(carried, src=self._in_default(0), group=self.group)
                 tensor.copy_(carried)
 
     def every(self, value: Value) -> list[Value]:
@@ -177,10 +189,9 @@ class World:
             return device
         return torch.device("cpu") if "cpu" in served else torch.device("cuda", torch.cuda.current_device())
 
-    @property
-    def _first(self) -> int:
-        """Rank of the first process in the default group, by which torch numbers senders."""
-        return 0 if self.group is None else distributed.get_global_rank(self.group, 0)
+    def _in_default(self, rank: int) -> int:
+        """The rank of a process in the default group, by which torch numbers senders."""
+        return rank if self.group is None else distributed.get_global_rank(self.group, rank)
 
     # --- failure ------------------------------------------------------------------------------------------------------
 

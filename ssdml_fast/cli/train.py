@@ -147,7 +147,7 @@ def _begin(
         data, network = DataSettings(**_named(DataSettings, own)), NetworkSettings(**_named(NetworkSettings, own))
         if out is not None:
             once(RunFolder(out).refuse_used)
-        inputs, examples = _load(console, lambda told: load_inputs(data, network, config.seed, strict, told), config)
+        inputs, examples = _load(console, lambda *told: load_inputs(data, network, config.seed, strict, *told), config)
         training = _training(method, recipe, own, inputs.choice, examples)
     with _folder(out) as path:
         run = RunFolder(path, inputs.dataset, inputs.network)
@@ -165,7 +165,9 @@ def _resume(console: Console, path: Path, own: dict[str, Any], strict: bool, ten
             training, run.dataset, run.network = once(lambda: (read_run(run), run.dataset, run.network))
             training = replace(training, config=replace(training.config, **_named(Config, own)))
             config, moved = training.config, {name: own[name] for name in own if name in MOVED}
-            inputs, examples = _load(console, lambda told: stored_inputs(run, config.seed, moved, strict, told), config)
+            inputs, examples = _load(
+                console, lambda *told: stored_inputs(run, config.seed, moved, strict, *told), config
+            )
         _run(console, run, inputs.choice, examples, training, tensorboard)
 
 
@@ -237,21 +239,24 @@ def _training(
 
 
 def _load(
-    console: Console, load: Callable[[Callable[[float], None]], Inputs], config: Config
+    console: Console, load: Callable[[Callable[[float], None], World], Inputs], config: Config
 ) -> tuple[Inputs, Dataset]:
     """Load the data, say what was understood of them, and prepare them for the network."""
+    from .._world import World
     from ..train.device import network_device
 
+    world = World.here()
     refuse_shared(config.device)
     device = network_device(config)
     with waiting(console, "decoding images") as progress:
-        inputs = load(progress)
+        inputs = load(progress, world)
     console.print(inputs.data.data, soft_wrap=True)
     for name, text in header(inputs.examples):
         console.print(f"  {name:<11} {text}", soft_wrap=True)
     console.print(f"  {'network':<11} {inputs.choice}", soft_wrap=True)
     with waiting(console, "describing images") as progress:
-        return inputs, inputs.choice.prepared(inputs.examples, progress, workers=config.workers, device=device)
+        reading = {"workers": config.workers, "device": device, "world": world}
+        return inputs, inputs.choice.prepared(inputs.examples, progress, **reading)
 
 
 def _run(
@@ -295,7 +300,7 @@ def _fitted(
     logs = TensorBoard(run.tensorboard) if tensorboard and world.is_main else None
     console.print(f"{training.method} on {_where(world, device)}", soft_wrap=True)
     with waiting(console, "describing images") as progress:
-        reading = {"workers": config.workers, "device": device}
+        reading = {"workers": config.workers, "device": device, "world": world}
         network = choice.made(examples.images, config.seed, progress, **reading)
     with Live(console) as live, closing(logs) if logs else nullcontext():
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from .files import File, Tree, open_files, some_names
 from .formats import format_of, is_picture
 from .layouts import understand
 from .pictures import Progress, check_how, check_parts, decode_images, decode_parts, look
+
+if TYPE_CHECKING:
+    from .._world import World
 
 __all__ = ["ImageFiles", "decode_images", "find_images", "image_folder"]
 
@@ -99,6 +102,7 @@ class ImageFiles:
         background: str = "white",
         skip_damaged: bool = False,
         progress: Progress | None = None,
+        world: World | None = None,
     ) -> Source:
         """Decode the images of all parts, on as many threads as the process may use cores.
 
@@ -118,6 +122,8 @@ class ImageFiles:
             Whether to leave out images that cannot be decoded, as the account then says, rather than to refuse them.
         progress : callable, optional
             Called now and then, and at the end, with the share that is done.
+        world : World, optional
+            Processes that share the work, as each calls this with the same files; by default this one does all.
 
         Returns
         -------
@@ -145,10 +151,10 @@ class ImageFiles:
             is_large = not grey
         if is_large:
             grey = self.look(background)[1] if grey is None else grey
-            damaged = check_parts(parts, size, crop, grey, background, progress)
+            damaged = check_parts(parts, size, crop, grey, background, progress, world=world)
             images: list[Any] = []
         else:
-            images, damaged = decode_parts(parts, size, crop, grey, background, progress, draft=True)
+            images, damaged = decode_parts(parts, size, crop, grey, background, progress, draft=True, world=world)
         if damaged and not skip_damaged:
             raise DamagedPictures([(one.name, one.why) for one in damaged])
         sound = self._without([[one.row for one in damaged if one.part == part] for part in range(len(PREFIXES))])

@@ -36,6 +36,8 @@ from .orientation import ROTATED, of_exif, orientation_of, png_exif, shown_size,
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .._world import World
+
 JPEG_HEAD = 1 << 16  # bytes that hold the header of most JPEG files, EXIF data with a small picture included
 TICK = 0.1  # seconds between two calls of `progress`
 
@@ -123,6 +125,7 @@ def decode_parts(
     background: str = "white",
     progress: Progress | None = None,
     draft: bool = False,
+    world: World | None = None,
 ) -> tuple[list[np.ndarray | None], list[Damaged]]:
     """Decode the images of all parts of a data set; those that are damaged are left out and told.
 
@@ -136,6 +139,8 @@ def decode_parts(
         One channel rather than three (red, green, blue); by default where the images of all parts are grey.
     progress : callable, optional
         Called in this thread, some ten times a second and at the end, with the share done, up to 1.
+    world : World, optional
+        Processes that share the work, as each calls this with the same images; by default this one does all.
 
     Returns
     -------
@@ -170,7 +175,7 @@ def decode_parts(
     ((1, 1, 2, 2), None, 'train/b', 1)
     """
     size, crop, colour = check_how(size, crop, background)
-    entries = [(p, row) for p, (files, _) in enumerate(parts) for row in range(len(files))]
+    entries = _own(parts, world)
     common, grey = _agreed(parts, size, grey, background)
     shape = (size, size) if isinstance(size, int) else common
     images = [np.empty((len(files), 1 if grey else 3, *shape), np.uint8) if len(files) else None for files, _ in parts]
@@ -180,7 +185,9 @@ def decode_parts(
         assert out is not None
         out[row] = _planes_of(file, size if isinstance(size, int) else None, bool(grey), crop, colour, draft, shape)
 
-    damaged = _each(parts, entries, decode, progress)
+    damaged = _of_all(_each(parts, entries, decode, progress), world)
+    if world is not None:
+        world.fill_([out for out in images if out is not None])
     for p, out in enumerate(images):
         if out is not None and (rows := {d.row for d in damaged if d.part == p}):
             images[p] = _without(out, rows)
@@ -195,6 +202,7 @@ def check_parts(
     background: str = "white",
     progress: Progress | None = None,
     draft: bool = True,
+    world: World | None = None,
 ) -> list[Damaged]:
     """Decode the images of all parts as :func:`decode_parts` does, keep none, and return which are damaged.
 
@@ -204,13 +212,13 @@ def check_parts(
     [Damaged(part=0, row=0, name='train/b', why='it is of no format that is read here')]
     """
     size, crop, colour = check_how(size, crop, background)
-    entries = [(p, row) for p, (files, _) in enumerate(parts) for row in range(len(files))]
+    entries = _own(parts, world)
     common, grey = _agreed(parts, size, grey, background)
 
     def decode(file: File, part: int, row: int) -> None:
         _planes_of(file, size if isinstance(size, int) else None, bool(grey), crop, colour, draft, common)
 
-    return _each(parts, entries, decode, progress)
+    return _of_all(_each(parts, entries, decode, progress), world)
 
 
 def look(files: Sequence[File], names: Sequence[str], background: str = "white") -> Looked:
@@ -568,7 +576,7 @@ def _each(
                 for done in state.done:
                     done.result()  # raises what is none of a picture's: too little memory
                 if progress:
-                    progress(len(finished) / len(entries))
+                    progress(len(finished) / max(len(entries), 1))
             for done in state.done:
                 done.result()
         finally:
@@ -576,6 +584,17 @@ def _each(
     if progress:
         progress(1.0)
     return sorted(damaged)
+
+
+def _own(parts: Sequence[Part], world: World | None) -> list[tuple[int, int]]:
+    """Part and row of the pictures that this process is to decode."""
+    rows = [range(len(files)) if world is None else range(len(files))[world.shard(len(files))] for files, _ in parts]
+    return [(p, row) for p, own in enumerate(rows) for row in own]
+
+
+def _of_all(damaged: list[Damaged], world: World | None) -> list[Damaged]:
+    """What is damaged among the pictures of all processes."""
+    return damaged if world is None else sorted(itertools.chain(*world.every(damaged)))
 
 
 def _without(images: np.ndarray, rows: set[int]) -> np.ndarray:

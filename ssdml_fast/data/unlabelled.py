@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from .images import ImageFiles, images_in, is_image, why_none
 from .pictures import Progress, decode_parts
 from .tables import SUFFIXES
 
+if TYPE_CHECKING:
+    from .._world import World
+
 Found = TypeVar("Found", bound=ImageFiles | Source)
 
 
@@ -28,6 +31,7 @@ def with_unlabelled(
     background: str = "white",
     skip_damaged: bool = False,
     progress: Progress | None = None,
+    world: World | None = None,
 ) -> Found:
     """Add unlabelled training examples.
 
@@ -39,7 +43,7 @@ def with_unlabelled(
         Images, in a folder or archive, whatever folders they lie in. For features, what
         :func:`~ssdml_fast.data.features.load_features` reads: its training part, whose labels are not used; for arrays
         of images too.
-    background, skip_damaged, progress
+    background, skip_damaged, progress, world
         As :meth:`ImageFiles.decode` takes them, where images are to be decoded to the size and channels of arrays.
 
     Returns
@@ -77,7 +81,7 @@ def with_unlabelled(
     if found.images.ndim == 2 or _has_arrays(path):
         more = _features(path, found)
     else:
-        more = _decoded(path, found, background, skip_damaged, progress)
+        more = _decoded(path, found, skip_damaged, background=background, progress=progress, world=world)
     images = np.concatenate([found.images, more.images])
     labels = np.append(found.labels, np.full(len(more.images), -1, np.int64))
     names = None
@@ -161,7 +165,7 @@ def _features(path: Path, found: Source) -> Source:
     return replace(more, account=found.account.adding(left_out, notes))
 
 
-def _decoded(path: Path, found: Source, background: str, skip_damaged: bool, progress: Progress | None) -> Source:
+def _decoded(path: Path, found: Source, skip_damaged: bool, **how: Any) -> Source:
     _, channels, height, width = found.images.shape
     if channels not in (1, 3) or found.images.dtype != np.uint8:
         raise DataError(
@@ -170,7 +174,7 @@ def _decoded(path: Path, found: Source, background: str, skip_damaged: bool, pro
         )
     names, files, account = _images(path, found)
     size = height if height == width else (height, width)
-    (images,), damaged = decode_parts([(files, names)], size, 1.0, channels == 1, background, progress, draft=True)
+    (images,), damaged = decode_parts([(files, names)], size, grey=channels == 1, draft=True, **how)
     if damaged and not skip_damaged:
         raise DamagedPictures([(one.name, one.why) for one in damaged])
     if images is None or not len(images):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from .._files import replace_atomically
+from .._world import World
 from ..data.examples import Examples, as_examples
 from .metric import at_once
 
@@ -33,6 +34,7 @@ def backbone_features(
     workers: int = 0,
     device: str | torch.device | None = None,
     progress: Callable[[float], object] | None = None,
+    world: World | None = None,
 ) -> np.ndarray:
     """Embed images by a network in evaluation mode, or find that again which was computed before.
 
@@ -53,6 +55,9 @@ def backbone_features(
         Where to compute; by default where the network is.
     progress : callable, optional
         Called with the share done, the last time with 1.0.
+    world : World, optional
+        Processes that share the work, as each calls this with the same images and network; by default this one does
+        all.
 
     Returns
     -------
@@ -72,7 +77,8 @@ def backbone_features(
     prints. The images of an array are hashed by their bytes; those of a Dataset by its method ``stamp()``, as
     :class:`~ssdml_fast.data.ImageFileDataset` has one: of names, sizes and times of change of the files, and of how
     they are decoded. A Dataset without it is embedded anew each time. What is found is believed only if it is whole and
-    agrees with four of its images, embedded now; a folder that cannot be written is no error.
+    agrees with four of its images, embedded now; a folder that cannot be written is no error. Of several processes the
+    first alone writes, and what is found is believed if all find the same.
 
     In memory beside the images: N · d floats, and what lies between the layers for 8 images, 128 on a device (of up to
     64 pixels a side for 128, and 1,024).
@@ -90,7 +96,7 @@ def backbone_features(
     if device is not None:
         network.to(device)
     try:
-        return _features(network.eval(), prepare, images, examples, progress or (lambda share: None))
+        return _features(network.eval(), prepare, images, examples, progress or (lambda share: None), world or World())
     finally:
         examples.close()
 
@@ -101,6 +107,7 @@ def _features(
     images: Any,
     examples: Examples,
     progress: Callable[[float], object],
+    world: World,
 ) -> np.ndarray:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -108,10 +115,11 @@ def _features(
     device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     if isinstance(prepare, nn.Module):
         prepare.to(device).eval()
+    size = at_once(examples.shape, device.type)
 
     def embedded(rows: Tensor) -> Tensor:
         parts, done = [], 0
-        for batch in examples.stream(rows.split(at_once(examples.shape, device.type))):
+        for batch in examples.stream(rows.split(size)):
             batch = batch.to(device)
             with torch.autocast(device.type, enabled=False):
                 z = network(batch if prepare is None else prepare(batch))
@@ -126,18 +134,23 @@ def _features(
 
     every = torch.arange(len(examples), device="cpu")
     file = _file(network, prepare, images)
-    if file is None or len(every) <= CHECKED:
+    if len(every) <= CHECKED or (file is None and world.size == 1):
         return embedded(every).numpy()
     some = every[torch.linspace(0, len(every) - 1, CHECKED, dtype=torch.float64, device="cpu").round().long()]
     expected = embedded(some)
-    kept = _read(file, (len(every), expected.shape[1]))
-    if kept is not None and bool(((torch.from_numpy(kept)[some] - expected).norm(dim=1) <= TOLERANCE).all()):
+    kept = None if file is None else _read(file, (len(every), expected.shape[1]))
+    if kept and not ((torch.from_numpy(kept.features)[some] - expected).norm(dim=1) <= TOLERANCE).all():
+        kept = None
+    found = world.every(kept and kept.digest)
+    if kept and found.count(kept.digest) == world.size:
         progress(1.0)
-        return kept
-    features = embedded(every).numpy()
-    with suppress(OSError):  # a disk that is full or not ours: they are computed anew the next time
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(file, lambda opened: _write(opened, features))
+        return kept.features
+    own = every[world.shard(len(every), size)]  # cut between what is embedded at once: to the same bits
+    features = world.gather(embedded(own) if len(own) else expected[:0], len(every), size).numpy()
+    if file is not None and world.is_main:
+        with suppress(OSError):  # a disk that is full or not ours: they are computed anew the next time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_atomically(file, lambda opened: _write(opened, features))
     return features
 
 
@@ -199,12 +212,17 @@ def _write(file: Any, features: np.ndarray) -> None:
     file.write(features.data)
 
 
-def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+class _Kept(NamedTuple):
+    features: np.ndarray
+    digest: bytes
+
+
+def _read(path: Path, shape: tuple[int, int]) -> _Kept | None:
     """Features as they were written; None if there are none, or not whole."""
     with suppress(OSError, ValueError):
         if path.stat().st_size == 32 + 4 * shape[0] * shape[1]:
             found = np.fromfile(path, np.uint8)
             digest, features = found[:32].tobytes(), found[32:].view(np.float32).reshape(shape)
             if hashlib.blake2b(features.data, digest_size=32).digest() == digest:
-                return features
+                return _Kept(features, digest)
     return None

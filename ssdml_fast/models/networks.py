@@ -97,7 +97,8 @@ class Choice:
         progress : callable, optional
             Told the share done while features are computed.
         **reading
-            How :func:`~ssdml_fast.models.features.backbone_features` reads images: `workers`, `device`.
+            How :func:`~ssdml_fast.models.features.backbone_features` reads images, and who does: `workers`, `device`,
+            `world`.
 
         Raises
         ------

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._world import World
 from ..data.dataset import DataError, Dataset
 from ..data.images import ImageFiles
 from ..data.load import decoded, find, split
@@ -43,7 +44,12 @@ class Inputs:
 
 
 def stored_inputs(
-    run: RunFolder, seed: int, moved: Mapping[str, str] | None = None, strict: bool = False, progress: Progress = None
+    run: RunFolder,
+    seed: int,
+    moved: Mapping[str, str] | None = None,
+    strict: bool = False,
+    progress: Progress = None,
+    world: World | None = None,
 ) -> Inputs:
     """Load what a run folder says that its training was given; see :func:`load_inputs`.
 
@@ -51,7 +57,7 @@ def stored_inputs(
     ----------
     run : RunFolder
         Whose ``config.json`` was read.
-    seed, strict, progress
+    seed, strict, progress, world
         As of :func:`load_inputs`.
     moved : mapping, optional
         Where what lies now that was moved since, of ``"data"`` (as KIND:PATH), ``"unlabelled"``, ``"labels"`` and
@@ -70,7 +76,7 @@ def stored_inputs(
         network = NetworkSettings(**stored)
     except (TypeError, ValueError):
         raise DataError(f"this is of an unknown network, {stored!r:.200}") from None
-    inputs = load_inputs(from_stored(run.dataset, moved), network, seed, strict, progress)
+    inputs = load_inputs(from_stored(run.dataset, moved), network, seed, strict, progress, world)
     if was != inputs.choice.digest:
         raise DataError(f"weights must be those that the run was trained with, found others for {network.backbone}")
     return inputs
@@ -82,6 +88,7 @@ def load_inputs(
     seed: int,
     strict: bool = False,
     progress: Progress = None,
+    world: World | None = None,
 ) -> Inputs:
     """Load a data set, choose the network, decode images to the size that it takes, and divide them by the seed.
 
@@ -95,13 +102,16 @@ def load_inputs(
         Raise an error where anything is left out.
     progress : callable, optional
         Told the share done while images are decoded.
+    world : World, optional
+        Processes that share the decoding, as each loads the same; by default this one does all.
 
     Raises
     ------
     DataError, ImportError, TypeError, ValueError
         As :func:`ssdml_fast.data.load` and :func:`ssdml_fast.models.networks.choose`.
     """
-    how: dict[str, Any] = {"background": data.background, "skip_damaged": data.skip_damaged, "progress": progress}
+    how: dict[str, Any] = {"background": data.background, "skip_damaged": data.skip_damaged}
+    how |= {"progress": progress, "world": world}
     found = find(data.data, data.unlabelled, data.labels, **how)
     if isinstance(found, ImageFiles):
         size, is_grey = found.look(data.background)

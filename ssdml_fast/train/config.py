@@ -83,7 +83,9 @@ class Config(Settings):
         "none.",
         choices=SELECT,
     )
-    workers: int = setting(0, "Processes that decode examples which do not lie in memory; 0: this one alone.")
+    workers: int = setting(
+        0, "Processes that decode examples which do not lie in memory, for each that trains; 0: that one alone."
+    )
     cache_gb: float = setting(CACHE_GB, "Memory for such examples once decoded, in 10^9 bytes.", within="[0, inf)")
 
     def check(self) -> None:

@@ -11,8 +11,10 @@ import sys
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from ssdml_fast.cli import processes
+from ssdml_fast.cli.app import app
 
 if not torch.distributed.is_gloo_available():
     pytest.skip("torch was built without gloo", allow_module_level=True)
@@ -42,7 +44,7 @@ main()
 
 
 def started(*arguments, n=2, hurt=None, cwd=None):
-    """A command that torchrun has so many processes work at; `hurt`: which ranks, and how, before the second leg."""
+    """A command that torchrun has so many processes carry out; `hurt`: which ranks, and how, before the second leg."""
     module, env = "ssdml_fast", os.environ | {"COLUMNS": "1000", "OMP_NUM_THREADS": "1"}
     if hurt:
         (cwd / "hurt.py").write_text(HURT)
@@ -64,14 +66,19 @@ def history(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_as_one_with_one_voice(tmp_path):
+def test_two_processes_train_as_one_with_one_voice(tmp_path, quick_maps):
     status, out, err, _ = ended(started("train", *SHORT, "--out", tmp_path / "run"))
     assert (status, err) == (0, ""), err
     assert re.findall(r"^validation +(\d) of 3 ", out, re.MULTILINE) == ["0", "1", "2", "3"]
     assert re.findall(r"^ssdml on (.*)$", out, re.MULTILINE) == ["cpu, 2 processes"] or "cores for each" in out
     for once in ("All rounds are done.", "held-out test images", "run folder: "):
         assert out.count(once) == 1
-    assert len(history(tmp_path / "run")) == 4 and (tmp_path / "run" / "results.json").is_file()
+    assert (tmp_path / "run" / "results.json").is_file()
+    alone = CliRunner().invoke(app, ["train", *SHORT, "--out", str(tmp_path / "alone")])
+    assert alone.exit_code == 0, alone.output
+    for found, expected in zip(history(tmp_path / "run"), history(tmp_path / "alone"), strict=True):
+        for name in expected.keys() - {"seconds"}:
+            assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-4), name
 
 
 @pytest.mark.slow

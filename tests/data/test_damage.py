@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 from encoded import AVIF, HEIF, Image, chunk, encoded, exif_of, smooth
+from processes import run_together
 
 from ssdml_fast.data import DataError
 from ssdml_fast.data import pictures as module
@@ -44,6 +45,32 @@ def test_all_damaged_pictures_of_all_parts_are_told_in_one_message():
     with pytest.raises(DamagedPictures, match="25 images cannot be decoded") as caught:
         decode_images([b""] * 25, [str(i) for i in range(25)], 8)
     assert len(caught.value.damaged) == 25 and str(caught.value).count("\n") == 25
+
+
+SHARED = """
+import numpy as np
+from encoded import encoded, smooth
+from ssdml_fast._world import World
+from ssdml_fast.data import pictures
+
+read, decoded = pictures._planes_of, []
+pictures._planes_of = lambda file, *how: decoded.append(file) or read(file, *how)
+jpeg, png = encoded(smooth(), "jpeg"), encoded(smooth().rotate(180), "png")
+train = [jpeg, b"none", png, jpeg, png[:90]], [f"train/{i}" for i in range(5)]
+parts = [train, ([], []), ([png], ["test/0"])]
+for size in (8, None):
+    expected, damaged = pictures.decode_parts(parts, size)
+    decoded.clear()
+    found, told = pictures.decode_parts(parts, size, progress=lambda share: None, world=World.here())
+    same = all(a is b is None or np.array_equal(a, b) for a, b in zip(found, expected))
+    print(len(decoded), same, told == damaged == pictures.check_parts(parts, size, world=World.here()), len(told))
+"""
+
+
+def test_processes_share_the_pictures_and_tell_of_all_that_are_damaged(tmp_path):
+    for rank, (status, out, errors) in enumerate(run_together(SHARED, 2, tmp_path)):
+        assert status == 0 and not errors, errors
+        assert out.splitlines() == [f"{[2, 4][rank]} True True 2"] * 2
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ambient import AMBIENT
+from processes import run_together
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
@@ -212,3 +213,42 @@ def test_a_dataset_that_does_not_say_what_it_is_is_embedded_anew(cache):
 def test_what_cannot_be_embedded_is_named(network, images, error, message):
     with pytest.raises(error, match=message):
         backbone_features(network, Standardize(), images, "pictures")
+
+
+SHARED = """
+import os
+import numpy as np
+from ssdml_fast._world import World
+from ssdml_fast.models.features import backbone_features
+
+class Counted(torch.nn.Flatten):
+    seen = 0
+
+    def forward(self, images):
+        self.seen += len(images)
+        return super().forward(images).sin()
+
+folder, images = sys.argv[4], np.arange(300 * 12).astype(np.uint8).reshape(300, 3, 2, 2)
+for n, caches in ((300, "same"), (300, "same"), (300, "other"), (3, "same"), (100, "none")):
+    os.environ["SSDML_FAST_CACHE"] = {"same": f"{folder}/c", "other": f"{folder}/c{rank or str()}", "none": ""}[caches]
+    network, shares = Counted(), []
+    features = backbone_features(network, lambda x: x / 8, images[:n], progress=shares.append, world=World.here())
+    expected = (torch.from_numpy(images[:n]) / 8).flatten(1).sin().numpy()
+    print(n, caches, network.seen, np.array_equal(features, expected), shares[-1:] in ([], [1.0]))
+    distributed.barrier()  # what the first writes is there
+"""
+
+
+def test_processes_share_the_images_and_what_is_kept(tmp_path):
+    """Of 300 images 128 are embedded at once, so that one process has the first of three parts; four tell of all."""
+    for rank, (status, out, errors) in enumerate(run_together(SHARED, 2, tmp_path, tmp_path)):
+        assert status == 0 and not errors, errors
+        own, few = [128, 172][rank], [0, 100][rank]
+        assert out.splitlines() == [
+            f"300 same {4 + own} True True",
+            "300 same 4 True True",
+            f"300 other {4 + own} True True",  # the second finds nothing
+            "3 same 3 True True",
+            f"100 none {4 + few} True True",
+        ]
+    assert len(kept(tmp_path / "c")) == 1 and not (tmp_path / "c1").exists()
