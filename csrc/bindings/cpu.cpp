@@ -119,6 +119,19 @@ PYBIND11_MODULE(SSDML_ISA, m) {
       py::arg("progress"));
 
   m.def(
+      "merge_neighbors",
+      [](const std::string& dtype, std::int64_t n, std::int64_t k, Address indices, Address distances, std::int64_t m,
+         Address further, Address further_distances, std::int64_t first, int num_threads) {
+        by_dtype(dtype, [&]<typename T>(T) {
+          const py::gil_scoped_release nogil;
+          merge_neighbors(n, k, at<std::int64_t>(indices), at<T>(distances), m, at<const std::int64_t>(further),
+                          at<const T>(further_distances), first, num_threads);
+        });
+      },
+      py::arg("dtype"), py::arg("n"), py::arg("k"), py::arg("indices"), py::arg("distances"), py::arg("m"),
+      py::arg("further"), py::arg("further_distances"), py::arg("first"), py::arg("num_threads"));
+
+  m.def(
       "propagate_affinity",
       [](const std::string& dtype, Address indices, Address weights, std::int64_t n, std::int64_t k, Address labels,
          std::int64_t classes, double gamma, double tol, Address values, Address class_mass, int num_threads,

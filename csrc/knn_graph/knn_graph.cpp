@@ -303,6 +303,26 @@ SearchOutcome knn_between(const X* a, std::int64_t n_a, const X* b, std::int64_t
   return search(rows, columns, k, 0, of_rows, block_bytes, team, &of_columns);
 }
 
+template <typename T>
+void merge_neighbors(std::int64_t n, std::int64_t k, std::int64_t* indices, T* distances, std::int64_t m,
+                     const std::int64_t* further, const T* further_distances, std::int64_t first, int num_threads) {
+  in_shares(n, threads_for(n * (k + m), num_threads), [&](std::int64_t begin, std::int64_t end, int) {
+    std::vector<std::pair<T, std::int64_t>> merged(k);
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto own = [&](std::int64_t r) { return std::pair(distances[i * k + r], indices[i * k + r]); };
+      const auto other = [&](std::int64_t r) {
+        return std::pair(further_distances[i * m + r], further[i * m + r] + first);
+      };
+      for (std::int64_t r = 0, a = 0, b = 0; r < k; ++r) merged[r] = b < m && other(b) < own(a) ? other(b++) : own(a++);
+      for (std::int64_t r = 0; r < k; ++r) std::tie(distances[i * k + r], indices[i * k + r]) = merged[r];
+    }
+  });
+}
+template void merge_neighbors(std::int64_t, std::int64_t, std::int64_t*, float*, std::int64_t, const std::int64_t*,
+                              const float*, std::int64_t, int);
+template void merge_neighbors(std::int64_t, std::int64_t, std::int64_t*, double*, std::int64_t, const std::int64_t*,
+                              const double*, std::int64_t, int);
+
 #define SSDML_INSTANTIATE(X)                                                                                        \
   template SearchOutcome knn_graph(const X*, std::int64_t, std::int64_t, std::int64_t, Metric, const std::int64_t*, \
                                    std::int64_t, std::int64_t*, Distance<X>*, int, std::int64_t, Progress&);        \

@@ -75,6 +75,12 @@ SearchOutcome knn_between(const X* a, std::int64_t n_a, const X* b, std::int64_t
                           const Distance<X>* limits_b, std::int64_t* indices_b, Distance<X>* distances_b,
                           int num_threads, std::int64_t block_bytes, Progress& progress);
 
+/// Of the k neighbours of each of n rows and m further ones, each sorted by distance, then by index, the k nearest, in
+/// the place of the former. Further ones are numbered from `first`.
+template <typename T>
+void merge_neighbors(std::int64_t n, std::int64_t k, std::int64_t* indices, T* distances, std::int64_t m,
+                     const std::int64_t* further, const T* further_distances, std::int64_t first, int num_threads);
+
 namespace cuda {
 
 /// Bytes of `workspace`, `largest` being the size of the largest segment: where that is 512 or more and k at most an

@@ -68,6 +68,18 @@ def knn_between(
     block_bytes: int,
     progress: Callable[[float], object] | None,
 ) -> bool: ...
+def merge_neighbors(
+    dtype: str,
+    n: int,
+    k: int,
+    indices: int,
+    distances: int,
+    m: int,
+    further: int,
+    further_distances: int,
+    first: int,
+    num_threads: int,
+) -> None: ...
 def propagate_affinity(
     dtype: str,
     indices: int,

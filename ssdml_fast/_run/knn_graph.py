@@ -142,6 +142,22 @@ def knn_between(a, b, k, metric, limits_a, limits_b, num_threads, progress=None)
     return found
 
 
+def merge_neighbors(indices, distances, further, further_distances, first, num_threads):
+    """Replace neighbours on the CPU by the nearest of them and of further ones, which are numbered from `first`."""
+    _core.lib.merge_neighbors(
+        arrays.dtype_name(distances),
+        len(indices),
+        indices.shape[1],
+        arrays.address(indices),
+        arrays.address(distances),
+        further.shape[1],
+        arrays.address(further),
+        arrays.address(further_distances),
+        first,
+        _core.threads(num_threads),
+    )
+
+
 def part_of(progress, before, after):
     """Return the progress of a part of some work, from the share `before` of the whole to `after`."""
     return None if progress is None else lambda share: progress(before + share * (after - before))

@@ -21,7 +21,7 @@ from .ring import Ring
 from .shard import GraphShard
 
 ROWS = 1 << 16
-"""Rows that are merged at once, so that what merging takes is little beside what it makes."""
+"""Rows that are merged at once on a device, so that what merging takes is little beside what it makes."""
 
 
 def knn_graph(
@@ -76,10 +76,10 @@ def knn_graph(
     Shards go half way round, one on its way while another is computed with, and what is found for their points goes
     back: each pair of points is compared once. Of N points in P equal parts, a process compares N² / (2 P) pairs: time
     O(N² d / P). Memory O(N / P (d + k)), that of three shards and five times their neighbours, plus at most 256 MiB. A
-    process sends at most P / 2 times N / P points of d coordinates, as wide as their type, and for each of them the 12
-    k bytes (in float64, 16 k) of what was found, and its farthest neighbour's distance. Gloo carries host memory, by
-    way of which points of devices go then; NCCL carries that of devices. Shards hold fewer than 2³² points. Where one
-    process fails, the others learn of it when they have compared the shards at hand.
+    process sends at most P / 2 times N / P points of d coordinates, as wide as their type, and for as many the distance
+    that they look within and the 12 k bytes (in float64, 16 k) of what they found. Work is as even as shards are. Gloo
+    carries host memory, by way of which points of devices go then; NCCL carries that of devices. Shards hold fewer than
+    2³² points. Where one process fails, the others learn of it when they have compared the shards at hand.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def knn_graph(
             found = run.knn_between(hosts, visitors, k, metric, of_hosts, of_visitors, num_threads, part)
             return _Nearest(*found[0]), _Nearest(*found[1])
 
-        nearest.merge(ring.everywhere(meet_own), firsts[rank])
+        nearest.merge(ring.everywhere(meet_own), firsts[rank], num_threads)
         for step in range(1, meetings.steps + 1):
             host, guest = (rank - step) % world.size, (rank + step) % world.size
             here, away = meetings.hosts(rank, step), meetings.visitors(host, step)
@@ -128,8 +128,8 @@ def knn_graph(
             ring.send_on()
             of_hosts, of_visitors = ring.everywhere(partial(meet, points[here], visitors, nearest.limits(here), limits))
             back = ring.exchange([of_visitors.indices, of_visitors.distances], guest, host, away.stop - away.start)
-            nearest.merge(of_hosts, firsts[guest], here)
-            nearest.merge(_Nearest(*back), firsts[host] + meetings.hosts(host, step).start, away)
+            nearest.merge(of_hosts, firsts[guest], num_threads, here)
+            nearest.merge(_Nearest(*back), firsts[host] + meetings.hosts(host, step).start, num_threads, away)
     return GraphShard(*nearest.of(own.like), firsts[rank], n)
 
 
@@ -204,11 +204,12 @@ def knn_search(
             within, part = min(k, len(visitors)), parts.next(len(queries) * len(visitors))
             return _Nearest(*run.knn_search(queries, visitors, within, metric, num_threads, part))
 
-        nearest.merge(ring.everywhere(partial(find_among, base)), firsts[rank])
+        nearest.merge(ring.everywhere(partial(find_among, base)), firsts[rank], num_threads)
         for step in range(1, world.size):
             visitors = ring.arrival()
             ring.send_on()
-            nearest.merge(ring.everywhere(partial(find_among, visitors)), firsts[(rank + step) % world.size])
+            found = ring.everywhere(partial(find_among, visitors))
+            nearest.merge(found, firsts[(rank + step) % world.size], num_threads)
     return Neighbors(*nearest.of(own.like))
 
 
@@ -314,9 +315,12 @@ class _Nearest:
         """How far the farthest are: what is farther is not among the k nearest of all."""
         return self.distances[rows, -1].contiguous()
 
-    def merge(self, found: _Nearest, first: int, among: slice = slice(None)) -> None:
+    def merge(self, found: _Nearest, first: int, num_threads: int | None, among: slice = slice(None)) -> None:
         """Take in what some of the rows found among others, whose numbers begin at `first`."""
         indices, distances = self.indices[among], self.distances[among]
+        if not arrays.is_cuda(indices):
+            run.merge_neighbors(indices, distances, found.indices, found.distances, first, num_threads)
+            return
         k = indices.shape[1]
         for low in range(0, len(indices), ROWS):
             rows = slice(low, low + ROWS)

@@ -129,3 +129,23 @@ def test_a_graph_is_those_of_its_parts_and_what_is_between_them(isa):
         order = np.lexsort((indices, distances))[:, :k]
         np.testing.assert_array_equal(np.take_along_axis(indices, order, 1), whole.indices[rows])
         np.testing.assert_array_equal(np.take_along_axis(distances, order, 1), whole.distances[rows])
+
+
+@given(st.integers(0, 20), st.integers(1, 12), st.integers(0, 12), dtypes, seeds)
+def test_neighbours_are_merged_by_distance_and_index(isa, n, k, m, dtype, seed):
+    rng = np.random.default_rng(seed)
+
+    def lists(count, numbers):
+        """Rows of neighbours in order, with many equal distances, some of them infinite."""
+        indices = np.sort(rng.permuted(np.tile(numbers, (n, 1)), axis=1)[:, :count], axis=1)
+        distances = rng.integers(0, 4, (n, count)).astype(dtype)
+        distances[distances == 3] = np.inf
+        order = np.argsort(distances, axis=1, kind="stable")
+        return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
+
+    (indices, distances), (further, further_distances) = lists(k, np.arange(0, 50, 2)), lists(m, np.arange(1, 50, 2))
+    both = np.concatenate((indices, further + 2), 1), np.concatenate((distances, further_distances), 1)
+    order = np.lexsort(both)[:, :k]
+    run.merge_neighbors(indices, distances, further, further_distances, 2, 1)
+    for ours, expected in zip((indices, distances), both, strict=True):
+        np.testing.assert_array_equal(ours, np.take_along_axis(expected, order, 1))

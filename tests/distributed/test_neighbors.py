@@ -72,6 +72,62 @@ def test_bits_are_those_of_one_process(tmp_path, size, how):
         assert len(said) > 100 and [name for name, holds in said.items() if not holds] == []
 
 
+LIBRARIES = """
+import numpy as np
+import ssdml_fast as sf
+from strategies import LAYOUTS, make_points, relayout
+
+try:
+    from ml_dtypes import bfloat16
+except ImportError:
+    bfloat16 = None
+
+def as_numpy(part, layout):
+    if part.dtype != torch.bfloat16:
+        return relayout(part.numpy(), layout)
+    return part.view(torch.int16).numpy().view(bfloat16)
+
+group = distributed.new_group([1, 2])  # whose first is not the first of all
+if rank:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        x = torch.from_numpy(make_points("gaussian", 60, 7, np.random.default_rng(0))).to(dtype)
+        whole = sf.knn_graph(x, 4)
+        mine, place = (x[:20], slice(20)) if rank == 1 else (x[20:], slice(20, 60))
+        for layout in LAYOUTS[:-1]:
+            of_numpy = rank == 1 and (dtype != torch.bfloat16 or bfloat16 is not None)
+            before = as_numpy(mine, layout) if of_numpy else mine.clone()
+            shard = sf.distributed.knn_graph(before, 4, group=group)
+            found = sf.distributed.knn_search(before, before, 4, group=group)
+            assert isinstance(shard.indices, np.ndarray) == isinstance(found.distances, np.ndarray) == of_numpy
+            assert torch.equal(torch.as_tensor(shard.indices), whole.indices[place])
+            assert torch.equal(torch.as_tensor(shard.distances), whole.distances[place])
+            assert torch.equal(torch.as_tensor(found.indices), sf.knn_search(mine, x, 4).indices)
+            gathered = shard.gather(group)
+            assert isinstance(gathered.indices, np.ndarray) == of_numpy and gathered.distances.shape == (60, 4)
+            assert torch.equal(torch.as_tensor(gathered.indices), whole.indices)
+        try:
+            sf.distributed.GraphShard(shard.indices, shard.distances, 0, 60).gather(group)
+        except ValueError as error:
+            assert "must hold the 60 points of the graph in order of rank, found one of 60" in str(error), error
+        else:
+            raise AssertionError("parts in no order")
+else:
+    try:
+        sf.distributed.knn_graph(np.zeros((3, 2)), 1, group=group)
+    except ValueError as error:
+        assert str(error).startswith("group must hold this process")
+    else:
+        raise AssertionError("a process that is none of the group's")
+"""
+
+
+@pytest.mark.slow
+def test_a_group_of_some_and_each_process_its_own_library(tmp_path):
+    for status, _, errors in run_together(LIBRARIES, 3, tmp_path):
+        assert status == 0, errors
+        assert "Warning" not in errors
+
+
 REFUSED = """
 import json
 import os

@@ -13,6 +13,8 @@ from strategies import METRICS, point_sets
 
 import ssdml_fast as sf
 from ssdml_fast import _arrays as arrays
+from ssdml_fast._run import knn_graph as run
+from ssdml_fast.reference.knn_graph import pairwise_distances
 
 # --- agrees with the CPU ----------------------------------------------------------------------------------------------
 
@@ -191,3 +193,27 @@ def test_memory_of_knn_graph(metric, per_point):
     x = gaussian(20_000, 64)
     per_point += 12 * 10 + 2 * 64 + 8 * (3 * 10 + 128) + 17
     assert peak(lambda: sf.knn_graph(x, 10, metric)) < 20_000 * per_point + MB
+
+
+@FEW
+@given(point_sets(max_n=40, with_ptr=False), st.integers(1, 20), st.sampled_from(METRICS))
+def test_both_ways_between_two_sets(device_library, case, n_a, metric):
+    x, k, _ = case
+    assume(len(x) > 1)
+    a, b = x[: min(n_a, len(x) - 1)], x[min(n_a, len(x) - 1) :]
+    limits = [np.sort(pairwise_distances(each, x, metric), axis=1)[:, k].copy() for each in (a, b)]
+    right = run.knn_between(a, b, k, metric, *limits, None)
+    found = run.knn_between(*on(device_library, (a, b, k, metric, *limits)), None)
+    for ours, theirs in zip((*right[0], *right[1]), (*found[0], *found[1]), strict=True):
+        np.testing.assert_array_equal(arrays.to_numpy(theirs), ours)
+
+
+@FEW
+@given(point_sets(max_n=40, with_ptr=False), st.sampled_from(METRICS))
+def test_shards(device_library, case, metric):
+    """Of one process, which is all that one device needs."""
+    x, k, _ = case
+    right, shard = sf.knn_graph(x, k, metric), sf.distributed.knn_graph(on(device_library, x), k, metric)
+    np.testing.assert_array_equal(arrays.to_numpy(shard.indices), right.indices)
+    np.testing.assert_array_equal(arrays.to_numpy(shard.distances), right.distances)
+    assert arrays.device(shard.indices) == arrays.device(shard.distances) == arrays.device(on(device_library, x))

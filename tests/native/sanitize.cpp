@@ -107,6 +107,9 @@ void between(std::int64_t n_a, std::int64_t n_b, std::int64_t d, std::int64_t k,
     for (const std::int64_t bytes : {std::int64_t{1}, std::int64_t{1} << 28})
       knn_between(a.data(), n_a, b.data(), n_b, d, k, metric, limits_a.data(), of_a.data(), distances_a.data(),
                   limits_b.data(), of_b.data(), distances_b.data(), threads, bytes, silent);
+  Indices nearest(n_a * 2, 7);
+  std::vector<T> distances(n_a * 2, T(1));
+  merge_neighbors(n_a, 2, nearest.data(), distances.data(), k, of_a.data(), distances_a.data(), 5, threads);
 }
 
 /// Stops a search at every poll there is, and lets it refuse a point.
