@@ -133,7 +133,7 @@ class Engine(Learner):
         self.times = StageTimes()
         self.best_model: dict[str, Tensor] = {}
         self.stopped: str | None = None
-        self.held = Held()
+        self.held = Held(follows=not self.world.is_main)
         self.run: RunFolder | None = None
         self.checkpoint = ""  # tells the one that was written last from others
         self.saved = 0.0  # when that was, or what was written within its leg

@@ -12,6 +12,7 @@ from typing import Any
 
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 ONE_WISH = 1.0  # seconds: within them a terminal, torchrun and a scheduler may all say the same
+FOLLOWING = 5.0  # seconds that a process goes on so that the first can end its step
 
 
 class Stopped(KeyboardInterrupt):
@@ -44,15 +45,23 @@ class Held:
     after what was under way has been left by an exception, as by Ctrl-C. All this as long as :meth:`signals` is
     entered, in the main thread; what is ignored, and what is handled outside Python, stays so.
 
+    Of several processes that get a signal each, the first alone decides after which step to stop, as it cannot end one
+    without the others. These go on until it has left them, which they fail by, or for FOLLOWING.
+
+    Parameters
+    ----------
+    follows : bool
+        Whether this process is another than the first.
+
     Attributes
     ----------
     broken : bool
         Whether an exception has left something half done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, follows: bool = False) -> None:
         self.broken = False
-        self._within = False
+        self._follows, self._within = follows, False
         self._first: float | None = None  # when the first signal arrived that is not done with
         self._waiting: list[int] = []
         self._former: dict[int, Any] = {}
@@ -64,7 +73,7 @@ class Held:
         self._within = False
         if kind is not None:
             self.broken = True
-        elif self._waiting:
+        elif self._waiting and not (self._follows and self._since_first() < FOLLOWING):
             self._hand_over_waiting()
 
     @contextmanager
@@ -97,14 +106,17 @@ class Held:
                 signal.signal(number, handler)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = now
-        if self._within and now - self._first < ONE_WISH:
+        if (self._within or self._follows) and self._since_first() < ONE_WISH:
             self._waiting.append(number)
         else:
             self._hand_over(number, frame)
             self._first = None  # its handler goes on
+
+    def _since_first(self) -> float:
+        """Seconds since the first signal that is not done with, which may be the one that has just arrived."""
+        now = time.monotonic()
+        self._first = now if self._first is None else self._first
+        return now - self._first
 
     def _hand_over_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []

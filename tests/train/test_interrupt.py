@@ -64,6 +64,22 @@ def test_a_second_one_comes_at_once_unless_it_says_the_same(monkeypatch):
     assert done == [signal.SIGINT, signal.SIGTERM] and held.broken
 
 
+def test_another_process_than_the_first_goes_on_until_it_fails_by_that_ones_end(monkeypatch):
+    now, held, done = iter([5.0, 5.5, 5.0 + interrupt.FOLLOWING]), Held(follows=True), []
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: next(now))
+    with pytest.raises(Stopped), held.signals():
+        signal.raise_signal(signal.SIGTERM)
+        for step in range(3):
+            with held:
+                done.append(step)
+    assert done == [0, 1]
+    now, held = iter([5.0]), Held(follows=True)
+    with pytest.raises(Stopped) as stopped, held.signals(), held:
+        signal.raise_signal(signal.SIGTERM)
+        raise ZeroDivisionError
+    assert isinstance(stopped.value.__context__, ZeroDivisionError)
+
+
 def test_what_repeats_while_the_stop_is_seen_to_is_one_with_it():
     held, saved = Held(), []
     with pytest.raises(Stopped) as stopped, held.signals():

@@ -10,6 +10,7 @@ from processes import run_together
 from trainings import TINY, Normed, Pixels, SmallNet, figures, watched
 
 from ssdml_fast.models.seeded import seeded
+from ssdml_fast.runs.folder import RunFolder
 
 NETWORKS = {"normed": Normed, "small": SmallNet, "pixels": Pixels}
 SHORT = TINY | {"rounds": 1, "warmup": 10}
@@ -76,3 +77,45 @@ def test_several_processes_follow_one(tmp_path, size, settings, network):
     assert_follows(found[0], alone)
     for other in found[1:]:
         assert_equal(found[0], other)
+
+
+SIGNALLED = """
+import json, signal
+from trainings import *
+from ssdml_fast.train.interrupt import Stopped, as_ctrl_c
+
+settings, folder, resume = json.loads(sys.argv[4]), sys.argv[5], sys.argv[6] == "resume"
+step, steps = Engine.step, 0
+
+def signalled(*given):
+    global steps
+    steps += 1
+    if (rank, steps, resume) == (0, 4, False):
+        signal.raise_signal(signal.SIGTERM)
+    loss = step(*given)
+    if (rank, steps, resume) == (1, 3, False):
+        signal.raise_signal(signal.SIGTERM)
+    return loss
+
+Engine.step = signalled
+with as_ctrl_c():
+    try:
+        fitted = train(settings, seeded(Normed, 0), run=folder, resume=resume)
+        print(json.dumps(figures(fitted.history)))
+    except Stopped:
+        print("stopped", steps)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_where_it_stops_the_first_and_what_is_done_is_saved(tmp_path):
+    """Though the other got it a step before, which then fails in one for want of the first."""
+    given = SIGNALLED, 2, tmp_path, json.dumps(SHORT)
+    stopped = run_together(*given, tmp_path / "run", "begin")
+    assert [output for _, output, _ in stopped] == ["stopped 4\n", "stopped 5\n"], stopped
+    run = RunFolder(tmp_path / "run")
+    assert run.read_within(run.read_checkpoint()["id"])["place"]["batch"] == 4
+    resumed = run_together(*given, tmp_path / "run", "resume")
+    _, _, history, _ = reached(2, tmp_path, SHORT, Normed)[0]
+    for _, output, errors in resumed:
+        assert json.loads(output) == figures(history), errors
