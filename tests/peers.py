@@ -1,4 +1,5 @@
-"""Processes that divide the columns of a problem, as threads of this one: the kernels know no difference."""
+"""Processes that divide the columns of a problem, as threads of this one that take turns, a turn ending where they
+exchange: the kernels know no difference."""
 
 from __future__ import annotations
 
@@ -20,19 +21,26 @@ class Meeting:
 
     size: int
     n_sent: int = 0  # numbers that each peer has given
+    n_own: list[int] = field(default_factory=list)  # those that a peer gave and no other
     given: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self):
         self.barrier = threading.Barrier(self.size, timeout=60)
+        self.turn = threading.Lock()
+        self.n_own = [0] * self.size
 
     def exchange(self, rank: int, numbers: memoryview, reduce: Callable[[np.ndarray], np.ndarray]) -> None:
         view = np.asarray(numbers)
         assert view.dtype == np.float64 and view.ndim == 1
         self.given[rank] = view.copy()
-        self.barrier.wait()
-        view[:] = reduce(np.stack([self.given[each] for each in range(self.size)]))
-        if self.barrier.wait() == 0:
-            self.n_sent += len(view)
+        self.turn.release()
+        try:
+            self.barrier.wait()
+            view[:] = reduce(np.stack([self.given[each] for each in range(self.size)]))
+            if self.barrier.wait() == 0:
+                self.n_sent += len(view)
+        finally:
+            self.turn.acquire()
 
 
 @dataclass
@@ -49,6 +57,7 @@ class Peer:
     def sum(self, numbers: memoryview) -> None:
         def added(given):
             assert ((given != 0).sum(0) <= 1).all()
+            self.meeting.n_own[self.rank] += np.count_nonzero(given[self.rank])
             return given.sum(0)
 
         self.meeting.exchange(self.rank, numbers, added)
@@ -62,11 +71,12 @@ def together(size: int, work: Callable[[Peer], Any], meeting: Meeting | None = N
     meeting = meeting or Meeting(size)
 
     def one(rank):
-        try:
-            return work(Peer(meeting, rank))
-        except BaseException:
-            meeting.barrier.abort()
-            raise
+        with meeting.turn:
+            try:
+                return work(Peer(meeting, rank))
+            except BaseException:
+                meeting.barrier.abort()
+                raise
 
     with ThreadPoolExecutor(size) as pool:
         futures = [pool.submit(one, rank) for rank in range(size)]

@@ -160,7 +160,7 @@ def test_tests_lie_as_what_they_test():
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("_")}
     assert {path.parent.name for path in TESTS} <= rooms | {"tests", "docs", "gpu"}
     assert {path.stem.removeprefix("test_") for path in TESTS if path.parent.name == "ops"} == {*OPS, *WITHOUT_KERNEL}
-    of_several = {"arrays", "capture", "fake", "streams", "training", "trust"}
+    of_several = {"arrays", "capture", "fake", "peers", "streams", "training", "trust"}
     assert {path.stem.removeprefix("test_") for path in TESTS if path.parent.name == "gpu"} == {*OPS, *of_several}
 
 

@@ -328,7 +328,6 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
     if (!proceeding) break;
     sum_parts(peers, static_cast<std::int64_t>(columns.solved().size()),
               [&](std::int64_t c) { return std::span(columns.entries(columns.solved()[c])); });
-    outcome.include_all(peers);
     outcome.error = std::max(outcome.error, columns.complete(outcome.error));
     std::vector<double> at(graph.n);
     for (const std::int32_t p : unlabelled) {

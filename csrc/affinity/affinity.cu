@@ -2,6 +2,7 @@
 #include <bit>
 #include <cmath>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "affinity/affinity.h"
@@ -9,7 +10,10 @@
 #include "affinity/cuda_panel.h"
 #include "affinity/parameters.h"
 #include "affinity/sor.h"
+#include "common/peers.h"
+#include "common/random.h"
 #include "common/small_matrix.h"
+#include "cuda/exchange.h"
 #include "cuda/launch.h"
 #include "walk/cuda_graph.h"
 
@@ -101,11 +105,17 @@ void with_panel(const Device& device, std::int64_t n, std::int64_t modes, F f) {
 
 /// Which columns a launch solves: those of a range of components or of their unlabelled points.
 struct Tickets {
+  std::int64_t rank, size;    // of this process and of all, which share the panels
   std::int64_t first, count;  // places that may head a panel
   bool of_classes;
   const char* only;  // or null: places whose panel of `only_width` columns failed before
   std::int64_t only_width;
   char* failed;  // or null: give up columns that P cannot get within tol, and mark their panels here
+
+  /// Whether a panel of the component that begins there is this process's: in turn, from a random one on.
+  __device__ bool is_mine(std::int64_t begin, std::int64_t panel) const {
+    return (Random{0, 0}.below(begin, size) + panel) % size == rank;
+  }
 };
 
 template <typename P, int kLanes, int kParts>
@@ -132,11 +142,11 @@ __global__ void __launch_bounds__(kMostThreads)
     const std::int64_t end = begin + graph.size[place];
     std::int64_t first = place, count = 0;
     if (tickets.of_classes) {
-      if (place != begin || graph.label[end - 1] < 0) continue;
+      if (place != begin || graph.label[end - 1] < 0 || !tickets.is_mine(begin, ticket % per_place)) continue;
       first = ticket % per_place * kWidth;
       count = min(static_cast<long long>(kWidth), static_cast<long long>(columns.classes + 1 - first));
     } else {
-      if ((place - begin) % kWidth != 0) continue;
+      if ((place - begin) % kWidth != 0 || !tickets.is_mine(begin, (place - begin) / kWidth)) continue;
       if (tickets.only && !tickets.only[place - (place - begin) % tickets.only_width]) continue;
       while (count < kWidth && place + count < end && graph.label[place + count] < 0) ++count;
       if (count == 0) continue;
@@ -257,7 +267,7 @@ class ModesOf {
       if (!std::isfinite(entry)) return false;
     launch("affinity: transpose", stream_, grid_of_threads(n * m_), transpose, n, m_, work_.basis, work_.other);
     sweep(work_.left, kSweepsBeforeModes, true, true);
-    write(small);
+    write("affinity: modes", small, work_.product, stream_);
     launch("affinity: multiply_by_square", stream_, grid_of_threads(n * m_), multiply_by_square, n, m_, work_.left,
            work_.product, work_.basis);
     return true;
@@ -307,15 +317,9 @@ class ModesOf {
     return read("affinity: read", work_.product, m_ * m_, stream_);
   }
 
-  void write(const std::vector<double>& small) {
-    check(cudaMemcpyAsync(work_.product, small.data(), m_ * m_ * sizeof(double), cudaMemcpyHostToDevice, stream_),
-          "affinity: modes");
-    check(cudaStreamSynchronize(stream_), "affinity: modes");  // `small` may go
-  }
-
   /// *x <- *x small
   void multiply(double** x, const std::vector<double>& small) {
-    write(small);
+    write("affinity: modes", small, work_.product, stream_);
     launch("affinity: multiply_by_square", stream_, grid_of_threads(part_.size * m_), multiply_by_square, part_.size,
            m_, *x, work_.product, work_.other);
     std::swap(*x, work_.other);
@@ -341,7 +345,7 @@ std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, bool w
 template <typename T>
 WalkReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                               const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
-                              T* class_mass, Progress& progress, void* workspace, void* stream) {
+                              T* class_mass, Progress& progress, Peers& peers, void* workspace, void* stream) {
   if (n == 0) return {0, 0.0, true};
   const auto on = static_cast<cudaStream_t>(stream);
   const Device device;
@@ -385,37 +389,45 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
     return width;
   };
 
+  const auto tickets = [&](std::int64_t first, std::int64_t count, bool of_classes) {
+    return Tickets{peers.rank, peers.size, first, count, of_classes, nullptr, 1, nullptr};
+  };
   for (const Large& part : parts) {
     if (!proceeding) break;
     const Modes modes = ModesOf(device, work, part, gamma, on).find();
     proceeding = progress.update(static_cast<double>(part.begin) / static_cast<double>(n));
-    solve(double{}, part.size, modes, {part.begin, 1, true, nullptr, 1, nullptr}, target / 3);
+    solve(double{}, part.size, modes, tickets(part.begin, 1, true), target / 3);
+    Tickets columns = tickets(part.begin, part.size, false);
     if (sizeof(T) == 4 && target > kFloatTol) {
-      const int width =
-          solve(float{}, part.size, modes, {part.begin, part.size, false, nullptr, 1, work.failed}, target);
-      solve(double{}, part.size, modes, {part.begin, part.size, false, work.failed, width, nullptr}, target);
-    } else {
-      solve(double{}, part.size, modes, {part.begin, part.size, false, nullptr, 1, nullptr}, target);
+      columns.failed = work.failed;
+      columns.only_width = solve(float{}, part.size, modes, columns, target);
+      max_on_device("affinity: failed", peers, work.failed + part.begin, part.size, on);
+      columns.only = std::exchange(columns.failed, nullptr);
     }
+    solve(double{}, part.size, modes, columns, target);
   }
   if (const auto begin = static_cast<std::int64_t>(census.n_in_large); begin < n && proceeding) {
     const Modes none;
     const auto largest = static_cast<std::int64_t>(census.largest_small);
-    solve(double{}, largest, none, {begin, n - begin, true, nullptr, 1, nullptr}, target / 3);
-    solve(double{}, largest, none, {begin, n - begin, false, nullptr, 1, nullptr}, target);
+    solve(double{}, largest, none, tickets(begin, n - begin, true), target / 3);
+    solve(double{}, largest, none, tickets(begin, n - begin, false), target);
   }
+  for (double* const entries : {work.columns.forward, work.columns.backward})
+    sum_on_device("affinity: exchange", peers, entries, n * k, on);
+  sum_on_device("affinity: exchange", peers, work.columns.mass, n * (classes + 1), on);
   launch("affinity: write_results", on, grid_of_threads(n * std::max(k, classes)), write_results<T>, work.columns,
          values, class_mass, work.outcome);
   const ColumnsOutcome outcome = read("affinity: read", work.outcome, 1, on)[0];
-  return {static_cast<std::int64_t>(outcome.sweeps), outcome.error + 1.01 * unit_roundoff<T> * outcome.largest,
-          proceeding};
+  double most[] = {static_cast<double>(outcome.sweeps), outcome.error};
+  peers.max(most, 2);
+  return {static_cast<std::int64_t>(most[0]), most[1] + 1.01 * unit_roundoff<T> * outcome.largest, proceeding};
 }
 
 template WalkReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
                                        const std::int64_t*, std::int64_t, double, double, float*, float*, Progress&,
-                                       void*, void*);
+                                       Peers&, void*, void*);
 template WalkReport propagate_affinity(const std::int64_t*, const double*, std::int64_t, std::int64_t,
                                        const std::int64_t*, std::int64_t, double, double, double*, double*, Progress&,
-                                       void*, void*);
+                                       Peers&, void*, void*);
 
 }  // namespace ssdml::cuda

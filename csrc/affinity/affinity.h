@@ -56,11 +56,12 @@ std::int64_t propagate_affinity_workspace(std::int64_t n, std::int64_t k, bool w
 
 /// propagate_affinity from device memory on `stream`, with the same bound. Waits for that stream, and for no other, to
 /// know the components, to orthonormalise modes (matrices of modes * modes come to the host), now and then between
-/// panels, and for the bound at the end. The workspace is aligned to 256 bytes.
+/// panels, and for the bound at the end. The workspace is aligned to 256 bytes. What processes exchange, O(n (k +
+/// classes)) numbers, goes by way of the host.
 template <typename T>
 WalkReport propagate_affinity(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                               const std::int64_t* labels, std::int64_t classes, double gamma, double tol, T* values,
-                              T* class_mass, Progress& progress, void* workspace, void* stream);
+                              T* class_mass, Progress& progress, Peers& peers, void* workspace, void* stream);
 
 }  // namespace cuda
 

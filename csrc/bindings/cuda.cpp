@@ -80,20 +80,21 @@ PYBIND11_MODULE(cuda_kernels, m) {
       "propagate_affinity",
       [](const std::string& dtype, Address indices, Address weights, std::int64_t n, std::int64_t k, Address labels,
          std::int64_t classes, double gamma, double tol, Address values, Address class_mass, Address workspace,
-         Address stream, py::object callback) {
+         Address stream, py::object callback, py::object others) {
         PythonProgress progress(std::move(callback));
+        PythonPeers peers(std::move(others), progress);
         const WalkReport report = by_dtype(dtype, [&]<typename T>(T) {
           return progress.watch([&] {
             return cuda::propagate_affinity(at<const std::int64_t>(indices), at<const double>(weights), n, k,
                                             at<const std::int64_t>(labels), classes, gamma, tol, at<T>(values),
-                                            at<T>(class_mass), progress, at<void>(workspace), at<void>(stream));
+                                            at<T>(class_mass), progress, peers, at<void>(workspace), at<void>(stream));
           });
         });
         return py::make_tuple(report.iterations, report.error_bound);
       },
       py::arg("dtype"), py::arg("indices"), py::arg("weights"), py::arg("n"), py::arg("k"), py::arg("labels"),
       py::arg("classes"), py::arg("gamma"), py::arg("tol"), py::arg("values"), py::arg("class_mass"),
-      py::arg("workspace"), py::arg("stream"), py::arg("progress"));
+      py::arg("workspace"), py::arg("stream"), py::arg("progress"), py::arg("peers") = py::none());
 
   m.def("propagate_labels_workspace", &cuda::propagate_labels_workspace, py::arg("n"), py::arg("k"),
         py::arg("weighted"), py::arg("segments"), py::arg("classes"));
@@ -102,13 +103,14 @@ PYBIND11_MODULE(cuda_kernels, m) {
       "propagate_labels",
       [](const std::string& dtype, Address indices, Address weights, std::int64_t n, std::int64_t k, Address ptr,
          std::int64_t segments, Address labels, std::int64_t classes, double gamma, double tol, Address posteriors,
-         Address workspace, Address stream, py::object callback) {
+         Address workspace, Address stream, py::object callback, py::object others) {
         PythonProgress progress(std::move(callback));
+        PythonPeers peers(std::move(others), progress);
         const WalkReport report = by_dtype(dtype, [&]<typename T>(T) {
           return progress.watch([&] {
             return cuda::propagate_labels(at<const std::int64_t>(indices), at<const double>(weights), n, k,
                                           at<const std::int64_t>(ptr), segments, at<const std::int64_t>(labels),
-                                          classes, gamma, tol, at<T>(posteriors), progress, at<void>(workspace),
+                                          classes, gamma, tol, at<T>(posteriors), progress, peers, at<void>(workspace),
                                           at<void>(stream));
           });
         });
@@ -116,7 +118,8 @@ PYBIND11_MODULE(cuda_kernels, m) {
       },
       py::arg("dtype"), py::arg("indices"), py::arg("weights"), py::arg("n"), py::arg("k"), py::arg("ptr"),
       py::arg("segments"), py::arg("labels"), py::arg("classes"), py::arg("gamma"), py::arg("tol"),
-      py::arg("posteriors"), py::arg("workspace"), py::arg("stream"), py::arg("progress"));
+      py::arg("posteriors"), py::arg("workspace"), py::arg("stream"), py::arg("progress"),
+      py::arg("peers") = py::none());
 
   m.def(
       "mine_triplets",

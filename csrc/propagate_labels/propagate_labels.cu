@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/peers.h"
+#include "cuda/exchange.h"
 #include "cuda/launch.h"
 #include "propagate_labels/parameters.h"
 #include "propagate_labels/propagate_labels.h"
@@ -191,6 +193,12 @@ __global__ void keep_solution(Symmetrised matrix, ClassPanel panel, std::int64_t
   raise_to(error, largest / (1 - matrix.gamma));
 }
 
+/// Leaves a panel to another process, which will add it.
+__global__ void leave(ClassPanel panel, std::int64_t first, std::int64_t classes, double* mass) {
+  for (std::int64_t e = thread_id(); e < panel.n * panel.width; e += thread_count())
+    mass[e / panel.width * classes + first + e % panel.width] = 0;
+}
+
 // ---- posteriors -----------------------------------------------------------------------------------------------------
 
 /// total[s, c] = mass of class c over segment s; one block each.
@@ -270,8 +278,13 @@ struct PropagationWork {
 
 class Propagation {
  public:
-  Propagation(PropagationWork& work, std::int64_t classes, Progress& progress, cudaStream_t stream)
-      : work_(work), classes_(classes), chunks_(ceil_div(work.panel.n, kChunk)), progress_(progress), stream_(stream) {
+  Propagation(PropagationWork& work, std::int64_t classes, Progress& progress, Peers& peers, cudaStream_t stream)
+      : work_(work),
+        classes_(classes),
+        chunks_(ceil_div(work.panel.n, kChunk)),
+        progress_(progress),
+        peers_(peers),
+        stream_(stream) {
     launch("labels: find_degrees", stream, grid_of_threads(work.panel.n), find_degrees, work.matrix, &work.number[0]);
     launch("labels: find_reached", stream, grid_of_threads(work.panel.n), find_reached, work.build.graph, classes,
            work.reached);
@@ -281,12 +294,18 @@ class Propagation {
   int steps = 0;
   bool proceeding = true;
 
-  /// Brings every entry within `target`, or as close as rounding allows; returns the error.
+  /// Brings every entry within `target`, or as close as rounding allows: this process its panels, and the others
+  /// theirs. Returns the error.
   double improve(double target) {
     check(cudaMemsetAsync(&work_.number[1], 0, sizeof(double), stream_), "labels: error");
     for (std::int64_t first = 0; first < classes_ && proceeding; first += kWarp) {
       ClassPanel panel = work_.panel;
       panel.width = std::min<std::int64_t>(classes_ - first, kWarp);
+      if (first / kWarp % peers_.size != peers_.rank) {
+        launch("labels: leave", stream_, grid_of_threads(panel.n * panel.width), leave, panel, first, classes_,
+               work_.mass);
+        continue;
+      }
       const double gamma = work_.matrix.gamma;
       launch("labels: start", stream_, grid_of_threads(panel.n * panel.width), start, work_.build.graph, panel, first,
              classes_, gamma, work_.mass);
@@ -294,6 +313,11 @@ class Propagation {
       launch("labels: keep_solution", stream_, grid_of_threads(panel.n * panel.width), keep_solution, work_.matrix,
              panel, first, classes_, rounding_, work_.reached, work_.mass, &work_.number[1]);
     }
+    sum_on_device("labels: exchange", peers_, work_.mass, work_.panel.n * classes_, stream_);
+    max_on_device("labels: exchange", peers_, &work_.number[1], 1, stream_);
+    double most = steps;
+    peers_.max(&most, 1);
+    steps = static_cast<int>(most);
     return read("labels: read", &work_.number[1], 1, stream_)[0];
   }
 
@@ -322,6 +346,7 @@ class Propagation {
   PropagationWork& work_;
   std::int64_t classes_, chunks_;
   Progress& progress_;
+  Peers& peers_;
   cudaStream_t stream_;
   double rounding_ = 0;  // of an entry of the residual, relative to the magnitudes it is the sum of
 };
@@ -339,7 +364,7 @@ template <typename T>
 WalkReport propagate_labels(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                             const std::int64_t* ptr, std::int64_t segments, const std::int64_t* labels,
                             std::int64_t classes, double gamma, double tol, T* posteriors, Progress& progress,
-                            void* workspace, void* stream) {
+                            Peers& peers, void* workspace, void* stream) {
   if (n == 0 || classes == 0) return {0, 0.0, true};
   const auto on = static_cast<cudaStream_t>(stream);
   Workspace memory(workspace);
@@ -349,7 +374,7 @@ WalkReport propagate_labels(const std::int64_t* indices, const double* weights, 
   check(cudaMemsetAsync(work.reached, 0, n * classes, on), "labels: mass");
   check(cudaMemsetAsync(work.number, 0, 3 * sizeof(double), on), "labels: mass");
   work.build.run(indices, weights, labels, on);
-  Propagation propagation(work, classes, progress, on);
+  Propagation propagation(work, classes, progress, peers, on);
 
   double target = tol / static_cast<double>(n), bound = 1;
   for (double before = 2;;) {
@@ -372,9 +397,9 @@ WalkReport propagate_labels(const std::int64_t* indices, const double* weights, 
 
 template WalkReport propagate_labels(const std::int64_t*, const double*, std::int64_t, std::int64_t,
                                      const std::int64_t*, std::int64_t, const std::int64_t*, std::int64_t, double,
-                                     double, float*, Progress&, void*, void*);
+                                     double, float*, Progress&, Peers&, void*, void*);
 template WalkReport propagate_labels(const std::int64_t*, const double*, std::int64_t, std::int64_t,
                                      const std::int64_t*, std::int64_t, const std::int64_t*, std::int64_t, double,
-                                     double, double*, Progress&, void*, void*);
+                                     double, double*, Progress&, Peers&, void*, void*);
 
 }  // namespace ssdml::cuda

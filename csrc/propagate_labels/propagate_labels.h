@@ -36,12 +36,13 @@ std::int64_t propagate_labels_workspace(std::int64_t n, std::int64_t k, bool wei
                                         std::int64_t classes);
 
 /// propagate_labels from device memory on `stream`, with the same bound. Waits for that stream, and for no other,
-/// every few steps, for the residual. The workspace is aligned to 256 bytes. n < 2^31.
+/// every few steps, for the residual. The workspace is aligned to 256 bytes. n < 2^31. What processes exchange goes by
+/// way of the host.
 template <typename T>
 WalkReport propagate_labels(const std::int64_t* indices, const double* weights, std::int64_t n, std::int64_t k,
                             const std::int64_t* ptr, std::int64_t segments, const std::int64_t* labels,
                             std::int64_t classes, double gamma, double tol, T* posteriors, Progress& progress,
-                            void* workspace, void* stream);
+                            Peers& peers, void* workspace, void* stream);
 
 }  // namespace cuda
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from .baseline import Peers
+
 def device_of(address: int) -> int: ...
 def knn_graph_workspace(n: int, d: int, k: int, metric: str, largest: int) -> int: ...
 def knn_graph(
@@ -52,6 +54,7 @@ def propagate_affinity(
     workspace: int,
     stream: int,
     progress: Callable[[float], object] | None,
+    peers: Peers | None = None,
 ) -> tuple[int, float]: ...
 def propagate_labels_workspace(n: int, k: int, weighted: bool, segments: int, classes: int) -> int: ...
 def propagate_labels(
@@ -70,6 +73,7 @@ def propagate_labels(
     workspace: int,
     stream: int,
     progress: Callable[[float], object] | None,
+    peers: Peers | None = None,
 ) -> tuple[int, float]: ...
 def mine_triplets(
     dtype: str,

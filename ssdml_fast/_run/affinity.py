@@ -39,6 +39,7 @@ def propagate_affinity(indices, distances, weights, labels, gamma, tol, num_thre
                 arrays.address(work),
                 stream,
                 progress,
+                peers,
             )
     else:
         iterations, bound = _core.lib.propagate_affinity(

@@ -35,7 +35,7 @@ def propagate_labels(indices, distances, ptr, weights, labels, gamma, tol, num_t
         with arrays.on_device(indices) as stream:
             need = cuda.propagate_labels_workspace(n, k, weights is not None, len(ptr) - 1, len(classes))
             work = arrays.workspace(need, like=indices)
-            iterations, bound = cuda.propagate_labels(*operands, arrays.address(work), stream, progress)
+            iterations, bound = cuda.propagate_labels(*operands, arrays.address(work), stream, progress, peers)
     else:
         iterations, bound = _core.lib.propagate_labels(*operands, num_threads, progress, peers)
     warn_above(tol, bound, gamma, "posteriors")

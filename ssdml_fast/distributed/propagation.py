@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from .. import _arrays as arrays
 from .. import _scalars as scalars
 from .._run import affinity as run_affinity
@@ -35,7 +37,8 @@ def propagate_labels(
     Parameters
     ----------
     graph : KnnGraph
-        N points with k neighbours each, such as :meth:`GraphShard.gather` makes; the same on every process.
+        N points with k neighbours each, such as :meth:`GraphShard.gather` makes; the same on every process, on the CPU
+        or on CUDA devices of one kind.
     labels : (N,) integer array
         Class of each point, any integers from 0; -1 for an unlabelled point. The same on every process.
     gamma, tol : float
@@ -70,7 +73,7 @@ def propagate_labels(
     Panels of 8 classes of a connected component are dealt out, so that up to ⌈C / 8⌉ processes share a graph that is
     connected: time O(N k 8 ⌈C / (8 P)⌉ · steps) with P processes, memory O(N (k + C)) on each. Each sums N C numbers of
     8 bytes with the others every time that it improves them, as a rule once or twice: 16 (P - 1) / P N C bytes are
-    sent. On CUDA devices every process solves all classes.
+    sent. On CUDA devices panels are of 32 classes, of all components at once, and what is sent goes by way of the host.
 
     Examples
     --------
@@ -133,7 +136,7 @@ def propagate_affinity(
     O(N² / P (k · sweeps + M)) with P processes, besides O(N k) and what the M slow modes take, O(N M (k + M)), which
     every process finds for itself; memory as for :func:`ssdml_fast.propagate_affinity` on each. What the processes sum
     are the entries of columns that edges need, O(N k) numbers of 8 bytes, and the class mass, N (C + 1) of them; each
-    sends 2 (P - 1) / P of these bytes. On CUDA devices every process solves all columns.
+    sends 2 (P - 1) / P of these bytes. On CUDA devices, where all 2 N k entries are summed, they go by way of the host.
 
     Examples
     --------
@@ -178,8 +181,8 @@ def _agreed(
         classes, column, weights, gamma_, tol_, _ = run_affinity.prepare(
             graph.indices, graph.weights, adopted[0], gamma, tol, num_threads
         )
-        dtype, where = run_affinity.type_of(graph.distances), "a CUDA device" if arrays.is_cuda(column) else "the CPU"
-        edges = f"{graph} of {dtype} on {where} with checksum {_checksum(graph.indices, graph.ptr, weights)}"
+        dtype, checksum = run_affinity.type_of(graph.distances), _checksum(graph.indices, graph.ptr, weights)
+        edges = f"{graph} of {dtype} on {_device_of(graph.indices)} with checksum {checksum}"
         return edges, f"checksum {_checksum(classes, column)}", gamma_, tol_
 
     graphs, columns, gammas, tols = zip(*everywhere(world, check), strict=True)
@@ -188,6 +191,11 @@ def _agreed(
     the_same(gammas, "gamma must be the same")
     the_same(tols, "tol must be the same")
     return adopted[0]
+
+
+def _device_of(x: Any) -> str:
+    """What an array is on; one kind of CUDA device does not divide columns as another does."""
+    return torch.cuda.get_device_name(arrays.to_torch(x).device) if arrays.is_cuda(x) else "the CPU"
 
 
 def _checksum(*xs: Any) -> str:

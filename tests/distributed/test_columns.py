@@ -93,6 +93,15 @@ def test_components_large_and_small_are_divided(what, dtype, weighted, size):
     assert 20 * graph.n < n_sent < 50 * graph.n
 
 
+@pytest.mark.parametrize("run", [affinity, posteriors])
+@pytest.mark.parametrize("what", LARGE)
+def test_work_is_divided_evenly(run, what):
+    graph, rng = partitioned(what, np.float32, False)
+    y, meeting = labelled(graph.n, 0.1, 32, rng), Meeting(3)
+    together(3, lambda peers: run(graph, y, peers=peers), meeting)
+    assert max(meeting.n_own) < 0.55 * sum(meeting.n_own)  # there are four panels of classes
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_nothing_or_everything_is_labelled(share):
     graph, rng = partitioned("small and large", np.float32, False)

@@ -238,7 +238,7 @@ void propagate(const Indices& ptr, std::int64_t k, std::int64_t classes, double 
     Workspace workspace(cuda::propagate_affinity_workspace(n, k, weighted, classes));
     const WalkReport report =
         cuda::propagate_affinity(indices.data(), weights, n, k, labels.data(), classes, gamma, tol, values.data(),
-                                 mass.data(), silent, workspace.get(), nullptr);
+                                 mass.data(), silent, alone, workspace.get(), nullptr);
     const double bound = report.error_bound + exact.error_bound;
     expect("affinity values", values, right, bound);
     expect("affinity class mass", mass, right_mass, bound);
@@ -253,7 +253,7 @@ void propagate(const Indices& ptr, std::int64_t k, std::int64_t classes, double 
     Workspace workspace(cuda::propagate_labels_workspace(n, k, weighted, segments, classes));
     const WalkReport report =
         cuda::propagate_labels(indices.data(), weights, n, k, ptr.data(), segments, labels.data(), classes, gamma, tol,
-                               found.data(), silent, workspace.get(), nullptr);
+                               found.data(), silent, alone, workspace.get(), nullptr);
     expect("posteriors", found, posteriors, report.error_bound + known.error_bound);
     within("posteriors", report);
   });
