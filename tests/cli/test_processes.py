@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -39,12 +41,14 @@ def hurt(engine, *leg, **how):
     return one_leg(engine, *leg, **how)
 
 Engine.one_leg = hurt
+if os.environ["HOW"] == "lose" and os.environ["RANK"] in os.environ["WHO"]:
+    os.chdir("elsewhere")
 main()
 """
 
 
 def started(*arguments, n=2, hurt=None, cwd=None):
-    """A command that torchrun has so many processes carry out; `hurt`: which ranks, and how, before the second leg."""
+    """A command that torchrun has so many processes carry out; `hurt`: which, and how, before the second leg."""
     module, env = "ssdml_fast", os.environ | {"COLUMNS": "1000", "OMP_NUM_THREADS": "1"}
     if hurt:
         (cwd / "hurt.py").write_text(HURT)
@@ -117,6 +121,35 @@ def test_what_one_process_fails_by_is_told_once_with_how_to_go_on(tmp_path, who)
         "The training is saved in a run. To continue:",
         "  torchrun --standalone --nproc-per-node 2 -m ssdml_fast train --resume 'a run'",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_file_that_one_process_does_not_find_is_told_and_no_folder_is_left(tmp_path, who):
+    y = np.arange(100) % 5
+    np.savez(tmp_path / "x.npz", x=np.eye(5, dtype=np.float32)[y], y=y)
+    (tmp_path / "elsewhere").mkdir()
+    status, _, err, of_ranks = ended(
+        started("train", "--data", "features:x.npz", hurt=(f"{who}", "lose"), cwd=tmp_path)
+    )
+    assert status == 1 and of_ranks == {who: 2, 1 - who: 1}
+    assert err.count("expected an .npz file") == 1
+    assert who == 0 or err.startswith("Error: process 1 of 2 failed: expected an .npz file")
+    assert not (tmp_path / "runs").exists() and not any((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_meet_are_told():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        meeting = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+        command = [sys.executable, "-m", "ssdml_fast", "train"]
+        found = subprocess.run(command, env=os.environ | meeting, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 1 and not found.stdout
+    assert f"Error: the 2 processes did not meet at 127.0.0.1:{port}: " in found.stderr and "in use" in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 @pytest.mark.slow
