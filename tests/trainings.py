@@ -75,15 +75,21 @@ def train(settings=None, network=None, data=None, method="ssdml", **others):
     return fit(network, *data, method=method, settings=own, config=Config(**engines), device="cpu", **others)
 
 
-def watched(settings, network, n_steps=20, **others):
-    """The first losses of a training, what it had come to after each step, and its result."""
+class Enough(Exception):
+    """Nothing more is to be seen."""
+
+
+def watched(settings, network, to_the_end=False, **others):
+    """The first twenty losses of a training, what it had come to after each, and, `to_the_end`, its result."""
     losses, states, step = [], [], Engine.step
 
     def watch(self, *given):
+        if len(losses) == 20 and not to_the_end:
+            raise Enough
         loss = step(self, *given)
-        if loss is not None and len(states) < n_steps:
-            losses.append(loss.item())
+        if loss is not None and len(losses) < 20:
             modules = {"model": self.model, "average": self.average, "method": self.method}
+            losses.append(loss.item())
             states.append({
                 f"{name}.{key}": tensor.clone()
                 for name, module in modules.items() for key, tensor in module.state_dict().items()
@@ -93,6 +99,8 @@ def watched(settings, network, n_steps=20, **others):
     Engine.step = watch
     try:
         return losses, states, train(settings, network, **others)
+    except Enough:
+        return losses, states, None
     finally:
         Engine.step = step
 

@@ -110,8 +110,14 @@ class GraphMethod(Method):
         members = self.members(leg)
         z = aid.features(members)
         with aid.stage("graph"):
-            graph = sf.knn_graph(z, self.settings.neighbors)
+            graph = self.graph(z, aid)
         return self.mine(leg, members, z, graph, aid)
+
+    def graph(self, z: Tensor, aid: Aid) -> KnnGraph:
+        """Build the graph of features; of several processes, each finds the neighbours of a part of them."""
+        if aid.world.size == 1:
+            return sf.knn_graph(z, self.settings.neighbors)
+        return sf.distributed.knn_graph(z[aid.world.shard(len(z))], self.settings.neighbors).gather()
 
     def mine(self, leg: Leg, members: np.ndarray, z: Tensor, graph: KnnGraph, aid: Aid) -> Work:
         """Propagate along a partition's graph, and choose what to train on.

@@ -79,7 +79,8 @@ class SSDML(GraphMethod):
         """The paper's triplets: each example with the two halves of its neighbourhood, by affinity."""
         size, labels = aid.config.batch_size, self.data.labels[members]
         with aid.stage("propagate"):
-            affinity = sf.propagate_affinity(graph, aid.send(torch.from_numpy(labels)), gamma=self.settings.gamma)
+            known = aid.send(torch.from_numpy(labels))
+            affinity = sf.distributed.propagate_affinity(graph, known, gamma=self.settings.gamma)
         with aid.stage("mine"):
             triplets = sf.mine_triplets(graph, affinity)
         mass = affinity.class_mass.cpu().numpy()
@@ -98,7 +99,7 @@ class SSDML(GraphMethod):
         settings, size, labels = self.settings, aid.config.batch_size, self.data.labels[members]
         with aid.stage("propagate"):
             known = aid.send(torch.from_numpy(labels))
-            found = sf.propagate_labels(graph, known, gamma=settings.gamma, tol=TOLERANCE)
+            found = sf.distributed.propagate_labels(graph, known, gamma=settings.gamma, tol=TOLERANCE)
             posteriors = found.posteriors.cpu().numpy()
         classes = np.unique(labels[labels >= 0])
         posteriors[labels >= 0] = labels[labels >= 0, None] == classes  # a label is certain

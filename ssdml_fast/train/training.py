@@ -85,7 +85,7 @@ def fit(
         ``planned``; ``epoch``, ``round`` and ``partition``; ``loss`` (mean since the one before), ``examples`` (trained
         on since), ``score``, ``val_nmi``, ``val_recall@1``, ``seconds`` (by stage), and what the method and the head
         add. The first is of the untrained model, then there is one after each pass or, where the setting `validations`
-        is more than 1, each such part of it.
+        is more than 1, each such part of it. Of several processes the first alone is called back.
     on_batch : callable, optional
         Called after mini-batches with ``validation`` (number of the next), ``planned``, ``done`` (mini-batches since
         the one before), ``batches`` (between the two), ``examples`` (since the one before), ``loss`` (of the
@@ -107,9 +107,16 @@ def fit(
         If the extra ``train`` is not installed, which validation and run folders need.
     MemoryError
         If the device has too little memory; a run can go on from its last checkpoint.
+    ssdml_fast.exceptions.ProcessError
+        If another process of the group fails, whose message it has, or ends.
 
     Notes
     -----
+    Called in every process of the default group of ``torch.distributed``, with the same arguments, it trains them
+    together: `batch_size` is of all of them, each embeds its part, and all return the same. The numbers are those of
+    one process but for rounding, unless layers of the network draw at random, as dropout, which draws others in each.
+    Only the first process touches `run`, which any number of processes goes on with.
+
     Random choices depend only on the seed and the position in the training. The caller's global generators are left as
     they were, and what he has set for torch (default type and device, autocast, gradients) changes nothing.
 

@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from parallel import Again, Idle
 from processes import run_together
-from trainings import TINY, Normed, Pixels, SmallNet, figures, watched
+from trainings import TINY, Normed, Pixels, SmallNet, digits, figures, watched
 
+from ssdml_fast.methods import METHODS
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.runs.folder import RunFolder
+from ssdml_fast.train import fit
 
-NETWORKS = {"normed": Normed, "small": SmallNet, "pixels": Pixels}
-SHORT = TINY | {"rounds": 1, "warmup": 10}
+SHORT = TINY | {"rounds": 1, "warmup": 10, "partition_size": 300, "batch_size": 20}
 
 TRAIN = """
 import json
+from parallel import *
 from trainings import *
 
-settings, network, folder = json.loads(sys.argv[4]), eval(sys.argv[5]), sys.argv[6]
-losses, states, fitted = watched(settings, seeded(network, rank))
-reached = fitted.model.state_dict()
-torch.save((losses, states, fitted.history, reached), f"{folder}/reached {rank}")
+settings, network, method, folder = json.loads(sys.argv[4]), eval(sys.argv[5]), sys.argv[6], sys.argv[7]
+losses, states, fitted = watched(settings, seeded(network, rank), sys.argv[8] == "whole", method=method)
+ended = (fitted.history, fitted.model.state_dict()) if fitted else ([], {})
+torch.save((losses, states, *ended), f"{folder}/reached {rank}")
 """
 
 
-def reached(size, folder, settings, network):
-    """What each of so many processes reaches."""
-    for status, _, errors in run_together(TRAIN, size, folder, json.dumps(settings), network.__name__, folder):
+def trained(size, folder, settings, network, method="ssdml", how="first"):
+    """What each of so many processes reaches, in the first steps or the whole training."""
+    arguments = json.dumps(settings), network.__name__, method, folder, how
+    for status, _, errors in run_together(TRAIN, size, folder, *arguments):
         assert status == 0 and not errors, errors
     return [torch.load(folder / f"reached {rank}") for rank in range(size)]
 
 
-def assert_follows(found, alone, tolerance=1e-5):
+def assert_follows(found, alone, tolerance=1e-5, n_steps=20):
     """The first steps are those of one process."""
     (losses, states, _, _), (expected, those, _) = found, alone
-    assert len(losses) == len(expected) > 12
+    assert len(losses) == len(expected) == n_steps
     torch.testing.assert_close(losses, expected, rtol=tolerance, atol=tolerance)
     for state, other in zip(states, those, strict=True):
         torch.testing.assert_close(state, other, rtol=tolerance, atol=tolerance)
@@ -51,7 +56,7 @@ def assert_equal(one, other):
 def test_two_processes_follow_one(tmp_path):
     """With augmentation, mixed images, batch normalisation, and a softmax beside the triplets."""
     alone = watched(SHORT, seeded(Normed, 0))
-    first, second = reached(2, tmp_path, SHORT, Normed)
+    first, second = trained(2, tmp_path, SHORT, Normed, how="whole")
     assert_follows(first, alone)
     assert_equal(first, second)
     assert first[2] == second[2]  # the times too
@@ -62,7 +67,7 @@ def test_two_processes_follow_one(tmp_path):
     ("size", "settings", "network"),
     [
         (3, {"batch_size": 7}, Normed),
-        (3, {"batch_size": 2, "mining": "neighborhood", "partition_size": 20}, Normed),  # fewer triplets than processes
+        (3, {"batch_size": 2, "mining": "neighborhood"}, Normed),  # fewer triplets than processes
         (2, {"augment": "strong", "optimizer": "sgd", "average": 0.0}, Normed),
         (2, {"metric_update": "conjugate"}, Normed),
         (2, {"metric_update": "partition", "mining": "neighborhood"}, Normed),
@@ -73,10 +78,77 @@ def test_two_processes_follow_one(tmp_path):
 def test_several_processes_follow_one(tmp_path, size, settings, network):
     settings = SHORT | settings
     alone = watched(settings, seeded(network, 0))
-    found = reached(size, tmp_path, settings, network)
+    found = trained(size, tmp_path, settings, network)
     assert_follows(found[0], alone)
     for other in found[1:]:
         assert_equal(found[0], other)
+
+
+@pytest.mark.slow
+def test_half_precision_follows_loosely(tmp_path):
+    settings = SHORT | {"precision": "bfloat16"}
+    alone = watched(settings, seeded(Normed, 0))
+    assert_follows(trained(2, tmp_path, settings, Normed)[0], alone, tolerance=0.05)
+
+
+@pytest.mark.slow
+def test_what_layers_draw_differs_between_processes(tmp_path):
+    """SmallNet drops out: so two processes follow each other, and not one."""
+    first, second = trained(2, tmp_path, SHORT, SmallNet)
+    assert_equal(first, second)
+    losses, _, _ = watched(SHORT, seeded(SmallNet, 0))
+    assert losses != first[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_repeats_in_two_processes(tmp_path, method):
+    settings = SHORT | {"select": "last"}
+    (first, second), again = (trained(2, tmp_path, settings, SmallNet, method, "whole") for _ in range(2))
+    assert_equal(first, second)
+    assert_equal(first, again[0])
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+RESUME = """
+import json
+from ssdml_fast.exceptions import ProcessError
+from trainings import *
+
+settings, folder, stop = json.loads(sys.argv[4]), sys.argv[5], sys.argv[6] == "stop"
+
+def stopping(record):
+    if stop and record["validation"] == 3 and record["done"] == 2:
+        raise KeyboardInterrupt
+
+try:
+    if stop:
+        train(settings, seeded(Normed, 0), run=f"{folder}/run", on_batch=stopping)
+    else:
+        fitted = fit(seeded(Normed, 0), *digits(), run=f"{folder}/run", resume=True)
+        torch.save(([], [], fitted.history, fitted.model.state_dict()), f"{folder}/reached {rank}")
+except (KeyboardInterrupt, ProcessError) as error:
+    print(f"{error}")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_same_or_another_number_of_processes(tmp_path):
+    settings = SHORT | {"partition_size": 120}
+    whole = trained(2, tmp_path, settings, Normed, how="whole")[0]
+    arguments = json.dumps(settings), tmp_path
+    _, (status, said, errors) = run_together(RESUME, 2, tmp_path, *arguments, "stop")
+    assert status == 0 and said == "process 0 of 2 was interrupted\n", errors
+    shutil.copytree(tmp_path / "run", tmp_path / "alone")
+    for status, _, errors in run_together(RESUME, 2, tmp_path, *arguments, "go on"):
+        assert status == 0, errors
+    for rank in range(2):
+        _, _, history, state = torch.load(tmp_path / f"reached {rank}")
+        assert figures(history) == figures(whole[2])
+        torch.testing.assert_close(state, whole[3], rtol=0, atol=0)
+    alone = fit(seeded(Normed, 0), *digits(), run=tmp_path / "alone", resume=True)
+    torch.testing.assert_close(alone.history[-1]["loss"], history[-1]["loss"], rtol=0.01, atol=0.01)
 
 
 SIGNALLED = """
@@ -116,6 +188,90 @@ def test_a_signal_stops_all_where_it_stops_the_first_and_what_is_done_is_saved(t
     run = RunFolder(tmp_path / "run")
     assert run.read_within(run.read_checkpoint()["id"])["place"]["batch"] == 4
     resumed = run_together(*given, tmp_path / "run", "resume")
-    _, _, history, _ = reached(2, tmp_path, SHORT, Normed)[0]
+    _, _, history, _ = trained(2, tmp_path, SHORT, Normed, how="whole")[0]
     for _, output, errors in resumed:
         assert json.loads(output) == figures(history), errors
+
+
+# --- networks and losses that use a part ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "method"), [(Idle, "ssdml"), (Again, "ssdml"), (Normed, "parallel:Views"), (Idle, "parallel:Views")]
+)
+def test_networks_and_losses_may_use_a_part(tmp_path, network, method):
+    settings, n_steps = (SHORT, 20) if method == "ssdml" else ({"metric_dim": 16}, 10)
+    alone = watched(settings, seeded(network, 0), method=method)
+    first, second = trained(2, tmp_path, settings, network, method)
+    assert_follows(first, alone, n_steps=n_steps)
+    assert_equal(first, second)
+
+
+@pytest.mark.slow
+def test_a_network_that_leaves_out_another_part_at_each_step_is_refused(tmp_path):
+    arguments = json.dumps(SHORT), "Fickle", "ssdml", tmp_path
+    for status, _, errors in run_together(TRAIN, 2, tmp_path, *arguments):
+        assert status == 1 and "network must use the same parameters whenever it is called" in errors
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+WRONG = """
+import json
+from trainings import *
+
+(images, labels), val = digits()
+what, run = sys.argv[4], f"{sys.argv[5]}/run"
+settings, data, options = TINY | {"warmup": 1}, ((images, labels), val), {}
+if rank == 1:
+    if what == "argument":
+        settings |= {"epochs": 0}
+    elif what == "setting":
+        settings |= {"learning_rate": 0.5}
+    elif what == "data":
+        data = (images, np.roll(labels, 1)), val
+    elif what == "run":
+        options = {"run": run}
+if what == "folder":
+    options = {"run": run, "resume": True}
+try:
+    train(settings, data=data, **options)
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "first", "second"),
+    [
+        pytest.param(
+            "argument",
+            ["ProcessError", "process 1 of 2 failed: ValueError: epochs must be at least 1, found 0"],
+            ["ValueError", "epochs must be at least 1, found 0"],
+        ),
+        pytest.param(
+            "setting",
+            *[["ValueError", "learning_rate must be the same in every process, found others on rank 1"]] * 2,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "data",
+            *[["ValueError", "their labels must be the same in every process, found others on rank 1"]] * 2,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "run",
+            *[["ValueError", "run and resume must be given in every process or in none"]] * 2,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("folder", *[["RunError", "there is no run folder"]] * 2, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_wrong_in_one_process_is_told_in_all(tmp_path, what, first, second):
+    for (_, output, errors), (kind, message) in zip(
+        run_together(WRONG, 2, tmp_path, what, tmp_path), (first, second), strict=True
+    ):
+        found = json.loads(output)
+        assert found[0] == kind and message in found[1], errors
+    assert not (tmp_path / "run").exists()
