@@ -109,7 +109,7 @@ def knn_graph(
             within = min(k, len(points) - 1)
             if within < 1:
                 return _Nearest.none(points, 0)
-            part = parts.next(len(points) ** 2 / 2)
+            part = parts.next(len(points) * (len(points) - 1) / 2)
             return _Nearest(*run.knn_graph(points, within, metric, None, num_threads, part)[:2])
 
         def meet(hosts: Tensor, visitors: Tensor, of_hosts: Tensor, of_visitors: Tensor) -> tuple[_Nearest, _Nearest]:
@@ -282,7 +282,7 @@ class _Meetings:
 
     def pairs(self, rank: int) -> float:
         """How many pairs a process compares."""
-        within = self.sizes[rank] ** 2 / 2
+        within = self.sizes[rank] * (self.sizes[rank] - 1) / 2
         rows = [(self.hosts(rank, step), self.visitors(rank, step)) for step in range(1, self.steps + 1)]
         return within + sum((a.stop - a.start) * (b.stop - b.start) for a, b in rows)
 

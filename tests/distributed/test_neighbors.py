@@ -246,8 +246,10 @@ if how != "raise":
 """
 
 
-@pytest.mark.parametrize("late", [0.0, 1.0])
-@pytest.mark.parametrize("size", [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("size", "late"),
+    [(2, 1.0), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 0.0), (5, 0.0), (5, 1.0)))],
+)
 def test_an_error_of_one_process_is_one_of_all_and_nothing_is_left_of_it(tmp_path, size, late):
     for rank, (status, output, errors) in enumerate(run_together(FAILING, size, tmp_path, "raise", late)):
         assert status == 0, errors
@@ -255,7 +257,13 @@ def test_an_error_of_one_process_is_one_of_all_and_nothing_is_left_of_it(tmp_pat
         assert json.loads(output) == {"error": ["KeyError", "'no such key'"] if rank == 1 else told, "again": True}
 
 
-@pytest.mark.parametrize(("how", "told"), [("interrupt", "process 1 of 2 was interrupted"), ("die", "without a word")])
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("interrupt", "process 1 of 2 was interrupted"),
+        pytest.param("die", "without a word", marks=pytest.mark.slow),  # for which the other waits some seconds
+    ],
+)
 def test_a_process_that_ends_ends_the_others(tmp_path, how, told):
     (first, second) = run_together(FAILING, 2, tmp_path, how, 0.0)
     assert second[0] == (3 if how == "die" else 0)
@@ -267,11 +275,13 @@ PROGRESS = """
 import numpy as np
 import ssdml_fast as sf
 
-x = np.random.default_rng(rank).standard_normal((50 * rank, 3))  # none of the first
-for function, shards in ((sf.distributed.knn_graph, (x,)), (sf.distributed.knn_search, (x, x))):
-    shares = []
-    function(*shards, 3, progress=shares.append)
-    assert shares == sorted(shares) and (shares[-1:] == [1] or len(x) == 0), shares
+for points in (50 * rank, 50, 1):  # of none of the first, too
+    x = np.random.default_rng(rank).standard_normal((points, 3))
+    for function, shards in ((sf.distributed.knn_graph, (x,)), (sf.distributed.knn_search, (x, x))):
+        shares = []
+        function(*shards, 1, progress=shares.append)
+        assert shares == sorted(shares)
+        assert shares[-1:] == [1] or (points < 2 and not shares), shares
 """
 
 
