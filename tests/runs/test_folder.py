@@ -39,6 +39,21 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("size", [10, 10**5])  # which a buffer of the file holds, and not
+def test_a_full_disk_is_told_as_the_system_does(tmp_path, size):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(RunError, match=r"checkpoint\.pt cannot be written: File too large$"):
+            write_atomically(path, lambda file: torch.save(torch.zeros(size), file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_file_has_the_rights_that_others_get(tmp_path):
     before = os.umask(0o027)
     try:
