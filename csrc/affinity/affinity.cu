@@ -112,9 +112,10 @@ struct Tickets {
   std::int64_t only_width;
   char* failed;  // or null: give up columns that P cannot get within tol, and mark their panels here
 
-  /// Whether a panel of the component that begins there is this process's: in turn, from a random one on.
-  __device__ bool is_mine(std::int64_t begin, std::int64_t panel) const {
-    return (Random{0, 0}.below(begin, size) + panel) % size == rank;
+  /// Whether a column of the component that begins there, or a class, is this process's: by as many as the widest panel
+  /// has, in turn from a random process on, so that devices of whatever widths divide them alike.
+  __device__ bool is_mine(std::int64_t begin, std::int64_t column) const {
+    return (Random{0, 0}.below(begin, size) + column / Device::kWidest) % size == rank;
   }
 };
 
@@ -124,6 +125,7 @@ __global__ void __launch_bounds__(kMostThreads)
                   std::int64_t largest, P* room, ColumnsOutcome* outcome) {
   using PanelHere = Panel<P, kLanes, kParts>;
   constexpr int kWidth = PanelHere::kWidth;
+  static_assert(Device::kWidest % kWidth == 0);
   __shared__ typename PanelHere::SharedHere shared;
   auto* const coefficients = reinterpret_cast<double*>(shared_memory);
   const Graph& graph = columns.graph;
@@ -142,11 +144,11 @@ __global__ void __launch_bounds__(kMostThreads)
     const std::int64_t end = begin + graph.size[place];
     std::int64_t first = place, count = 0;
     if (tickets.of_classes) {
-      if (place != begin || graph.label[end - 1] < 0 || !tickets.is_mine(begin, ticket % per_place)) continue;
+      if (place != begin || graph.label[end - 1] < 0 || !tickets.is_mine(begin, ticket % per_place * kWidth)) continue;
       first = ticket % per_place * kWidth;
       count = min(static_cast<long long>(kWidth), static_cast<long long>(columns.classes + 1 - first));
     } else {
-      if ((place - begin) % kWidth != 0 || !tickets.is_mine(begin, (place - begin) / kWidth)) continue;
+      if ((place - begin) % kWidth != 0 || !tickets.is_mine(begin, place - begin)) continue;
       if (tickets.only && !tickets.only[place - (place - begin) % tickets.only_width]) continue;
       while (count < kWidth && place + count < end && graph.label[place + count] < 0) ++count;
       if (count == 0) continue;
@@ -401,7 +403,6 @@ WalkReport propagate_affinity(const std::int64_t* indices, const double* weights
     if (sizeof(T) == 4 && target > kFloatTol) {
       columns.failed = work.failed;
       columns.only_width = solve(float{}, part.size, modes, columns, target);
-      max_on_device("affinity: failed", peers, work.failed + part.begin, part.size, on);
       columns.only = std::exchange(columns.failed, nullptr);
     }
     solve(double{}, part.size, modes, columns, target);

@@ -6,8 +6,6 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from .. import _arrays as arrays
 from .. import _scalars as scalars
 from .._run import affinity as run_affinity
@@ -38,7 +36,7 @@ def propagate_labels(
     ----------
     graph : KnnGraph
         N points with k neighbours each, such as :meth:`GraphShard.gather` makes; the same on every process, on the CPU
-        or on CUDA devices of one kind.
+        or on CUDA devices.
     labels : (N,) integer array
         Class of each point, any integers from 0; -1 for an unlabelled point. The same on every process.
     gamma, tol : float
@@ -136,7 +134,9 @@ def propagate_affinity(
     O(N² / P (k · sweeps + M)) with P processes, besides O(N k) and what the M slow modes take, O(N M (k + M)), which
     every process finds for itself; memory as for :func:`ssdml_fast.propagate_affinity` on each. What the processes sum
     are the entries of columns that edges need, O(N k) numbers of 8 bytes, and the class mass, N (C + 1) of them; each
-    sends 2 (P - 1) / P of these bytes. On CUDA devices, where all 2 N k entries are summed, they go by way of the host.
+    sends 2 (P - 1) / P of these bytes. Processes wait for the slowest of them, which has to be within the time-out of
+    their group. On CUDA devices panels are of up to 16 columns, all 2 N k entries are summed, and what is sent goes by
+    way of the host; devices of several kinds answer within the bound, not to the bits of one of them.
 
     Examples
     --------
@@ -182,7 +182,8 @@ def _agreed(
             graph.indices, graph.weights, adopted[0], gamma, tol, num_threads
         )
         dtype, checksum = run_affinity.type_of(graph.distances), _checksum(graph.indices, graph.ptr, weights)
-        edges = f"{graph} of {dtype} on {_device_of(graph.indices)} with checksum {checksum}"
+        where = "a CUDA device" if arrays.is_cuda(graph.indices) else "the CPU"
+        edges = f"{graph} of {dtype} on {where} with checksum {checksum}"
         return edges, f"checksum {_checksum(classes, column)}", gamma_, tol_
 
     graphs, columns, gammas, tols = zip(*everywhere(world, check), strict=True)
@@ -191,11 +192,6 @@ def _agreed(
     the_same(gammas, "gamma must be the same")
     the_same(tols, "tol must be the same")
     return adopted[0]
-
-
-def _device_of(x: Any) -> str:
-    """What an array is on; one kind of CUDA device does not divide columns as another does."""
-    return torch.cuda.get_device_name(arrays.to_torch(x).device) if arrays.is_cuda(x) else "the CPU"
 
 
 def _checksum(*xs: Any) -> str:
