@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from .exceptions import ProcessError, first_line
 Value = TypeVar("Value")
 SECONDS = 5.0  # that a process which lost another waits for its message
 INTERRUPTED = "was interrupted"
-_failures = count()  # of blocks of `together`, of which each is every process's: so all number them alike
+_failures: dict[str, Iterator[int]] = defaultdict(count)
+"""Numbers of the blocks of `together` that fail, by the group's name: each is every process's, so all number alike."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,19 @@ class World:
 
     def gather(self, part: Tensor, n: int, unit: int = 1) -> Tensor:
         """Join the parts of every process, cut by :meth:`shard`, to all n rows."""
+        if self.size == 1:
+            return part
         shards = [self._shard_of(rank, n, unit) for rank in range(self.size)]
-        return self._joined(part, [shard.stop - shard.start for shard in shards])
+        sizes = [shard.stop - shard.start for shard in shards]
+        shape, n_bytes = part.shape[1:], part.shape[1:].numel() * part.element_size()
+        of_equal_size = max(sizes), n_bytes
+        padded = torch.zeros(of_equal_size, dtype=torch.uint8, device=self.carrier(part.device))
+        if part.numel():
+            padded[: len(part)] = part.contiguous().view(torch.uint8).reshape(len(part), n_bytes)
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        distributed.all_gather(parts, padded, self.group)
+        rows = torch.cat([each[:size] for each, size in zip(parts, sizes, strict=True)]).to(part.device)
+        return rows.view(-1).view(part.dtype).reshape(n, *shape)
 
     def fill_(self, arrays: Sequence[np.ndarray]) -> None:
         """Put the rows that other processes have of each array, cut by :meth:`shard`, beside this one's."""
@@ -97,25 +110,21 @@ class World:
                         rows.copy_(carried)
 
     def join(self, part: Tensor) -> Tensor:
-        """Join the parts of every process, of any numbers of rows, in order of rank."""
-        return self._joined(part, self.every(len(part)))
+        """Join the parts of every process, of any numbers of rows, in order of rank, in memory for these rows alone."""
+        if self.size == 1:
+            return part
+        sizes = self.every(len(part))
+        whole = part.new_empty((sum(sizes), *part.shape[1:]), device=self.carrier(part.device))
+        for rank, rows in enumerate(whole.split(sizes)):
+            if rank == self.rank:
+                rows.copy_(part)
+            if rows.numel():
+                distributed.broadcast(rows, src=self._in_default(rank), group=self.group)
+        return whole.to(part.device)
 
     def _shard_of(self, rank: int, n: int, unit: int) -> slice:
         units = -(-n // unit)
         return slice(min(n, units * rank // self.size * unit), min(n, units * (rank + 1) // self.size * unit))
-
-    def _joined(self, part: Tensor, sizes: list[int]) -> Tensor:
-        if self.size == 1:
-            return part
-        shape, n_bytes = part.shape[1:], part.shape[1:].numel() * part.element_size()
-        of_equal_size = max(sizes), n_bytes
-        padded = torch.zeros(of_equal_size, dtype=torch.uint8, device=self.carrier(part.device))
-        if part.numel():
-            padded[: len(part)] = part.contiguous().view(torch.uint8).reshape(len(part), n_bytes)
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        distributed.all_gather(parts, padded, self.group)
-        rows = torch.cat([each[:size] for each, size in zip(parts, sizes, strict=True)]).to(part.device)
-        return rows.view(-1).view(part.dtype).reshape(sum(sizes), *shape)
 
     # --- agreement ----------------------------------------------------------------------------------------------------
 
@@ -210,7 +219,8 @@ class World:
         try:
             yield
         except BaseException as error:
-            key = f"ssdml_fast/failed/{next(_failures)}"
+            group: Any = self.group or distributed.group.WORLD
+            key = f"ssdml_fast/failed/{group.group_name}/{next(_failures[group.group_name])}"
             is_left, is_stop = is_of_connection(error), isinstance(error, KeyboardInterrupt)
             told = self._told(key, SECONDS if is_left else 0) if is_left or is_stop else ""
             if told and not (is_stop and told.endswith(INTERRUPTED)):  # else whoever stopped one stopped all

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import processes
 import pytest
 import torch
 from hypothesis import given
@@ -139,6 +140,32 @@ def test_a_process_that_ends_without_a_word_ends_the_others(tmp_path):
         kind, message = said[rank]["error"]
         # the one that finds out first tells the other
         assert kind == "ProcessError" and "ended without a word" in message
+
+
+GROUPS = """
+groups = [distributed.new_group([0, 1]), distributed.new_group([1, 2])]
+for group, ranks in zip(groups, ((0, 1), (1, 2)), strict=True):
+    if rank in ranks:
+        try:
+            with World.here(group).together():
+                if group is groups[0]:
+                    raise ValueError("what all of them refuse")
+                if rank == 1:
+                    os._exit(3)
+                while True:
+                    World.here(group).same(rank)
+        except (ValueError, ProcessError) as error:
+            print(error, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_what_one_group_failed_by_is_not_told_in_another(tmp_path):
+    code = "import os\nfrom ssdml_fast._world import World\nfrom ssdml_fast.exceptions import ProcessError\n" + GROUPS
+    first, second, third = processes.run_together(code, 3, tmp_path)
+    assert (first[1], second[1]) == ("what all of them refuse\n",) * 2
+    assert third[1] == "another process than process 1 of 2 ended without a word\n", third[2]
 
 
 ALONE = """

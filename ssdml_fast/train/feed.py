@@ -27,7 +27,8 @@ class Feed:
     examples : Examples
         Where they come from.
     device : torch.device
-        Where they go. On CUDA, arrays that take at most RESIDENT of its free memory are put there once.
+        Where they go. On CUDA, arrays that take at most RESIDENT of its free memory, in every process, are put there
+        once.
     prepare : nn.Module, optional
         Makes of examples what the network takes, on the device.
     world : World
@@ -48,7 +49,8 @@ class Feed:
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
         array = self.examples.array
-        return array.to(self.device) if array.nbytes <= RESIDENT * free else None
+        fits = all(self.world.every(array.nbytes <= RESIDENT * free))  # those that read a part wait for the others
+        return array.to(self.device) if fits else None
 
     def images(self, rows: Tensor) -> Tensor:
         """Examples of (B,) rows, a CPU tensor, as the network takes them."""

@@ -181,7 +181,8 @@ class Learner:
         size = at_once(feed.examples.shape, self.network_device.type)
         part = rows[self.world.shard(len(rows), size)]
         none = torch.empty(0, model.d, device=self.network_device)
-        z = torch.cat([none, *(model.network(images).float() for images in feed.parts(part, size))])
+        images = feed.parts(part, size) if len(part) else ()  # a network may not be able to embed none
+        z = torch.cat([none, *(model.network(each).float() for each in images)])
         return self.world.gather(z, len(rows), size).to(self.device)
 
     @torch.no_grad()

@@ -31,6 +31,15 @@ def test_features_are_of_the_running_mean_unless_those_of_now_are_asked_for():
     assert "embed" in made.times.take()
 
 
+def test_a_process_that_has_no_part_of_the_rows_embeds_nothing(monkeypatch):
+    made, embedded = engine(TINY), []
+    made.average.network.register_forward_pre_hook(lambda *given: embedded.append(given))
+    monkeypatch.setattr(World, "gather", lambda world, part, n, unit: part)
+    for rank, n in ((0, 0), (1, 60)):  # which are embedded at once
+        made.world = World(rank, 2)
+        assert made.aid.features(torch.arange(60)).shape == (n, 32) and len(embedded) == rank
+
+
 def test_features_that_are_not_finite_end_a_training():
     made = engine(TINY)
     with torch.no_grad():

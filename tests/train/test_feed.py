@@ -9,6 +9,7 @@ from datasets import Counted, Items, Labelled
 from torch import nn
 from trainings import TINY, assert_same, digits, figures, interrupt, train
 
+from ssdml_fast._world import World
 from ssdml_fast.data import examples as data_examples
 from ssdml_fast.data.examples import as_examples
 from ssdml_fast.models.preparation import MeanImage
@@ -142,6 +143,12 @@ def test_arrays_that_fit_lie_on_the_device_and_rows_alone_are_sent(copies):
         assert copies.pop() == (len(batch.rows), False, True)
     assert [len(part) for part in feed.parts(torch.arange(80), 50)] == [50, 30]
     assert copies[1:] == [(50, False, True), (30, False, True)]
+
+
+def test_arrays_lie_on_the_devices_of_all_processes_or_of_none(copies, monkeypatch):
+    monkeypatch.setattr(World, "every", lambda world, fits: [fits, False])
+    assert Feed(as_examples(octets(80), "images"), CUDA, None, World(0, 2))._resident is None
+    assert copies == []
 
 
 @pytest.mark.parametrize("kind", [np.asarray, Items])
