@@ -273,7 +273,10 @@ def _work(
     theirs: connection.Connection, memory: _SharedMemory, form: Form, dataset: Any, name: str, worker: int
 ) -> None:
     """Decode what is asked for until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks, which ends this one
+    # Ctrl-C and a terminal that is closed are for the process that asks, which ends this one: by SIGTERM, if need be.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     torch.set_num_threads(1)  # the cores are the other workers'
     np.empty(KEPT_BY_MALLOC, np.uint8)
     memory.at[worker] = IDLE

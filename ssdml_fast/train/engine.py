@@ -464,6 +464,8 @@ class Engine(Learner):
         scalars.as_int(within["examples"], "examples", 0)
         if not all(map(is_number, (*place.losses, *within["seconds"].values()))):
             raise ValueError("it has losses or seconds that are no numbers")
+        if not isinstance(place.record, dict):
+            raise ValueError(f"it has a record that is none, {place.record!r:.60}")
         return place
 
     def go_on_within(self, work: Work) -> None:

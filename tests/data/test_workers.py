@@ -285,6 +285,38 @@ def test_workers_end_with_their_process(tmp_path, number):
     assert err.count("Traceback") == (number == signal.SIGINT)
 
 
+GOES_ON = """
+import signal, sys, torch
+from datasets import Items, octets
+from ssdml_fast.data.examples import DatasetExamples
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
+    examples = DatasetExamples(Items(list(octets(100))), "images", workers=2)
+    examples.take(torch.arange(50))
+    print("reading", flush=True)
+    sys.stdin.readline()
+    examples.take(torch.arange(50, 100))
+    examples.close()
+    print("went on")
+"""
+
+
+def test_a_terminal_that_is_closed_is_for_the_process_that_asks(tmp_path):
+    """As that may have something to save."""
+    program = tmp_path / "program.py"
+    program.write_text(GOES_ON)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(HOME)])}
+    child = subprocess.Popen(
+        [sys.executable, str(program)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert child.stdout.readline() == "reading\n"
+    os.killpg(child.pid, signal.SIGHUP)
+    output, errors = child.communicate("\n")
+    assert (child.returncode, output) == (0, "went on\n"), errors
+
+
 def test_workers_end_when_closed_or_dropped(made, tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)

@@ -284,6 +284,7 @@ def test_a_crash_between_two_files_is_harmless(stopped, monkeypatch):
         (lambda path, state: torch.save(state | {"examples": -1}, path), "does not fit: examples"),
         (lambda path, state: torch.save(state | {"seconds": {"train": None}}, path), "does not fit: .*seconds"),
         (lambda path, state: torch.save(state | {"place": {"leg": 2}}, path), "does not fit: .*leg"),
+        (lambda path, state: torch.save(state | {"place": {"leg": 1, "record": 3}}, path), "does not fit: .*record"),
         (lambda path, state: torch.save(state | {"place": {"colour": 1}}, path), "does not fit: .*colour"),
         (lambda path, state: torch.save(state | {"model": {}}, path), "does not fit: .*Missing key"),
     ],
