@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 
-import processes
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import run_together
 
 from ssdml_fast._world import World
 
@@ -44,14 +44,10 @@ def test_one_process_is_the_main_one():
 
 
 TOGETHER = """
-import json, os, sys, time
-import torch
-from torch import distributed
+import json, os
 from ssdml_fast._world import World
 
-rank, size, meeting, how = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
-world, said = World.here(), {}
+world, said, how = World.here(), {}, sys.argv[4]
 if how == "agree":
     said["world"] = [world.rank, world.size, world.is_main]
     for n, unit in ((0, 1), (1, 1), (2, 1), (7, 1), (8, 1), (7, 2), (8, 3), (8, 9)):
@@ -99,24 +95,20 @@ else:
     except Exception as error:
         said["error"] = [type(error).__name__, str(error)]
 print(json.dumps(said), flush=True)
-if how == "agree":
-    distributed.destroy_process_group()
+if how != "agree":
+    os._exit(0)  # as one does that ends for an error: what connected it is gone
 """
 
 
-def run_together(size, meeting, how):
-    """What each of so many processes says, and their exit statuses."""
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("torch was built without gloo")
-    commands = [[sys.executable, "-c", TOGETHER, f"{rank}", f"{size}", meeting, how] for rank in range(size)]
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    texts = [child.communicate(timeout=300)[0] for child in children]
-    return [json.loads(text) if text else None for text in texts], [child.returncode for child in children]
+def told_by(size, folder, how):
+    """What each of so many processes says, None where it says nothing, and their exit statuses."""
+    ended = run_together(TOGETHER, size, folder, how)
+    return [json.loads(output) if output else None for _, output, _ in ended], [status for status, _, _ in ended]
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_share_gather_and_agree(tmp_path, size):
-    said, status = run_together(size, tmp_path / "meeting", "agree")
+    said, status = told_by(size, tmp_path, "agree")
     assert not any(status)
     for rank, each in enumerate(said):
         assert each.pop("world") == [rank, size, rank == 0]
@@ -127,14 +119,14 @@ def test_processes_share_gather_and_agree(tmp_path, size):
 
 
 def test_what_one_process_fails_by_the_others_tell(tmp_path):
-    (first, second), _ = run_together(2, tmp_path / "meeting", "fail")
+    (first, second), _ = told_by(2, tmp_path, "fail")
     assert first["error"] == ["ProcessError", "process 1 of 2 failed: ValueError: the disk is full"]
     assert second["error"] == ["ValueError", "the disk is full"]
 
 
 @pytest.mark.slow
 def test_a_process_that_ends_without_a_word_ends_the_others(tmp_path):
-    said, (_, status, _) = run_together(3, tmp_path / "meeting", "die")
+    said, (_, status, _) = told_by(3, tmp_path, "die")
     assert status == 3 and said[1] is None
     for rank in (0, 2):
         kind, message = said[rank]["error"]
@@ -143,6 +135,10 @@ def test_a_process_that_ends_without_a_word_ends_the_others(tmp_path):
 
 
 GROUPS = """
+import os
+from ssdml_fast._world import World
+from ssdml_fast.exceptions import ProcessError
+
 groups = [distributed.new_group([0, 1]), distributed.new_group([1, 2])]
 for group, ranks in zip(groups, ((0, 1), (1, 2)), strict=True):
     if rank in ranks:
@@ -162,8 +158,7 @@ os._exit(0)
 
 @pytest.mark.slow
 def test_what_one_group_failed_by_is_not_told_in_another(tmp_path):
-    code = "import os\nfrom ssdml_fast._world import World\nfrom ssdml_fast.exceptions import ProcessError\n" + GROUPS
-    first, second, third = processes.run_together(code, 3, tmp_path)
+    first, second, third = run_together(GROUPS, 3, tmp_path)
     assert (first[1], second[1]) == ("what all of them refuse\n",) * 2
     assert third[1] == "another process than process 1 of 2 ended without a word\n", third[2]
 
