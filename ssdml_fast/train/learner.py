@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Learner:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad()
-        with Synchronized(self.world) if self.world.size > 1 else nullcontext():  # layers that are gone through again
+        with self._synchronized():  # for layers that are gone through again
             self.scaler.scale(loss).backward()
         if self.optimizer is not None and _has_gradient(self.optimizer):
             self.scaler.step(self.optimizer)
@@ -146,8 +146,12 @@ class Learner:
         device = self.network_device
         with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
             seed_torch(int(np.random.default_rng(place).integers(2**63)), device)
-            with Synchronized(self.world):
+            with self._synchronized():
                 yield
+
+    def _synchronized(self) -> AbstractContextManager[None]:
+        """Within it, batch norms normalise by what all processes hold; networks that are compiled have none."""
+        return nullcontext() if self.world.size == 1 or self.config.compile else Synchronized(self.world)
 
     def _through(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """What a network makes of images, or what torch compiled of it."""

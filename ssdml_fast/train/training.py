@@ -176,6 +176,7 @@ def fit(
                 data = TrainingSet(labels, examples.shape)
                 trained = kind(own, model, data, shared.seed)
                 if world.size > 1:
+                    _check_not_compiled(model, shared)
                     read, val_read = decoded or (examples, val_examples)
                     given = fingerprint(read, labels, val_read, val_labels)
                     _check_alike(world, trained, shared, model, given)
@@ -218,6 +219,17 @@ def _train(
             if on_validation:
                 on_validation(engine.history[0])
         engine.to_the_end(run, on_validation, on_batch)
+
+
+def _check_not_compiled(model: MetricModel, config: Config) -> None:
+    """Refuse to compile what exchanges numbers with other processes halfway."""
+    norms = [
+        name for name, module in model.network.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    if config.compile and norms:
+        raise ValueError(
+            f"compile must be False where several processes train a network with batch normalisation, found {norms[0]}"
+        )
 
 
 def _check_alike(world: World, method: Method, config: Config, model: MetricModel, given: dict[str, str]) -> None:

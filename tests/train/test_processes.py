@@ -12,6 +12,7 @@ from processes import run_together
 from trainings import TINY, Normed, Pixels, SmallNet, digits, figures, watched
 
 from ssdml_fast.methods import METHODS
+from ssdml_fast.models.digits import DigitsNet
 from ssdml_fast.models.seeded import seeded
 from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train import fit
@@ -20,18 +21,21 @@ SHORT = TINY | {"rounds": 1, "warmup": 10, "partition_size": 300, "batch_size": 
 
 TRAIN = """
 import json
+from datasets import Labelled
 from parallel import *
+from ssdml_fast.models.digits import DigitsNet
 from trainings import *
 
 settings, network, method, folder = json.loads(sys.argv[4]), eval(sys.argv[5]), sys.argv[6], sys.argv[7]
-losses, states, fitted = watched(settings, seeded(network, rank), sys.argv[8] == "whole", method=method)
+data = [Labelled(images.copy(), labels) for images, labels in digits()] if sys.argv[8] == "decoded" else digits()
+losses, states, fitted = watched(settings, seeded(network, rank), sys.argv[8] == "whole", method=method, data=data)
 ended = (fitted.history, fitted.model.state_dict()) if fitted else ([], {})
 torch.save((losses, states, *ended), f"{folder}/reached {rank}")
 """
 
 
 def trained(size, folder, settings, network, method="ssdml", how="first"):
-    """What each of so many processes reaches, in the first steps or the whole training."""
+    """What each of so many processes reaches: its `"first"` steps, those on what is `"decoded"`, or the `"whole"`."""
     arguments = json.dumps(settings), network.__name__, method, folder, how
     for status, _, errors in run_together(TRAIN, size, folder, *arguments):
         assert status == 0 and not errors, errors
@@ -67,7 +71,7 @@ def test_two_processes_follow_one(tmp_path):
     ("size", "settings", "network"),
     [
         (3, {"batch_size": 7}, Normed),
-        (3, {"batch_size": 2, "mining": "neighborhood"}, Normed),  # fewer triplets than processes
+        (3, {"batch_size": 2, "mining": "neighborhood"}, DigitsNet),  # fewer rows than processes
         (2, {"augment": "strong", "optimizer": "sgd", "average": 0.0}, Normed),
         (2, {"metric_update": "conjugate"}, Normed),
         (2, {"metric_update": "partition", "mining": "neighborhood"}, Normed),
@@ -82,6 +86,16 @@ def test_several_processes_follow_one(tmp_path, size, settings, network):
     assert_follows(found[0], alone)
     for other in found[1:]:
         assert_equal(found[0], other)
+
+
+@pytest.mark.slow
+def test_what_is_decoded_in_parts_is_trained_on_as_arrays_are(tmp_path):
+    """Also where whole mini-batches are asked for, as by the warm-up, which mixes them."""
+    settings = SHORT | {"workers": 1}
+    alone = watched(SHORT, seeded(Normed, 0))
+    first, second = trained(2, tmp_path, settings, Normed, how="decoded")
+    assert_follows(first, alone)
+    assert_equal(first, second)
 
 
 @pytest.mark.slow
@@ -233,6 +247,9 @@ if rank == 1:
         data = (images, np.roll(labels, 1)), val
     elif what == "run":
         options = {"run": run}
+if what == "compile":
+    settings |= {"compile": True}
+    options = {"network": Normed()}
 if what == "folder":
     options = {"run": run, "resume": True}
 try:
@@ -263,6 +280,11 @@ except Exception as error:
         pytest.param(
             "run",
             *[["ValueError", "run and resume must be given in every process or in none"]] * 2,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "compile",
+            *[["ValueError", "compile must be False where several processes train a network with batch norm"]] * 2,
             marks=pytest.mark.slow,
         ),
         pytest.param("folder", *[["RunError", "there is no run folder"]] * 2, marks=pytest.mark.slow),
