@@ -295,7 +295,10 @@ def met(timeout: timedelta | None = None) -> Iterator[World]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     try:
-        distributed.init_process_group(backend, timeout=timeout)
+        store, rank, _ = next(distributed.rendezvous("env://", **({} if timeout is None else {"timeout": timeout})))
+        # torchrun keeps what the processes leave each other, gloo's addresses too, when it starts them again
+        start = distributed.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        distributed.init_process_group(backend, timeout=timeout, store=start, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise ProcessError(f"the {size} processes did not meet at {at}: {first_line(error)}") from error

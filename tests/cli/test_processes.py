@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from ssdml_fast.cli import processes
 from ssdml_fast.cli.app import app
+from ssdml_fast.train.engine import Engine
 
 if not torch.distributed.is_gloo_available():
     pytest.skip("torch was built without gloo", allow_module_level=True)
@@ -31,7 +32,8 @@ from ssdml_fast.train.engine import Engine
 one_leg = Engine.one_leg
 
 def hurt(engine, *leg, **how):
-    if engine.place.leg == 1 and os.environ["RANK"] in os.environ["WHO"].split(","):
+    is_first_start = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if engine.place.leg == 1 and is_first_start and os.environ["RANK"] in os.environ["WHO"].split(","):
         if os.environ["HOW"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if os.environ["HOW"] == "wait":
@@ -47,13 +49,14 @@ main()
 """
 
 
-def started(*arguments, n=2, hurt=None, cwd=None):
+def started(*arguments, n=2, hurt=None, cwd=None, restarts=0):
     """A command that torchrun has so many processes carry out; `hurt`: which, and how, before the second leg."""
     module, env = "ssdml_fast", os.environ | {"COLUMNS": "1000", "OMP_NUM_THREADS": "1"}
     if hurt:
         (cwd / "hurt.py").write_text(HURT)
         module, env = "hurt", env | {"WHO": hurt[0], "HOW": hurt[1]}
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", f"{n}", "-m", module]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", f"{n}"]
+    run += ["--max-restarts", f"{restarts}", "-m", module]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*run, *map(str, arguments)], env=env, cwd=cwd, **streams)
 
@@ -165,6 +168,23 @@ def test_a_process_that_is_killed_ends_all_and_others_go_on(tmp_path, who):
     assert (status, err) == (0, ""), err
     assert re.findall(r"^validation +(\d) of 3 ", out, re.MULTILINE) == ["2", "3"]
     assert out.count("held-out test images") == 1
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_starts_again_meet_anew_and_go_on(tmp_path, quick_maps, monkeypatch):
+    def stop_before_the_second(engine, *leg, one_leg=Engine.one_leg):
+        if engine.place.leg == 1:
+            raise KeyboardInterrupt
+        one_leg(engine, *leg)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "one_leg", stop_before_the_second)
+        assert CliRunner().invoke(app, ["train", *SHORT, "--out", str(tmp_path / "run")]).exit_code == 130
+    process = started("train", "--resume", "run", hurt=("1", "kill"), cwd=tmp_path, restarts=1)
+    status, out, err, _ = ended(process)
+    assert status == 0 and err.count("ended without a word") + err.count("Stopped") == 1, err
+    assert re.findall(r"^validation +(\d) of 3 ", out, re.MULTILINE) == ["2", "3"]
+    assert len(history(tmp_path / "run")) == 4
 
 
 @pytest.mark.slow
