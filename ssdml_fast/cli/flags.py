@@ -18,6 +18,7 @@ from ..runs.folder import RunFolder
 from ..train.config import Config
 from ..train.stored import read_run
 from .config_file import ConfigFile, of_methods
+from .processes import once
 from .settings import errors_told, parameters_of, with_settings
 from .train import CALLS, METHOD, train
 
@@ -42,7 +43,7 @@ class TrainCommand(TyperCommand):
             config = None if file is None else ConfigFile(Path(file))
             method = value_of("--method", args) or (config.method if config else None)
             if method is None:
-                method = METHOD if run is None else read_run(RunFolder(run)).method
+                method = METHOD if run is None else once(lambda: read_run(RunFolder(run)).method)
             kind = settings_of(method)
             refuse_names(method, kind)
             refuse_flags_of_others(method, kind, args)

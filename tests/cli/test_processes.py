@@ -39,7 +39,8 @@ def hurt(engine, *leg, **how):
         if os.environ["HOW"] == "wait":
             print("waiting", file=sys.stderr, flush=True)
             signal.pause()
-        raise OSError(28, "No space left on device", "the data")
+        if os.environ["HOW"] == "fail":
+            raise OSError(28, "No space left on device", "the data")
     return one_leg(engine, *leg, **how)
 
 Engine.one_leg = hurt
@@ -139,6 +140,16 @@ def test_a_file_that_one_process_does_not_find_is_told_and_no_folder_is_left(tmp
     assert err.count("expected an .npz file") == 1
     assert who == 0 or err.startswith("Error: process 1 of 2 failed: expected an .npz file")
     assert not (tmp_path / "runs").exists() and not any((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.slow
+def test_the_first_process_alone_needs_the_run_folder(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for arguments in (["--out", "run", *SHORT], ["--resume", "run"]):
+        status, out, err, _ = ended(started("train", *arguments, hurt=("1", "lose"), cwd=tmp_path))
+        assert (status, err) == (0, ""), err
+        assert out.endswith("run folder: run\n") and len(history(tmp_path / "run")) == 4
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.slow
