@@ -18,8 +18,9 @@ import typer
 from typer.core import TyperGroup
 
 from .._cores import usable_cores
+from .._signals import ENDING
 from ..exceptions import ProcessError
-from ..train.interrupt import ENDING, as_ctrl_c
+from ..train.interrupt import as_ctrl_c
 from .console import plain_console
 
 Value = TypeVar("Value")

@@ -12,12 +12,13 @@ import tempfile
 import traceback
 from collections import deque
 from dataclasses import dataclass
-from multiprocessing import connection, reduction
+from multiprocessing import connection, reduction, util
 from typing import Any
 
 import numpy as np
 import torch
 
+from .._signals import ENDING
 from .dataset import DataError
 from .example import Form, read_example
 
@@ -96,6 +97,8 @@ class Workers:
         self.given: list[deque[tuple[_Piece, int]]] = [deque() for _ in range(n)]  # to each worker, with its slot
         self.connections: list[connection.Connection] = []
         self.processes: list[Any] = []
+        # When the interpreter ends too, before multiprocessing waits for what SIGTERM does not end.
+        util.Finalize(self, _end, (self.processes, self.connections), exitpriority=0)
         methods = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:  # its server imports torch once, for all workers; it may be running already
@@ -152,17 +155,7 @@ class Workers:
 
     def close(self) -> None:
         """End the workers, whatever they are at."""
-        processes, self.processes = self.processes, []
-        for process in processes:
-            process.terminate()
-        for ours in self.connections:
-            ours.close()
-        self.connections = []
-        for process in processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        _end(self.processes, self.connections)
 
     def _give_out(self) -> None:
         while self.queue and self.free:
@@ -225,6 +218,17 @@ class Workers:
         )
 
 
+def _end(processes: list[Any], connections: list[connection.Connection]) -> None:
+    for process in processes:
+        process.kill()
+    for ours in connections:
+        ours.close()
+    for process in processes:
+        process.join()
+    processes.clear()
+    connections.clear()
+
+
 class _RemoteTraceback(Exception):
     """What went wrong in a worker, as it was told there."""
 
@@ -273,10 +277,8 @@ def _work(
     theirs: connection.Connection, memory: _SharedMemory, form: Form, dataset: Any, name: str, worker: int
 ) -> None:
     """Decode what is asked for until nobody asks any more."""
-    # Ctrl-C and a terminal that is closed are for the process that asks, which ends this one: by SIGTERM, if need be.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in ENDING:  # a terminal and torchrun send them to all of a group; who asks ends this one, or goes on
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # the cores are the other workers'
     np.empty(KEPT_BY_MALLOC, np.uint8)
     memory.at[worker] = IDLE

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+from .._signals import ENDING
+
 ONE_WISH = 1.0  # seconds: within them a terminal, torchrun and a scheduler may all say the same
 FOLLOWING = 5.0  # seconds that a process goes on so that the first can end its step
 

@@ -291,7 +291,8 @@ from datasets import Items, octets
 from ssdml_fast.data.examples import DatasetExamples
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGHUP, lambda number, frame: None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: None)
     examples = DatasetExamples(Items(list(octets(100))), "images", workers=2)
     examples.take(torch.arange(50))
     print("reading", flush=True)
@@ -302,8 +303,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_terminal_that_is_closed_is_for_the_process_that_asks(tmp_path):
-    """As that may have something to save."""
+def test_signals_to_all_of_a_group_are_for_the_process_that_asks(tmp_path):
+    """As of a terminal that is closed, or of torchrun: that process may have something to save."""
     program = tmp_path / "program.py"
     program.write_text(GOES_ON)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(HOME)])}
@@ -312,7 +313,8 @@ def test_a_terminal_that_is_closed_is_for_the_process_that_asks(tmp_path):
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert child.stdout.readline() == "reading\n"
-    os.killpg(child.pid, signal.SIGHUP)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        os.killpg(child.pid, number)
     output, errors = child.communicate("\n")
     assert (child.returncode, output) == (0, "went on\n"), errors
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from trainings import TINY, train
 
+from ssdml_fast._signals import ENDING
 from ssdml_fast.methods.ssdml import SSDML
 from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train import interrupt
-from ssdml_fast.train.interrupt import ENDING, Held, Stopped, as_ctrl_c
+from ssdml_fast.train.interrupt import Held, Stopped, as_ctrl_c
 
 
 @pytest.fixture(autouse=True)
