@@ -30,10 +30,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """
     try:
         replace_atomically(path, write)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # RuntimeError: torch's, which says of a full disk where in the file it was
+    except (OSError, RuntimeError) as error:
+        # torch's RuntimeError says of a full disk where in the file it was
         told = error.__context__ if isinstance(error.__context__, OSError) else error
         raise RunError(f"{path} cannot be written: {getattr(told, 'strerror', None) or first_line(told)}") from error
 
