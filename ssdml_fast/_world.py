@@ -226,7 +226,8 @@ class World:
             if told and not (is_stop and told.endswith(INTERRUPTED)):  # else whoever stopped one stopped all
                 raise ProcessError(told) from None
             if is_left:
-                raise ProcessError(f"another process than {self} ended without a word") from error
+                told = f"another process than {self} ended without a word: {first_line(error)}"  # or does not answer
+                raise ProcessError(told) from error
             self._tell(key, error)
             raise
 
