@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from trainings import Normed
 
 from ssdml_fast.train import Batch, Leg, Method, Work
@@ -17,13 +16,6 @@ class Idle(Normed):
     def __init__(self):
         super().__init__()
         self.idle = nn.Linear(3, 4)
-
-
-class Again(Normed):
-    """Goes through its layers once more as gradients are taken."""
-
-    def forward(self, images):
-        return F.normalize(checkpoint(self.layers, images, use_reentrant=False))
 
 
 class Fickle(Normed):

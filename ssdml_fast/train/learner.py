@@ -76,8 +76,7 @@ class Learner:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad()
-        with self._synchronized():  # for layers that are gone through again
-            self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()
         if self.optimizer is not None and _has_gradient(self.optimizer):
             self.scaler.step(self.optimizer)
         if self.head_optimizer is not None and _has_gradient(self.head_optimizer):
