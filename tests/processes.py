@@ -43,6 +43,10 @@ def run_together(code: str, size: int, folder: Path, *arguments: object) -> list
         )
         for rank in range(size)
     ]
-    said = [child.communicate(timeout=300) for child in children]
+    try:
+        said = [child.communicate(timeout=300) for child in children]
+    finally:
+        for child in children:
+            child.kill()
     meeting.unlink(missing_ok=True)
     return [(child.returncode, *each) for child, each in zip(children, said, strict=True)]
