@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 
+import numpy as np
 import pytest
 import torch
 from parallel import Idle
@@ -205,6 +207,56 @@ def test_a_signal_stops_all_where_it_stops_the_first_and_what_is_done_is_saved(t
     _, _, history, _ = trained(2, tmp_path, SHORT, Normed, how="whole")[0]
     for _, output, errors in resumed:
         assert json.loads(output) == figures(history), errors
+
+
+KILLED = """
+import json, os, signal
+from contextlib import suppress
+from ssdml_fast.exceptions import ProcessError
+from ssdml_fast.train import engine
+from trainings import *
+
+settings, method, folder, who, moment = json.loads(sys.argv[4]), *sys.argv[5:8], int(sys.argv[8])
+step, engine.SAVED_EVERY = Engine.step, 0
+resume, pids = os.path.exists(f"{folder}/run/checkpoint.pt"), [None] * size
+distributed.all_gather_object(pids, os.getpid())
+
+def killed(*given):
+    global moment
+    moment -= 1
+    if moment == 0 and f"{rank}" in who:
+        for other in who.replace(f"{rank}", "") + f"{rank}":
+            with suppress(ProcessLookupError):  # by that one itself
+                os.kill(pids[int(other)], signal.SIGKILL)
+    return step(*given)
+
+Engine.step = killed
+try:
+    fitted = train(settings, seeded(SmallNet, 0), method=method, run=f"{folder}/run", resume=resume)
+    torch.save((fitted.history, fitted.model.state_dict()), f"{folder}/reached {rank}")
+except ProcessError as error:
+    sys.exit(f"{error}: {error.__cause__}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_at_random_moments_processes_go_on_to_the_same(tmp_path, method):
+    """One alone, which the other does not outlive for long, then both."""
+    settings, rng = SHORT | {"select": "last"}, np.random.default_rng(sum(method.encode()))
+    losses, _, history, state = trained(2, tmp_path, settings, SmallNet, method, "whole")[0]
+    one = f"{rng.integers(2)}"
+    for who in (one, "01", ""):
+        moment = rng.integers(2, len(losses) // 2) if who else 0  # so that none comes to the end
+        found = run_together(KILLED, 2, tmp_path, json.dumps(settings), method, tmp_path, who, moment)
+        for rank, (status, _, errors) in enumerate(found):
+            assert status == (-signal.SIGKILL if f"{rank}" in who else bool(who)), errors
+            if who == one and f"{rank}" != one:  # it sees the other's connection closed, and waits for no time-out
+                assert "ended without a word" in errors and "Timed out" not in errors
+    for rank in range(2):
+        resumed, reached = torch.load(tmp_path / f"reached {rank}")
+        assert figures(resumed) == figures(history)
+        torch.testing.assert_close(reached, state, rtol=0, atol=0)
 
 
 # --- networks and losses that use a part ------------------------------------------------------------------------------
