@@ -296,7 +296,8 @@ def met(timeout: timedelta | None = None) -> Iterator[World]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     try:
-        store, rank, _ = next(distributed.rendezvous("env://", **({} if timeout is None else {"timeout": timeout})))
+        waiting: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+        store, rank, _ = next(distributed.rendezvous("env://", **waiting))
         # torchrun keeps what the processes leave each other, gloo's addresses too, when it starts them again
         start = distributed.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         distributed.init_process_group(backend, timeout=timeout, store=start, rank=rank, world_size=size)
