@@ -20,7 +20,7 @@ from ..methods import METHODS, load_method, settings_of
 from ..methods.recipes import settings as recipe_settings
 from ..models.settings import NetworkSettings
 from ..runs.files import error_told
-from ..runs.folder import RunFolder, new_folder, write_atomically
+from ..runs.folder import InUse, RunFolder, new_folder, write_atomically
 from ..train.config import ELSEWHERE, Config
 from ..train.interrupt import as_ctrl_c
 from ..train.records import COLLAPSED, DIVERGED, why
@@ -182,7 +182,8 @@ def _interruptible(run: RunFolder | None = None, again: Sequence[str] = ()) -> I
         text = f"\nStopped; the {saved}" if saved else "\nStopped before there was anything to save."
         raise Ended(text, status_of(stop)) from None
     except (ProcessError, typer.BadParameter) as error:
-        if not several() or not (saved := _saved(run, again)):
+        is_others = isinstance(error.__context__, InUse)  # who goes on with it
+        if not several() or is_others or not (saved := _saved(run, again)):
             raise
         raise Ended(f"{failure(error)}\nThe {saved}", getattr(error, "exit_code", 1)) from None
 

@@ -25,6 +25,10 @@ WITHOUT_WITHIN = "; remove the file to go on from the beginning of the leg that 
 FLAT = 1  # of config.json before 0.3.0: all settings in one table, the method SSDML
 
 
+class InUse(RunError):
+    """A run folder that another training writes."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """What ``config.json`` says of a training.
@@ -152,8 +156,10 @@ class RunFolder:
 
         Raises
         ------
+        InUse
+            If a training holds it.
         RunError
-            If a training holds it, or the folder cannot be made or opened.
+            If the folder cannot be made or opened.
         """
         if self._locked:
             yield
@@ -166,7 +172,7 @@ class RunFolder:
                 if is_new:
                     stack.callback(self._remove_empty)
             except BlockingIOError:
-                raise RunError(f"run folder {self.path} is in use by another training") from None
+                raise InUse(f"run folder {self.path} is in use by another training") from None
             except OSError as error:
                 raise RunError(f"run folder {self.path} cannot be made: {error.strerror}") from None
             self._locked = True

@@ -13,10 +13,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from ssdml_fast.cli import processes
 from ssdml_fast.cli.app import app
+from ssdml_fast.cli.settings import errors_told
+from ssdml_fast.cli.train import _interruptible as interruptible
+from ssdml_fast.runs.folder import RunFolder
 from ssdml_fast.train.engine import Engine
 
 if not torch.distributed.is_gloo_available():
@@ -211,6 +215,19 @@ def test_a_signal_to_torchrun_stops_all_and_is_told_once(tmp_path, number, statu
     assert process.returncode
     assert (out + err).count("Stopped; the training is saved in run. To continue:") == 1
     assert (out + err).count("  torchrun --standalone --nproc-per-node 2 -m ssdml_fast train --resume run") == 1
+
+
+def test_how_to_go_on_is_told_of_a_run_of_ones_own_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    run = RunFolder(tmp_path)
+    (tmp_path / "checkpoint.pt").touch()
+    with pytest.raises(processes.Ended) as ended, interruptible(run), errors_told():
+        raise OSError(28, "No space left on device", "the data")
+    assert "The training is saved" in ended.value.text
+    in_use = pytest.raises(typer.BadParameter, match=r"is in use by another training$")
+    with RunFolder(tmp_path).lock(), in_use, interruptible(run), errors_told(), run.lock():
+        raise AssertionError
 
 
 def test_what_to_type_to_go_on(monkeypatch):
