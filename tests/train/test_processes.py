@@ -11,7 +11,7 @@ import pytest
 import torch
 from parallel import Idle
 from processes import run_together
-from trainings import TINY, Normed, Pixels, SmallNet, digits, figures, watched
+from trainings import TINY, Normed, Pixels, SmallNet, digits, few_digits, figures, watched
 
 from ssdml_fast.methods import METHODS
 from ssdml_fast.models.digits import DigitsNet
@@ -29,7 +29,9 @@ from ssdml_fast.models.digits import DigitsNet
 from trainings import *
 
 settings, network, method, folder = json.loads(sys.argv[4]), eval(sys.argv[5]), sys.argv[6], sys.argv[7]
-data = [Labelled(images.copy(), labels) for images, labels in digits()] if sys.argv[8] == "decoded" else digits()
+data = few_digits() if sys.argv[8] == "few" else digits()
+if sys.argv[8] == "decoded":
+    data = [Labelled(images.copy(), labels) for images, labels in data]
 losses, states, fitted = watched(settings, seeded(network, rank), sys.argv[8] == "whole", method=method, data=data)
 ended = (fitted.history, fitted.model.state_dict()) if fitted else ([], {})
 torch.save((losses, states, *ended), f"{folder}/reached {rank}")
@@ -37,7 +39,8 @@ torch.save((losses, states, *ended), f"{folder}/reached {rank}")
 
 
 def trained(size, folder, settings, network, method="ssdml", how="first"):
-    """What each of so many processes reaches: its `"first"` steps, those on what is `"decoded"`, or the `"whole"`."""
+    """What each of so many processes reaches: its `"first"` steps, those with `"few"` labels or on what is `"decoded"`,
+    or the `"whole"`."""
     arguments = json.dumps(settings), network.__name__, method, folder, how
     for status, _, errors in run_together(TRAIN, size, folder, *arguments):
         assert status == 0 and not errors, errors
@@ -98,6 +101,16 @@ def test_what_is_decoded_in_parts_is_trained_on_as_arrays_are(tmp_path):
     first, second = trained(2, tmp_path, settings, Normed, how="decoded")
     assert_follows(first, alone)
     assert_equal(first, second)
+
+
+@pytest.mark.slow
+def test_there_may_be_more_processes_than_examples_of_a_class(tmp_path):
+    settings = SHORT | {"mining": "neighborhood"}
+    alone = watched(settings, seeded(Normed, 0), data=few_digits())
+    found = trained(3, tmp_path, settings, Normed, how="few")
+    assert_follows(found[0], alone)
+    for other in found[1:]:
+        assert_equal(found[0], other)
 
 
 @pytest.mark.slow
