@@ -133,7 +133,25 @@ class Learner:
         parallel: Any = nn.parallel.DistributedDataParallel
         is_new = "forward_sync_buffers" in inspect.signature(parallel).parameters  # torch 2.13 or newer
         no_buffers = {"forward_sync_buffers" if is_new else "broadcast_buffers": False}  # they are the same everywhere
-        return parallel(network, process_group=self.world.group, find_unused_parameters=has_idle, **no_buffers)
+        made = parallel(network, process_group=self.world.group, find_unused_parameters=has_idle, **no_buffers)
+        if not has_idle:
+            self._settle(made, images)
+        return made
+
+    def _settle(self, parallel: nn.Module, images: Tensor) -> None:
+        """Let DistributedDataParallel see gradients come, in whose order it sends them from the second time on.
+
+        Sums over three processes or more are rounded by that order, which is to be the same from the first step on:
+        that of a training which goes on is no first one.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in parallel.buffers()]
+        with self._apart():
+            parallel(images).sum().backward()
+        for parameter in parallel.parameters():
+            parameter.grad = None
+        with torch.no_grad():
+            for buffer, was in buffers:
+                buffer.copy_(was)
 
     @contextmanager
     def _apart(self) -> Iterator[None]:

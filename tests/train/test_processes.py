@@ -253,20 +253,21 @@ except ProcessError as error:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])  # a sum of three depends on their order
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_at_random_moments_processes_go_on_to_the_same(tmp_path, method):
-    """One alone, which the other does not outlive for long, then both."""
+def test_killed_at_random_moments_processes_go_on_to_the_same(tmp_path, method, size):
+    """One alone, which the others do not outlive for long, then all."""
     settings, rng = SHORT | {"select": "last"}, np.random.default_rng(sum(method.encode()))
-    losses, _, history, state = trained(2, tmp_path, settings, SmallNet, method, "whole")[0]
-    one = f"{rng.integers(2)}"
-    for who in (one, "01", ""):
+    losses, _, history, state = trained(size, tmp_path, settings, SmallNet, method, "whole")[0]
+    one = f"{rng.integers(size)}"
+    for who in (one, "012"[:size], ""):
         moment = rng.integers(2, len(losses) // 2) if who else 0  # so that none comes to the end
-        found = run_together(KILLED, 2, tmp_path, json.dumps(settings), method, tmp_path, who, moment)
+        found = run_together(KILLED, size, tmp_path, json.dumps(settings), method, tmp_path, who, moment)
         for rank, (status, _, errors) in enumerate(found):
             assert status == (-signal.SIGKILL if f"{rank}" in who else bool(who)), errors
             if who == one and f"{rank}" != one:  # it sees the other's connection closed, and waits for no time-out
                 assert "ended without a word" in errors and "Timed out" not in errors
-    for rank in range(2):
+    for rank in range(size):
         resumed, reached = torch.load(tmp_path / f"reached {rank}")
         assert figures(resumed) == figures(history)
         torch.testing.assert_close(reached, state, rtol=0, atol=0)
