@@ -177,13 +177,6 @@ class World:
         """Replace each tensor by its largest entries over the processes."""
         self._reduce_(tensors, distributed.ReduceOp.MAX)
 
-    def mean_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes."""
-        self.sum_(tensors)
-        if self.size > 1:
-            for tensor in tensors:
-                tensor /= self.size
-
     def _reduce_(self, tensors: Sequence[Tensor], how: Any) -> None:
         if self.size > 1:
             for tensor in tensors:

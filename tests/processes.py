@@ -10,7 +10,9 @@ import pytest
 import torch
 
 MEET = """
+import os
 import sys
+import traceback
 from datetime import timedelta
 
 import torch
@@ -22,7 +24,25 @@ distributed.init_process_group(
     "gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=size, timeout=timedelta(seconds=120)
 )
 """
-PART = "\nsys.stdout.flush()\ndistributed.destroy_process_group()\n"
+RUN = """
+
+def run(code):  # and end without taking torch down, which aborts now and then after DistributedDataParallel
+    status = 0
+    try:
+        exec(code, globals())
+        distributed.destroy_process_group()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(bool(end.code))
+        if not isinstance(end.code, int | None):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+"""
 
 
 def run_together(code: str, size: int, folder: Path, *arguments: object) -> list[tuple[int, str, str]]:
@@ -35,7 +55,7 @@ def run_together(code: str, size: int, folder: Path, *arguments: object) -> list
     meeting = folder / "meeting"
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", MEET + code + PART, f"{rank}", f"{size}", meeting, *map(str, arguments)],
+            [sys.executable, "-c", f"{MEET}{RUN}run({code!r})", f"{rank}", f"{size}", meeting, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -35,7 +35,7 @@ def test_alone_there_is_nothing_to_do():
     with world.together():
         pass
     before = x.clone()
-    world.mean_([x])
+    world.sum_([x])
     assert torch.equal(x, before)
 
 
@@ -64,8 +64,8 @@ if how == "agree":
     said["same_"] = [tensor.tolist() for tensor in tensors] == [[[0.0] * 2] * 3, 0, [0, 2]]
     said["every"] = world.every(f"by {rank}") == [f"by {r}" for r in range(size)]
     tensors = [torch.full((2,), float(rank)), torch.tensor(10.0 * rank + 1)]
-    world.mean_(tensors)
-    said["mean"] = [tensor.tolist() for tensor in tensors]
+    world.sum_(tensors)
+    said["sum"] = [tensor.tolist() for tensor in tensors]
     calls = []
     said["once"] = world.once(lambda: calls.append(rank) or f"by {rank}") == "by 0" and calls == [0] * world.is_main
     for error in (KeyError("no such key"), type("Local", (Exception,), {})("what was wrong")):
@@ -113,8 +113,8 @@ def test_processes_share_gather_and_agree(tmp_path, size):
     for rank, each in enumerate(said):
         assert each.pop("world") == [rank, size, rank == 0]
         assert each.pop("same") == {"stopped": "by 0", "score": 0.0}
-        mean = (size - 1) / 2
-        assert each.pop("mean") == [[mean, mean], 10 * mean + 1]
+        ranks = sum(range(size))
+        assert each.pop("sum") == [[ranks, ranks], 10 * ranks + size]
         assert len(each) == 40 and all(each.values()), each
 
 

@@ -64,7 +64,7 @@ class Learner:
         gradients of the head and of the method's parameters: bit for bit where processors and threads are alike, and
         else but for rounding, which is not to add up.
         """
-        modules = self.model, self.average, self.method
+        modules = dict.fromkeys([self.model, self.average, self.method])  # each once: the mean may be the model
         self.world.same_([tensor for module in modules for tensor in module.state_dict().values()])
 
     def move(self, loss: Tensor, rate: float) -> None:

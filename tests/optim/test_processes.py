@@ -66,6 +66,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+def average(tensors):
+    for tensor in tensors:
+        tensor /= size
+    World.here().sum_(tensors)
+
 mesh, mine, said = init_device_mesh("cpu", (size,)), World.here().shard(len(x)), {}
 for name, build in OPTIMIZERS.items():
     model = Model()
@@ -73,14 +78,14 @@ for name, build in OPTIMIZERS.items():
 
     model = Model()
     parallel = DistributedDataParallel(model)  # averages the gradients, that of L too
-    average_loss = lambda tensors: World.here().mean_(tensors[:1])
+    average_loss = lambda tensors: average(tensors[:1])
     said[name, "DistributedDataParallel"] = train(build(groups_of(model)), model, parallel, x[mine], average_loss)
 
     model = Model()
     fully_shard(model.net, mesh=mesh)
     optimizer = build(groups_of(model))
     assert [hasattr(p, "full_tensor") for g in optimizer.param_groups for p in g["params"]] == [False, True, True]
-    said[name, "fully_shard"] = train(optimizer, model, model, x[mine], World.here().mean_)
+    said[name, "fully_shard"] = train(optimizer, model, model, x[mine], average)
 print(json.dumps([[*key, parameters] for key, parameters in said.items()]))
 """
 )
