@@ -226,11 +226,11 @@ KILLED = """
 import json, os, signal
 from contextlib import suppress
 from ssdml_fast.exceptions import ProcessError
-from ssdml_fast.train import engine
+from ssdml_fast.train import engine as engines
 from trainings import *
 
 settings, method, folder, who, moment = json.loads(sys.argv[4]), *sys.argv[5:8], int(sys.argv[8])
-step, engine.SAVED_EVERY = Engine.step, 0
+step, engines.SAVED_EVERY = Engine.step, 0
 resume, pids = os.path.exists(f"{folder}/run/checkpoint.pt"), [None] * size
 distributed.all_gather_object(pids, os.getpid())
 
