@@ -56,7 +56,7 @@ def test_the_softmax_learns_from_blends(monkeypatch):
     monkeypatch.setattr(warmup, "mix_up", lambda images, classes, most: (2 * images, classes / 2))
     made = engine(TINY | {"augment": "none", "mixup": 0.25})
     monkeypatch.setattr(made.method.warmup.softmax, "forward", lambda y, classes: seen.append(classes) or y.sum())
-    monkeypatch.setattr(made, "learnt", lambda images: seen.append(images) or torch.zeros(len(images), 32))
+    monkeypatch.setattr(made, "learnt", lambda images, n: seen.append(images) or torch.zeros(n, 32))
     images, labels = digits()[0]
     rows = torch.from_numpy(np.flatnonzero(labels >= 0))
     made.method.warmup.softmax_loss(rows, made.aid, made.model.metric)

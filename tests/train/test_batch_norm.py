@@ -69,7 +69,8 @@ for name, (norm, shape) in LAYERS.items():
             gradient = world.gather(others.grad[part_of(world, n)] / size, n)
             got = {"values": (found, expected), "gradient": (gradient, x.grad)}
             for (key, one), (_, other) in zip(parallel.named_parameters(), norm.named_parameters()):
-                world.mean_([one.grad])
+                one.grad /= size
+                world.sum_([one.grad])
                 got[key] = (one.grad, other.grad)
             for (key, one), (_, other) in zip(parallel.named_buffers(), norm.named_buffers()):
                 got[key] = (one, other)
