@@ -219,7 +219,7 @@ class World:
             if told and not (is_stop and told.endswith(INTERRUPTED)):  # else whoever stopped one stopped all
                 raise ProcessError(told) from None
             if is_left:
-                told = f"another process than {self} ended without a word: {first_line(error)}"  # or does not answer
+                told = f"another process than {self} ended without a word: {_of_gloo(error)}"  # or does not answer
                 raise ProcessError(told) from error
             self._tell(key, error)
             raise
@@ -315,7 +315,19 @@ def is_of_connection(error: BaseException) -> bool:
     """
     if not distributed.is_available():
         return False
-    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))
+    # No other RuntimeError than gloo's own is meant: those that tell of one may quote it.
+    return isinstance(error, distributed.DistError) or (type(error) is RuntimeError and "gloo/" in str(error))
+
+
+def _of_gloo(error: BaseException) -> str:
+    """What gloo says of a connection, without its place in gloo and its advice.
+
+    Examples
+    --------
+    >>> _of_gloo(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:355. This is"))
+    'Connection closed by peer [127.0.0.1]:355'
+    """
+    return first_line(error).partition(".cc:")[2].partition("] ")[2].partition(". ")[0] or first_line(error)
 
 
 def _store() -> Any:
