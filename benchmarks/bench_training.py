@@ -108,7 +108,7 @@ class Plain:
 
     def embed(self, rows: Any) -> torch.Tensor:
         self.model.network.train()
-        return self.model.network(AUGMENTATION[self.config.augment](self.images[rows]))
+        return self.model.network(AUGMENTATION[self.config.augment](self.images[rows], None))
 
     def loss(self, rows: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         """Loss of triplets that are drawn among the examples `rows`, in three passes."""

@@ -101,7 +101,7 @@ class Bare:
         return loss.item(), dict(zip(PARTS, np.diff(times).tolist(), strict=True))
 
     def augmented(self, rows: Tensor) -> Tensor:
-        return AUGMENTATION[self.config.augment](self.images[rows])
+        return AUGMENTATION[self.config.augment](self.images[rows], None)
 
     def mixed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         images, classes = self.augmented(rows), self.classes[rows]
