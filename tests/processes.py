@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,14 +53,14 @@ def run_together(code: str, size: int, folder: Path, *arguments: object) -> list
     """
     if not torch.distributed.is_gloo_available():
         pytest.skip("torch was built without gloo")
-    meeting = folder / "meeting"
+    meeting, here = folder / "meeting", f"{Path(__file__).parent}"  # other files of tests are found, safe path or not
     children = [
         subprocess.Popen(
             [sys.executable, "-c", f"{MEET}{RUN}run({code!r})", f"{rank}", f"{size}", meeting, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parent,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])},
         )
         for rank in range(size)
     ]
